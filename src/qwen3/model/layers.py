@@ -1,0 +1,220 @@
+"""One transformer block (report, section 2): modules declare, functions in `ops` compute.
+
+x += attention(norm(x)); x += feed-forward(norm(x)). QK-Norm before RoPE, GQA, no bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from qwen3.mesh import constrain, gathered
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig
+from qwen3.ops import attention, dual_chunk, mlp, norm, rope, transport
+from qwen3.ops.linear import linear
+
+
+class Positions(NamedTuple):
+    """Where the tokens stand: shared by all layers and computed once.
+
+    positions_BT restart with every document; segments_BT number the documents, 0 is padding;
+    index_BT is each token's place in the cache. None stands for: one document, no cache.
+    """
+
+    positions_BT: jax.Array
+    segments_BT: jax.Array | None
+    index_BT: jax.Array | None
+    cos_BTh: jax.Array
+    sin_BTh: jax.Array
+
+
+class LayerCache(NamedTuple):
+    """Keys (turned to their positions) and values of one layer: [B, K, S, H] each."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def frequencies(config: ModelConfig):
+    """Rotary frequencies [H/2] and the factor on cos and sin, with YaRN where it is set."""
+    if config.rope_scaling is None:
+        return rope.inverse_frequencies(config.head_dim, config.rope_theta), 1.0
+    yarn = config.rope_scaling
+    return rope.yarn_frequencies(
+        config.head_dim, config.rope_theta, factor=yarn.factor,
+        original_length=yarn.original_length, beta_fast=yarn.beta_fast, beta_slow=yarn.beta_slow,
+    )  # fmt: skip
+
+
+class Weight:
+    """Declares parameters of a module: normal(init_std) matrices with logical axis names."""
+
+    def __init__(self, module: nn.Module, config: ModelConfig, dtype: Any):
+        self.module, self.dtype = module, dtype
+        self.normal = nn.initializers.normal(config.init_std)
+
+    def matrix(self, name: str, names: tuple, shape: tuple) -> jax.Array:
+        """Stored with `names`, given in the compute dtype and gathered over fsdp."""
+        init = nn.with_logical_partitioning(self.normal, names)
+        return gathered(self.module.param(name, init, shape), self.dtype, *names)
+
+    def stored(self, name: str, names: tuple, shape: tuple) -> jax.Array:
+        """As stored: for the experts, whose transport gathers them itself."""
+        return self.module.param(name, nn.with_logical_partitioning(self.normal, names), shape)
+
+    def scale(self, name: str, width: int) -> jax.Array:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
+        return self.module.param(name, init, (width,))
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, x_BTD, at: Positions, cache: LayerCache | None):
+        c = self.config
+        weight = Weight(self, c, x_BTD.dtype)
+        q_names, kv_names = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
+        query = weight.matrix("query", q_names, (c.hidden, c.heads, c.head_dim))
+        key = weight.matrix("key", kv_names, (c.hidden, c.kv_heads, c.head_dim))
+        value = weight.matrix("value", kv_names, (c.hidden, c.kv_heads, c.head_dim))
+        out_names = ("heads", "head_dim", "embed")
+        out = weight.matrix("out", out_names, (c.heads, c.head_dim, c.hidden))
+        q_scale = weight.scale("query_norm", c.head_dim)
+        k_scale = weight.scale("key_norm", c.head_dim)
+
+        heads = ("batch", "length", "act_heads", None)
+        q_BTNH = constrain(linear(x_BTD, query), *heads)
+        k_BTKH = constrain(linear(x_BTD, key), *heads)
+        v_BTKH = constrain(linear(x_BTD, value), *heads)
+        q_BTNH = norm.rms_norm(q_BTNH, q_scale, c.norm_eps)
+        k_BTKH = norm.rms_norm(k_BTKH, k_scale, c.norm_eps)
+        with jax.named_scope("attend"):
+            attend = self.plain if c.dual_chunk is None else self.dual_chunk
+            o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH, at, cache)
+        o_BTNH = checkpoint_name(constrain(o_BTNH, *heads), "attention")
+        return linear(o_BTNH, out, inputs=2), cache
+
+    def plain(self, q_BTNH, k_BTKH, v_BTKH, at: Positions, cache: LayerCache | None):
+        q_BTNH = rope.rotate(q_BTNH, at.cos_BTh, at.sin_BTh)
+        k_BTKH = rope.rotate(k_BTKH, at.cos_BTh, at.sin_BTh)
+        if cache is None:
+            o_BTNH = attention.attention(
+                q_BTNH, k_BTKH, v_BTKH, segments_BT=at.segments_BT, kernel=self.execution.attention
+            )
+            return o_BTNH, stacked(k_BTKH, v_BTKH)
+        cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
+        return attention.cached(q_BTNH, cache.keys, cache.values, q_index_BT=at.index_BT), cache
+
+    def dual_chunk(self, q_BTNH, k_BTKH, v_BTKH, at: Positions, cache: LayerCache | None):
+        settings = self.config.dual_chunk
+        turns, scale = frequencies(self.config)
+
+        def turned(x, positions_BT):
+            return rope.rotate(x, *rope.cos_sin(positions_BT, turns, scale))
+
+        k_BTKH = turned(k_BTKH, at.positions_BT % settings.chunk)
+        if cache is None:
+            new, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
+            k_positions_BS, index_T = at.positions_BT, jnp.arange(q_BTNH.shape[1])
+            mask_BTS = (index_T[:, None] >= index_T[None, :])[None]
+            if at.segments_BT is not None:
+                mask_BTS &= at.segments_BT[:, :, None] == at.segments_BT[:, None, :]
+        else:
+            new = write(cache, k_BTKH, v_BTKH, at.index_BT)
+            k_BSKH, v_BSKH = (x.transpose(0, 2, 1, 3) for x in new)
+            # A cache holds one document from its first token on: places are positions.
+            k_positions_BS = jnp.arange(k_BSKH.shape[1])[None]
+            mask_BTS = at.index_BT[:, :, None] >= k_positions_BS[:, None, :]
+        o_BTNH = dual_chunk.dual_chunk_attention(
+            q_BTNH, k_BSKH, v_BSKH, turned,
+            q_positions_BT=at.positions_BT, k_positions_BS=k_positions_BS, mask_BTS=mask_BTS,
+            train_length=settings.train_length, chunk=settings.chunk, variant=settings.variant,
+        )  # fmt: skip
+        return o_BTNH, new
+
+
+def stacked(k_BTKH: jax.Array, v_BTKH: jax.Array) -> LayerCache:
+    """What a cache would hold of these tokens."""
+    return LayerCache(k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3))
+
+
+def write(cache: LayerCache, k_BTKH: jax.Array, v_BTKH: jax.Array, index_BT) -> LayerCache:
+    """Put new keys and values at consecutive places from index_BT[:, 0] on, row by row."""
+
+    def row(old_KSH, new_KTH, start):
+        return jax.lax.dynamic_update_slice(old_KSH, new_KTH.astype(old_KSH.dtype), (0, start, 0))
+
+    new = stacked(k_BTKH, v_BTKH)
+    start_B = index_BT[:, 0]
+    return LayerCache(*(jax.vmap(row)(o, n, start_B) for o, n in zip(cache, new, strict=True)))
+
+
+class Mlp(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        d, f = self.config.hidden, self.config.ffn
+        weight = Weight(self, self.config, x_BTD.dtype)
+        gate_DF = weight.matrix("gate", ("embed", "mlp"), (d, f))
+        up_DF = weight.matrix("up", ("embed", "mlp"), (d, f))
+        down_FD = weight.matrix("down", ("mlp", "embed"), (f, d))
+        return mlp.swiglu(x_BTD, gate_DF, up_DF, down_FD)
+
+
+class Moe(nn.Module):
+    """128 experts, top-8, no shared expert (report, section 2)."""
+
+    config: ModelConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, x_BTD, mask_BT, ids_BTA):
+        c, run = self.config, self.execution
+        d, f, e = c.hidden, c.expert_ffn, c.experts
+        weight = Weight(self, c, x_BTD.dtype)
+        weights = {
+            "router": weight.stored("router", ("embed", None), (d, e)),
+            "gate": weight.stored("gate", ("experts", "embed", "mlp"), (e, d, f)),
+            "up": weight.stored("up", ("experts", "embed", "mlp"), (e, d, f)),
+            "down": weight.stored("down", ("experts", "mlp", "embed"), (e, f, d)),
+        }
+        return transport.moe(
+            x_BTD, weights, active=c.active_experts, mask_BT=mask_BT, ids_BTA=ids_BTA,
+            transport=run.transport, kernel=run.experts, bound=run.expert_bound,
+        )  # fmt: skip
+
+
+class Block(nn.Module):
+    config: ModelConfig
+    execution: Execution
+
+    @nn.compact
+    def __call__(self, x_BTD, at: Positions, cache: LayerCache | None, ids_BTA):
+        """(x, what the router did or None, this layer's cache)."""
+        c = self.config
+        weight = Weight(self, c, x_BTD.dtype)
+        attention_scale = weight.scale("attention_norm", c.hidden)
+        mlp_scale = weight.scale("mlp_norm", c.hidden)
+        x_BTD = checkpoint_name(constrain(x_BTD, "batch", "length", "act_embed"), "block_input")
+
+        with jax.named_scope("attention"):
+            h_BTD = norm.rms_norm(x_BTD, attention_scale, c.norm_eps)
+            h_BTD, cache = Attention(c, self.execution, name="attention")(h_BTD, at, cache)
+            x_BTD = x_BTD + constrain(h_BTD, "batch", "length", "act_embed")
+        with jax.named_scope("feed_forward"):
+            h_BTD, router = norm.rms_norm(x_BTD, mlp_scale, c.norm_eps), None
+            if c.moe:
+                real_BT = None if at.segments_BT is None else at.segments_BT != 0
+                h_BTD, router = Moe(c, self.execution, name="moe")(h_BTD, real_BT, ids_BTA)
+            else:
+                h_BTD = Mlp(c, name="mlp")(h_BTD)
+            x_BTD = x_BTD + constrain(h_BTD, "batch", "length", "act_embed")
+        return x_BTD, router, cache

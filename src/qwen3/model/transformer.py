@@ -1,0 +1,206 @@
+"""The whole model as pure functions of a parameter tree; layers are stacked and scanned.
+
+{"embed": [V, D], "layers": {..., each with a leading L}, "final_norm": [D], "head": [V, D]};
+a tied model has no "head". Matrices start normal(0.02), norms at one (RECIPE 1).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from qwen3.mesh import constrain, gathered
+from qwen3.model.execution import Execution, rematerialise
+from qwen3.model.layers import Block, LayerCache, Positions, frequencies
+from qwen3.model.sizes import ModelConfig
+from qwen3.ops import norm, rope
+
+Params = dict[str, Any]
+
+
+class Cache(NamedTuple):
+    """Keys and values of every layer and how many tokens each row holds.
+
+    layers: a LayerCache of [L, B, K, S, H] arrays, or a tuple of L LayerCaches of [B, K, S, H]
+    (for `Execution(scan=False)`, which then updates each in place).
+    """
+
+    layers: LayerCache | tuple[LayerCache, ...]
+    lengths_B: jax.Array
+
+
+class Output(NamedTuple):
+    """hidden_BTD follows the final norm; head_VD is the vocabulary matrix (logits = h head^T).
+
+    router: statistics with a leading layer axis (None for dense models). cache: given one, the
+    updated one; else, where "cache" was asked for, one that holds just these tokens.
+    blocks_LBTD: the residual stream after each block, where "blocks" was asked for.
+    """
+
+    hidden_BTD: jax.Array
+    head_VD: jax.Array
+    router: Any = None
+    cache: Cache | None = None
+    blocks_LBTD: jax.Array | None = None
+
+
+def init(config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
+    """Fresh parameters."""
+    return nn.meta.unbox(_init(config, key, dtype))
+
+
+def abstract(config: ModelConfig, dtype: Any = jnp.float32) -> Any:
+    """The parameter tree as shapes with logical axis names; nothing is allocated."""
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0), dtype))
+
+
+def _init(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
+    embed_key, layers_key, head_key = jax.random.split(key, 3)
+    block = Block(config, Execution(experts="dense"))
+    x_BTD = jnp.zeros((1, 1, config.hidden))
+    at = _positions(config, jnp.zeros((1, 1), jnp.int32), None, None)
+
+    def layer(key):
+        return block.init(key, x_BTD, at, None, None)["params"]
+
+    layers = jax.vmap(layer)(jax.random.split(layers_key, config.layers))
+    layers = nn.meta.add_axis(layers, 0, {nn.PARTITION_NAME: "layers"})
+
+    def matrix(key):
+        value = config.init_std * jax.random.normal(key, (config.vocab, config.hidden))
+        return nn.LogicallyPartitioned(value, ("vocab", "embed"))
+
+    final = nn.LogicallyPartitioned(jnp.ones(config.hidden), ("norm",))
+    params = {"embed": matrix(embed_key), "layers": layers, "final_norm": final}
+    if not config.tied:
+        params["head"] = matrix(head_key)
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def new_cache(
+    config: ModelConfig, rows: int, length: int, dtype: Any = jnp.float32, *, stacked: bool = True
+) -> Cache:
+    """An empty cache of `length` places for each of `rows` sequences."""
+    shape = (rows, config.kv_heads, length, config.head_dim)
+    if stacked:
+        layers = LayerCache(*(jnp.zeros((config.layers, *shape), dtype) for _ in range(2)))
+    else:
+        layers = tuple(
+            LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+            for _ in range(config.layers)
+        )
+    return Cache(layers, jnp.zeros(rows, jnp.int32))
+
+
+def unstack(params: Params) -> Params:
+    """The same parameters with "layers" as a tuple of trees, one a layer: fastest to decode with
+    where weights are read from memory once a token.
+    """
+    stacked = params["layers"]
+    if isinstance(stacked, tuple):
+        return params
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count))
+    return {**params, "layers": layers}
+
+
+def forward(
+    params: Params,
+    config: ModelConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
+    *,
+    cache: Cache | None = None,
+    execution: Execution = Execution(),
+    expert_ids_LBTA: jax.Array | None = None,
+    collect: frozenset[str] = frozenset(),
+) -> Output:
+    """Hidden states of every token.
+
+    segments_BT: 0 is padding, documents 1, 2, ... see only themselves. positions_BT: within a
+    document; the default counts the row's real tokens, on from the cache. With a cache, the real
+    tokens of a row come first, and its length grows by their number. expert_ids_LBTA replays
+    routing decisions (arXiv 2510.11370). collect: of "cache", "blocks", what else to return.
+    """
+    if unknown := set(collect) - {"cache", "blocks"}:
+        raise ValueError(f"cannot collect {sorted(unknown)}; there are blocks, cache")
+    index_BT = None
+    if cache is not None:
+        index_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1])
+    if positions_BT is None:
+        positions_BT = _count(tokens_BT, segments_BT) if index_BT is None else index_BT
+    at = _positions(config, positions_BT, segments_BT, index_BT)
+
+    with jax.named_scope("embed"):
+        embed_VD = gathered(params["embed"], execution.dtype, "vocab", "embed")
+        x_BTD = constrain(embed_VD[tokens_BT], "batch", "length", "act_embed")
+    x_BTD, (router, layers, blocks) = _blocks(
+        params["layers"], config, execution, x_BTD, at, cache, expert_ids_LBTA, collect
+    )
+    if cache is not None:
+        grown = tokens_BT.shape[1] if segments_BT is None else (segments_BT != 0).sum(axis=1)
+        cache = Cache(layers, cache.lengths_B + grown)
+    elif "cache" in collect:
+        real_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT != 0
+        cache = Cache(layers, real_BT.sum(axis=1).astype(jnp.int32))
+    hidden_BTD = norm.rms_norm(x_BTD, params["final_norm"], config.norm_eps)
+    return Output(hidden_BTD, params.get("head", params["embed"]), router, cache, blocks)
+
+
+def logits(output: Output) -> jax.Array:
+    """fp32 [B, T, V]. For many tokens use ops.chunked, which never holds them all."""
+    head_VD = gathered(output.head_VD, output.hidden_BTD.dtype, "vocab", "embed")
+    found = jnp.einsum(
+        "BTD,VD->BTV", output.hidden_BTD, head_VD, preferred_element_type=jnp.float32
+    )
+    return constrain(found, "batch", "length", "act_vocab")
+
+
+def _count(tokens_BT, segments_BT):
+    """0, 1, 2, ... over each row; where segments are given, anew in each, padding left out."""
+    index_T = jnp.arange(tokens_BT.shape[1])
+    if segments_BT is None:
+        return jnp.broadcast_to(index_T, tokens_BT.shape)
+    first_BT = jnp.pad(segments_BT[:, 1:] != segments_BT[:, :-1], ((0, 0), (1, 0)))
+    starts_BT = jax.lax.cummax(jnp.where(first_BT, index_T, 0), axis=1)
+    return index_T - starts_BT
+
+
+def _positions(config, positions_BT, segments_BT, index_BT) -> Positions:
+    cos_BTh, sin_BTh = rope.cos_sin(positions_BT, *frequencies(config))
+    return Positions(positions_BT, segments_BT, index_BT, cos_BTh, sin_BTh)
+
+
+def _blocks(layers, config, execution, x_BTD, at, cache, ids_LBTA, collect):
+    """All blocks; per layer: router statistics, cache, and the stream, each where wanted."""
+    keep_cache = cache is not None or "cache" in collect
+    block = Block(config, execution)
+
+    def apply(x_BTD, params, layer_cache, ids_BTA):
+        out, router, new = block.apply({"params": params}, x_BTD, at, layer_cache, ids_BTA)
+        return out, (router, new if keep_cache else None, out if "blocks" in collect else None)
+
+    apply = rematerialise(apply, execution)
+    old = None if cache is None else cache.layers
+    if execution.scan and not isinstance(layers, tuple):
+        return jax.lax.scan(lambda x, each: apply(x, *each), x_BTD, (layers, old, ids_LBTA))
+
+    layers = unstack({"layers": layers})["layers"]
+    per_layer = isinstance(old, tuple) and not isinstance(old, LayerCache)
+    results = []
+    for i, params in enumerate(layers):
+        layer_cache = old[i] if per_layer else jax.tree.map(lambda x, i=i: x[i], old)
+        ids_BTA = None if ids_LBTA is None else ids_LBTA[i]
+        x_BTD, result = apply(x_BTD, params, layer_cache, ids_BTA)
+        results.append(result)
+    routers, caches, streams = zip(*results, strict=True)
+    return x_BTD, (_stack(routers), caches if per_layer else _stack(caches), _stack(streams))
+
+
+def _stack(trees):
+    """A leading layer axis; a tuple of None stays None."""
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)

@@ -1,0 +1,190 @@
+"""Causal grouped-query attention behind one interface; kv head j serves query heads j*G..j*G+G-1.
+
+A query looks at keys of its own segment that do not come later. Padding is segment 0 and looks at
+itself only, so no row of scores is ever empty. Kernels: "reference" (any platform; blocks of
+queries, each against no more keys than it may see), "splash" (Pallas, TPU), "cudnn" and "tokamax"
+(GPU). With an ambient mesh every kernel runs per shard: rows over the batch axes, heads over
+"tensor", queries over "context" with keys and values gathered.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from qwen3 import mesh as meshes
+
+MASKED = -1e30
+SMALLEST_BLOCK, MOST_BLOCKS = 128, 16
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    *,
+    segments_BT: jax.Array | None = None,
+    kernel: str = "reference",
+) -> jax.Array:
+    """[B, T, N, H] out of q [B, T, N, H] and k, v [B, T, K, H], scaled by H^-0.5.
+
+    Raises ValueError for an unknown kernel, naming those there are.
+    """
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown attention kernel {kernel!r}; there are {', '.join(KERNELS)}")
+    sizes = meshes.ambient_sizes()
+    if math.prod(sizes.values()) <= 1:
+        return KERNELS[kernel](q_BTNH, k_BTKH, v_BTKH, segments_BT, segments_BT, None)
+    if segments_BT is None:
+        segments_BT = jnp.ones(q_BTNH.shape[:2], jnp.int32)
+    return _sharded(q_BTNH, k_BTKH, v_BTKH, segments_BT, kernel, sizes["context"])
+
+
+def _sharded(q_BTNH, k_BTKH, v_BTKH, segments_BT, kernel, context):
+    """The kernel on each device's rows, heads and queries."""
+    heads = meshes.spec("batch", "length", "act_heads", None)
+    rows = meshes.spec("batch", "length")
+    extra = _splash_plan(q_BTNH, context) if kernel == "splash" else None
+
+    def shard(q, k, v, segments, plan):
+        keys_segments, start = segments, None
+        if context > 1:
+            k, v, keys_segments = (
+                jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k, v, segments)
+            )
+            start = jax.lax.axis_index("context") * q.shape[1]
+        if kernel == "splash":
+            return _splash_run(plan, q, k, v, segments, keys_segments)
+        return KERNELS[kernel](q, k, v, segments, keys_segments, start)
+
+    plan_specs = None
+    if extra is not None:
+        ambient = jax.sharding.get_abstract_mesh()
+        plan_specs = extra.manual_sharding_spec(NamedSharding(ambient, P(None, "context")))
+    return jax.shard_map(
+        shard, in_specs=(heads, heads, heads, rows, plan_specs), out_specs=heads, check_vma=False
+    )(q_BTNH, k_BTKH, v_BTKH, segments_BT, extra)
+
+
+def reference(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
+    """Plain XLA. Queries stand at `start` + t of the S keys; None: at t, and later keys of a block
+    of queries are left out of its products altogether, which halves the work.
+    """
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
+
+    def block(first: int, last: int, keys: int):
+        index_T = jnp.arange(first, last) + (0 if start is None else start)
+        mask = index_T[:, None] >= jnp.arange(keys)[None, :]
+        if q_segments is not None:
+            same_BTS = q_segments[:, first:last, None] == k_segments[:, None, :keys]
+            mask = (mask[None] & same_BTS)[:, None, None]
+        return attend(q_BKGTH[:, :, :, first:last], k_BKSH[:, :, :keys], v_BKSH[:, :, :keys], mask)
+
+    size = T if start is not None else max(SMALLEST_BLOCK, -(-T // MOST_BLOCKS))
+    blocks = [
+        block(first, min(first + size, T), S if start is not None else min(first + size, T))
+        for first in range(0, T, size)
+    ]
+    o_BKGTH = jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
+    return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> jax.Array:
+    """softmax(q k, where mask) v with fp32 scores; q is already scaled. [B, K, G, T, H]."""
+    B, K, G, T, H = q_BKGTH.shape
+    S = k_BKSH.shape[2]
+    q_BKRH = q_BKGTH.reshape(B, K, G * T, H)
+    scores = jnp.einsum("BKRH,BKSH->BKRS", q_BKRH, k_BKSH, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores.reshape(B, K, G, T, S), MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
+    out = jnp.einsum("BKRS,BKSH->BKRH", weights.reshape(B, K, G * T, S), v_BKSH)
+    return out.reshape(B, K, G, T, H)
+
+
+def cached(
+    q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, *, q_index_BT: jax.Array
+) -> jax.Array:
+    """Attention into a cache: query t of row b sees the cache's places 0..q_index_BT[b, t]."""
+    B, T, N, H = q_BTNH.shape
+    K, S = k_BKSH.shape[1:3]
+    q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    mask = q_index_BT[:, None, None, :, None] >= jnp.arange(S)
+    o_BKGTH = attend(q_BKGTH.astype(k_BKSH.dtype), k_BKSH, v_BKSH, mask)
+    return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+def _splash_plan(q_BTNH: jax.Array, shards: int):
+    """The splash kernel object with its causal mask, queries in `shards` parts."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    T, N, H = q_BTNH.shape[1:]
+    if H % 128 and H != 64:
+        raise ValueError(f"splash attention needs a head_dim of 64 or a multiple of 128, not {H}")
+    heads = N // meshes.ambient_sizes().get("tensor", 1)
+    block = math.gcd(512, T // shards)
+    if block < 128:
+        raise ValueError(f"splash attention needs multiples of 128 positions a shard, not {T}")
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_kv_compute=block,
+        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(heads)])
+    with jax.ensure_compile_time_eval():
+        plan = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards)
+    return jax.tree.map(np.asarray, plan)
+
+
+def _splash_run(plan, q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    def row(q_TNH, k_SKH, v_SKH, q_segments_T, k_segments_S):
+        heads = (x.transpose(1, 0, 2) for x in (q_TNH * q_TNH.shape[-1] ** -0.5, k_SKH, v_SKH))
+        segments = splash.SegmentIds(q=q_segments_T, kv=k_segments_S)
+        return plan(*heads, segment_ids=segments).transpose(1, 0, 2)
+
+    return jax.vmap(row)(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments)
+
+
+def _splash(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
+    """Without a mesh: the whole batch on one device."""
+    if q_segments is None:
+        q_segments = k_segments = jnp.ones(q_BTNH.shape[:2], jnp.int32)
+    return _splash_run(_splash_plan(q_BTNH, 1), q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments)
+
+
+def _mask(q_BTNH, k_BSKH, q_segments, k_segments, start):
+    """[B, 1, T, S] of what each query may see, for kernels that take a mask."""
+    index_T = jnp.arange(q_BTNH.shape[1]) + (0 if start is None else start)
+    mask = (index_T[:, None] >= jnp.arange(k_BSKH.shape[1])[None, :])[None, None]
+    if q_segments is None:
+        return mask
+    return mask & (q_segments[:, None, :, None] == k_segments[:, None, None, :])
+
+
+def _cudnn(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
+    mask = None
+    if q_segments is not None or start is not None:
+        mask = _mask(q_BTNH, k_BSKH, q_segments, k_segments, start)
+    return jax.nn.dot_product_attention(
+        q_BTNH, k_BSKH, v_BSKH, mask=mask, is_causal=mask is None, implementation="cudnn"
+    )
+
+
+def _tokamax(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
+    import tokamax
+
+    mask = _mask(q_BTNH, k_BSKH, q_segments, k_segments, start)
+    return tokamax.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, mask=mask)
+
+
+KERNELS = {"reference": reference, "splash": _splash, "cudnn": _cudnn, "tokamax": _tokamax}
