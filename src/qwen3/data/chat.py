@@ -1,0 +1,25 @@
+"""Qwen3's chat format: messages to text and tokens, answers back to messages."""
+
+from qwen3.data.chat_check import ROLES, validate
+from qwen3.data.chat_parse import SWITCHES, Parsed, ToolCall, mode_of, parse
+from qwen3.data.chat_render import Piece, pieces, prefix_breaks, render, render_suffix
+from qwen3.data.chat_template import CHAT_TEMPLATE, EMPTY_THINK
+from qwen3.data.chat_tokens import render_tokens
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "EMPTY_THINK",
+    "ROLES",
+    "SWITCHES",
+    "Parsed",
+    "Piece",
+    "ToolCall",
+    "mode_of",
+    "parse",
+    "pieces",
+    "prefix_breaks",
+    "render",
+    "render_suffix",
+    "render_tokens",
+    "validate",
+]

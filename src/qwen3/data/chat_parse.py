@@ -1,0 +1,123 @@
+"""A model's answer -> thought, content, tool calls; and which mode a conversation asks for.
+
+The text is hostile: it is whatever was sampled. `parse` never raises; what looks like a call and is
+none stays in the content and is listed in `malformed`.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+OPEN, CLOSE = "<think>", "</think>"
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>")
+
+SWITCHES = {True: "/think", False: "/no_think"}
+# Also glued to a word ("briefly/no_think", as in the docs), but not a closing tag or a longer path.
+_SWITCH = re.compile(r"(?<![</])/(no_)?think(?![\w/-])")
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    name: str
+    arguments: dict
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """reasoning: inside the block, "" if none; closed: the block has its closing tag (or there is
+    no block); content: after it, without calls; malformed: texts that wanted to be calls."""
+
+    reasoning: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    closed: bool = True
+    malformed: tuple[str, ...] = field(default=())
+
+    def message(self) -> dict:
+        """As an assistant message for the next `render`; thinking goes back in its own field."""
+        message = {"role": "assistant", "content": self.content}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"name": call.name, "arguments": call.arguments} for call in self.tool_calls
+            ]
+        return message
+
+
+def parse(text: str) -> Parsed:
+    """The turn after its generation prompt, with or without its end token.
+
+    Split at the LAST </think>, as the docs do, so a thought may quote the tag. A block opened and
+    never closed (cut at the token limit) is all reasoning. Calls are looked for in the content only.
+    """
+    text = text.rstrip("\n") if text.rstrip("\n").endswith(TURN_ENDS) else text
+    for end in TURN_ENDS:
+        text = text.removesuffix(end)
+    before, tag, after = text.rpartition(CLOSE)
+    if tag:
+        thought = before.lstrip().removeprefix(OPEN).strip("\n")
+        return _with_calls(thought, after.lstrip("\n"))
+    if text.lstrip().startswith(OPEN):
+        return Parsed(text.lstrip().removeprefix(OPEN).strip("\n"), "", closed=False)
+    return _with_calls("", text)
+
+
+def _with_calls(thought: str, answer: str) -> Parsed:
+    content, calls, malformed, at = [], [], [], 0
+    while (start := answer.find(CALL, at)) >= 0:
+        call, end = _call_at(answer, start + len(CALL))
+        if call is None:
+            following = answer.find(CALL, start + len(CALL))
+            end = following if following >= 0 else len(answer)
+            malformed.append(answer[start:end])
+            content.append(answer[at:end])
+        else:
+            calls.append(call)
+            # The line break in front of a call belongs to the format.
+            content.append(answer[at:start].removesuffix("\n"))
+        at = end
+    content.append(answer[at:])
+    return Parsed(thought, "".join(content), tuple(calls), malformed=tuple(malformed))
+
+
+_DECODER = json.JSONDecoder(parse_constant=lambda name: _reject(f"{name} is not JSON"))
+_BLANK = re.compile(r"\s*")
+
+
+def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
+    """(the call whose JSON starts at `at`, where its closing tag ends); (None, at) for no call.
+    JSON is read first and the tag looked for behind it: an argument may quote the tag."""
+    try:
+        value, end = _DECODER.raw_decode(text, _BLANK.match(text, at).end())
+        end = _BLANK.match(text, end).end()
+        if not text.startswith(CALL_END, end) or not isinstance(value, dict):
+            return None, at
+        name, arguments = value.get("name"), value.get("arguments")
+        if not (isinstance(name, str) and name and isinstance(arguments, dict)):
+            return None, at
+        # "\ud800" is JSON, but no text: it could be neither encoded nor rendered again.
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None, at
+    return ToolCall(name, arguments), end + len(CALL_END)
+
+
+def _reject(reason: str):
+    raise ValueError(reason)
+
+
+def mode_of(messages: Sequence[Mapping], enable_thinking: bool | None = None) -> bool:
+    """True if the next answer is to think. enable_thinking=False is final; otherwise the last
+    /think or /no_think in a user or system message wins; without any the model thinks."""
+    if enable_thinking is False:
+        return False
+    for message in reversed(messages):
+        content = message.get("content")
+        if message.get("role") in ("user", "system") and isinstance(content, str):
+            flags = [match.group(1) for match in _SWITCH.finditer(content)]
+            if flags:
+                return flags[-1] is None
+    return True

@@ -1,0 +1,195 @@
+"""Byte-level BPE in Qwen3's form: NFC, one split regex, 26 added tokens, no BOS, no unknown.
+
+    tokenizer = Tokenizer.from_ranks("qwen.tiktoken")       # the released vocabulary
+    tokenizer = Tokenizer.train(texts, size=4096)           # the same form, any size
+    tokenizer = Tokenizer.load(folder); tokenizer.save(folder)   # the form transformers loads
+
+Ids of the added tokens are attributes (`tokenizer.im_end`), see `special_tokens.ADDED_TOKENS`;
+nothing else in the project may hard-code an id. Facts: report 3.1, golden tokenizer_facts.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from qwen3.data import ranks, tokenizer_files
+from qwen3.data.special_tokens import ADDED_TOKENS, OFFICIAL_RANKS, OFFICIAL_ROWS, SPLIT
+
+SMALLEST = 256 + len(ADDED_TOKENS)
+
+
+class Tokenizer:
+    """Text <-> ids. Wraps a `tokenizers.Tokenizer` whose added tokens include Qwen3's 26."""
+
+    endoftext: int
+    im_start: int
+    im_end: int
+    tool_call_open: int
+    tool_call_close: int
+    tool_response_open: int
+    tool_response_close: int
+    think_open: int
+    think_close: int
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        added = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
+        missing = [token.text for token in ADDED_TOKENS if token.text not in added]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {len(missing)} of Qwen3's tokens: {missing}")
+        for token in ADDED_TOKENS:
+            setattr(self, token.name, added[token.text])
+        self.backend = backend
+        self.added = added
+        self.vocab_size = 1 + max(max(added.values()), backend.get_vocab_size(False) - 1)
+        self._plain = _form(tokenizers.Tokenizer(backend.model))
+        longest_first = sorted(added, key=len, reverse=True)
+        self._added_pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    # Roles of the special tokens. A chat turn ends with im_end, a document with endoftext.
+
+    @property
+    def eos(self) -> int:
+        return self.im_end
+
+    @property
+    def pad(self) -> int:
+        return self.endoftext
+
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """Either ends a generation, as in the released generation config."""
+        return self.im_end, self.endoftext
+
+    # The model's vocabulary matrix has more rows than the tokenizer has tokens.
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows to give a model: 151,936 for the released vocabulary, else the next 128."""
+        if self.vocab_size == OFFICIAL_RANKS + len(ADDED_TOKENS):
+            return OFFICIAL_ROWS
+        return -(-self.vocab_size // 128) * 128
+
+    def check_fits(self, rows: int) -> None:
+        """ValueError if a model with `rows` vocabulary rows cannot hold every id."""
+        if rows < self.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {self.vocab_size} ids, the model only {rows} vocabulary rows; "
+                f"use at least {self.vocab_rows} rows or a smaller tokenizer"
+            )
+
+    def never_sampled(self, rows: int) -> np.ndarray:
+        """Bool [rows]: True for ids that no text has, to be masked when sampling."""
+        self.check_fits(rows)
+        mask = np.ones(rows, bool)
+        mask[list(self.backend.get_vocab(with_added_tokens=True).values())] = False
+        return mask
+
+    # Text in, text out.
+
+    def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
+        """Ids of text. With allow_special=False a control token written in the text is plain
+        text: what a user typed can then never end a turn or open a system one."""
+        return self._coder(allow_special).encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str], *, allow_special: bool = True) -> list[list[int]]:
+        """`encode` of many texts, on all cores."""
+        coder = self._coder(allow_special)
+        batch = coder.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def encode_spans(
+        self, text: str, *, literal: Sequence[tuple[int, int]] = ()
+    ) -> tuple[list[int], list[int]]:
+        """(ids, character of `text` where each token starts). Control tokens that touch a `literal`
+        span [start, end) are plain text there. Without literal spans ids equal encode(text)."""
+        parts, ids, starts, at = [], [], [], 0  # parts: (start, plain text, id that follows)
+        for match in self._added_pattern.finditer(text):
+            if not any(a < match.end() and match.start() < b for a, b in literal):
+                parts.append((at, text[at : match.start()], self.added[match.group()]))
+                at = match.end()
+        parts.append((at, text[at:], None))
+        plain = self._plain.encode_batch([part for _, part, _ in parts], add_special_tokens=False)
+        for (start, part, follower), encoding in zip(parts, plain, strict=True):
+            ids += encoding.ids
+            starts += [start + offset for offset, _ in encoding.offsets]
+            if follower is not None:
+                ids.append(follower)
+                starts.append(start + len(part))
+        return ids, starts
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Text of ids; bytes that are no UTF-8 become U+FFFD. ValueError for an unknown id."""
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise ValueError(f"id {i} is no token; the tokenizer has {self.vocab_size}")
+        return self.backend.decode(ids, skip_special_tokens=skip_special)
+
+    def _coder(self, allow_special: bool) -> tokenizers.Tokenizer:
+        return self.backend if allow_special else self._plain
+
+    # Ways to get one, and the way to keep it.
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """From a Hugging Face folder. ValueError for a missing or broken tokenizer.json, for a
+        vocabulary without Qwen3's added tokens, or one in another form than Qwen3's."""
+        return cls(_form(tokenizer_files.read(folder)))
+
+    def save(self, folder: str | Path) -> None:
+        """tokenizer.json and tokenizer_config.json with the chat template, for transformers."""
+        tokenizer_files.write(self.backend, folder)
+
+    @classmethod
+    def from_ranks(
+        cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS
+    ) -> "Tokenizer":
+        """From a rank file of `expected` ranks (None: any). ValueError names a bad line."""
+        vocab, merges = ranks.recover_merges(ranks.read_ranks(path, expected=expected))
+        return cls(_with_added_tokens(_form(tokenizers.Tokenizer(models.BPE(vocab, merges)))))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
+        """Learn merges from texts until there are `size` ids, the 26 added tokens included.
+
+        ValueError for size < 282 (256 bytes + 26) or for texts too few to give that many merges.
+        """
+        if size < SMALLEST:
+            raise ValueError(f"size {size} is below {SMALLEST}: 256 bytes and 26 added tokens")
+        backend = _form(tokenizers.Tokenizer(models.BPE()))
+        trainer = trainers.BpeTrainer(
+            vocab_size=size - len(ADDED_TOKENS),
+            initial_alphabet=ranks.byte_alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        reached = backend.get_vocab_size() + len(ADDED_TOKENS)
+        if reached != size:
+            raise ValueError(f"the texts give only {reached} of {size} ids; add text or ask less")
+        return cls(_with_added_tokens(backend))
+
+
+def _form(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Qwen3's steps around a BPE model."""
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    # Offsets keep the blanks of a token: loss masks are cut by them.
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _with_added_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    for token in ADDED_TOKENS:
+        added = tokenizers.AddedToken(token.text, normalized=False, special=token.special)
+        (backend.add_special_tokens if token.special else backend.add_tokens)([added])
+    return backend
