@@ -1,0 +1,160 @@
+"""Batch = f(seed, stage, step): any row of any step, from the stage's description and prepared
+corpora alone.
+
+No iterator and no state: hosts, workers and restarts ask for the rows they need and get the same
+ones.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from qwen3.data.corpora import Corpus
+from qwen3.data.mixture import PERIOD, Schedule, Stage
+from qwen3.data.stream import Stream
+
+ORDER = 1  # raise this when a change here, in mixture, stream or packing gives other batches
+FIELDS = {
+    "tokens": np.int32,
+    "targets": np.int32,
+    "weights": np.float32,
+    "positions": np.int32,
+    "segment_ids": np.int32,
+}
+
+
+class Batches:
+    """`batches[step]` -> dict of [batch, length] arrays as the losses take them (`FIELDS`); a grain
+    random-access source.
+
+    corpora: name -> Corpus, at least those the stage names. seed: int. vocab: rows of the model's
+        vocabulary matrix. Each document ends with <|endoftext|>. With documents masked, segment ids
+        count 1, 2, ... in a row, positions restart and the slot of <|endoftext|> has weight 0.
+        Across documents, a row is one segment, positions run on and <|endoftext|> predicts the next
+        document's first token. Where a row cuts a document, its last slot still predicts the token
+        that follows. Padding has <|endoftext|>, segment 0 and weight 0.
+    hash: changes whenever the batches do, for checkpoints. ValueError for a stage these corpora
+        cannot serve.
+    """
+
+    def __init__(self, stage: Stage, corpora: Mapping[str, Corpus], seed: int, *, vocab: int):
+        parts = {name: part for name, part in stage.parts().items() if part.weight > 0}
+        for name, part in parts.items():
+            if part.corpus not in corpora:
+                raise ValueError(
+                    f"stage {stage.name!r} gives a weight to {name!r}, but there is no corpus "
+                    f"{part.corpus!r}; choose from {sorted(corpora)}"
+                )
+        self.stage, self.seed, self.names = stage, seed, list(parts)
+        self._corpora = [corpora[part.corpus] for part in parts.values()]
+        self._end = _one_tokenizer(stage, self._corpora, vocab)
+        self._schedule = Schedule([part.weight for part in parts.values()])
+        self._streams = [
+            Stream(corpus, part, stage, [seed, stage.name, name])
+            for (name, part), corpus in zip(parts.items(), self._corpora, strict=True)
+        ]
+        facts = [
+            ORDER,
+            seed,
+            dataclasses.asdict(stage),
+            [[n, c.hash] for n, c in zip(self.names, self._corpora, strict=True)],
+        ]
+        self.hash = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        if not stage.repeat_small:
+            self._check_sizes()
+
+    def __len__(self):
+        return 1 << 40  # epochs follow one another without end
+
+    def __getitem__(self, step):
+        return self.rows(step, range(self.stage.batch))
+
+    def __repr__(self):
+        return f"Batches({self.stage.name!r}, seed {self.seed}, hash {self.hash})"
+
+    def rows(self, step, rows):
+        """The given rows (ints below `stage.batch`) of a step, in that order: dict of
+        [len(rows), length] arrays.
+        """
+        if step < 0:
+            raise IndexError(f"step {step} is below 0")
+        batch = {
+            name: np.zeros((len(rows), self.stage.length), dtype) for name, dtype in FIELDS.items()
+        }
+        batch["tokens"][:] = batch["targets"][:] = self._end
+        for place, row in enumerate(rows):
+            part, number = self._schedule[step * self.stage.batch + row]
+            spans = self._streams[part].spans(number)
+            self._fill(
+                {name: array[place] for name, array in batch.items()}, self._corpora[part], spans
+            )
+        return batch
+
+    def _fill(self, row, corpus, spans):
+        at, across = 0, self.stage.across_documents
+        for segment, (document, start, length) in enumerate(np.stack(spans, 1).tolist(), 1):
+            begin = int(corpus.offsets[document]) + start
+            slots = slice(at, at + length)
+            ends = begin + length == corpus.offsets[document + 1]
+            row["tokens"][slots] = corpus.tokens[begin : begin + length]
+            row["targets"][at : at + length - ends] = corpus.tokens[
+                begin + 1 : begin + length + 1 - ends
+            ]
+            row["weights"][at : at + length - ends] = 1
+            row["positions"][slots] = np.arange(at if across else 0, length + (at if across else 0))
+            row["segment_ids"][slots] = 1 if across else segment
+            # Only a finished document's end predicts the next one; a cut piece keeps its own next
+            # token as target.
+            if across and at and row["weights"][at - 1] == 0:
+                row["targets"][at - 1], row["weights"][at - 1] = row["tokens"][at], 1
+            at += length
+
+    def report(self, step):
+        """What the first `step` steps read: per part `epochs`, `rows`, `tokens`, `split` (documents
+        longer than a row,
+        cut); and `wasted`, the share of slots that are padding."""
+        rows = self._schedule.before(step * self.stage.batch)
+        progress = [stream.progress(int(n)) for stream, n in zip(self._streams, rows, strict=True)]
+        slots = int(rows.sum()) * self.stage.length
+        return {
+            "epochs": {name: p[0] for name, p in zip(self.names, progress, strict=True)},
+            "rows": {name: int(n) for name, n in zip(self.names, rows, strict=True)},
+            "tokens": {name: p[1] for name, p in zip(self.names, progress, strict=True)},
+            "split": {name: s.split for name, s in zip(self.names, self._streams, strict=True)},
+            "wasted": 1 - sum(p[1] for p in progress) / slots if slots else 0.0,
+        }
+
+    def _check_sizes(self):
+        shares = self._schedule.quotas / PERIOD
+        for name, stream, corpus, share in zip(
+            self.names, self._streams, self._corpora, shares, strict=True
+        ):
+            there, needed = len(stream.plan(0)), int(np.ceil(share * self.stage.batch))
+            if there < needed:
+                raise ValueError(
+                    f"stage {self.stage.name!r}: {name!r} ({corpus.folder}) makes {there} rows "
+                    f"of {self.stage.length} tokens, "
+                    f"a batch takes {needed}; give it more text, a smaller weight, batch or "
+                    f"length, or repeat_small=True"
+                )
+
+
+def _one_tokenizer(stage, corpora, vocab):
+    """The <|endoftext|> of the one tokenizer all corpora were made with; ValueError if they
+    differ or it is too large.
+    """
+    made_with = {corpus.manifest["tokenizer"]: corpus for corpus in corpora}
+    if len(made_with) > 1:
+        folders = [str(c.folder) for c in made_with.values()]
+        raise ValueError(f"stage {stage.name!r} mixes corpora of different tokenizers: {folders}")
+    largest = max(corpora, key=lambda corpus: corpus.vocab)
+    if largest.vocab > vocab:
+        raise ValueError(
+            f"{largest.folder}: its tokenizer has {largest.vocab} ids, the model only {vocab} "
+            f"vocabulary rows; "
+            "use a model with more rows or prepare the corpus with a smaller tokenizer"
+        )
+    return largest.endoftext

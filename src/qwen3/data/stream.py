@@ -1,0 +1,147 @@
+"""The endless rows of one part of a mixture: documents shuffled anew every epoch, packed, in an
+order fixed by the seed.
+
+Everything follows from the seed and from lengths and labels; no text is read. Epochs are planned in
+turn, as the number of rows of an epoch is known only once it is packed (about 2 us a document); the
+newest plans are kept.
+"""
+
+import threading
+
+import numpy as np
+
+from qwen3.data.mixture import LengthBands, copies, kept, permutation
+from qwen3.data.packing import cut, pack
+
+KEPT_PLANS = 2
+
+
+class Stream:
+    """Rows of `part` under `stage`. key: JSON-able seed words. ValueError if filters or bands
+    leave nothing.
+    """
+
+    def __init__(self, corpus, part, stage, key):
+        self._key, self._capacity = [*key, part.corpus], stage.length
+        factors = copies(corpus, part.emphasis) * kept(corpus, part.keep)
+        documents = np.flatnonzero(factors)
+        if not len(documents):
+            raise ValueError(
+                f"stage {stage.name!r}: no document of {corpus.folder} passes "
+                f"keep={dict(part.keep)} "
+                f"and emphasis={dict(part.emphasis)}"
+            )
+        self._pieces = cut(documents, corpus.lengths[documents], stage.length)
+        self._copies = factors[self._pieces.document]
+        self.split = int(np.sum(corpus.lengths[documents] > stage.length))
+        bands = stage.lengths or LengthBands(((0, stage.length, 1.0),))
+        self._bands = self._divide(bands, corpus, stage)
+        self._starts, self._plans, self._lock = [0], {}, threading.Lock()
+
+    def _divide(self, bands, corpus, stage):
+        lengths, free, divided = self._pieces.length, np.ones(len(self._pieces), bool), []
+        for number, (low, high, share) in enumerate(bands.bands):
+            index = np.flatnonzero(free & (low <= lengths) & (lengths <= high))
+            free[index] = False
+            if not len(index):
+                raise ValueError(
+                    f"stage {stage.name!r}: no document of {corpus.folder} is {low} to {high} "
+                    f"tokens long "
+                    f"in rows of {stage.length}; longest: {int(lengths.max())}"
+                )
+            measure = lengths[index] if bands.unit == "tokens" else np.ones(len(index), np.int64)
+            divided.append(_Band([*self._key, number], index, measure, self._copies[index], share))
+        epoch = min(band.mass / band.share for band in divided)
+        for band in divided:
+            band.quota = band.share * epoch
+        return divided
+
+    def __getstate__(self):
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state):
+        self.__dict__ = state | {"_lock": threading.Lock()}
+
+    def locate(self, row):
+        """Row of the endless sequence -> (epoch, row in its plan)."""
+        with self._lock:
+            while self._starts[-1] <= row:
+                epoch = len(self._starts) - 1
+                self._starts.append(self._starts[-1] + len(self._plan(epoch)))
+            epoch = int(np.searchsorted(self._starts, row, side="right")) - 1
+            return epoch, row - self._starts[epoch]
+
+    def plan(self, epoch):
+        """The packed `Rows` of an epoch."""
+        with self._lock:
+            return self._plan(epoch)
+
+    def spans(self, row):
+        """(documents, starts, lengths), int64 [pieces] each, of one row of the endless sequence."""
+        epoch, place = self.locate(row)
+        plan = self.plan(epoch)
+        pieces = plan.pieces.take(slice(*plan.offsets[place : place + 2]))
+        return pieces.document, pieces.start, pieces.length
+
+    def progress(self, rows):
+        """(epochs, tokens) of the first `rows` rows: epochs as a fraction, tokens without
+        padding.
+        """
+        epoch, place = self.locate(rows)
+        tokens = sum(int(self.plan(e).used.sum()) for e in range(epoch))
+        plan = self.plan(epoch)
+        return epoch + place / len(plan), tokens + int(plan.used[:place].sum())
+
+    def _plan(self, epoch):
+        if epoch not in self._plans:
+            index = np.concatenate([band.take(epoch) for band in self._bands])
+            index = index[permutation([*self._key, "mix", epoch], len(index))]
+            rows = pack(
+                self._pieces.take(index),
+                self._capacity,
+                lambda count: permutation([*self._key, "rows", epoch], count),
+            )
+            self._plans[epoch] = rows
+            while len(self._plans) > KEPT_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+        return self._plans[epoch]
+
+
+class _Band:
+    """Endless shuffled pieces of one band; epoch e takes those whose running measure starts in
+    [e, e + 1) quotas.
+    """
+
+    def __init__(self, key, index, measure, repeats, share):
+        self._key, self._index, self._measure, self._repeats = key, index, measure, repeats
+        self.share, self.mass, self.quota = share, float(np.sum(measure * repeats)), 0.0
+        # Where each piece stands between two of its showings, so that factors of 0.5 do not all
+        # fall together.
+        self._phase = permutation([*key, "phase"], len(index)) / len(index)
+        self._starts = [0]
+
+    def _pass(self, number):
+        shown = np.floor(self._repeats * (number + 1) + self._phase)
+        times = (shown - np.floor(self._repeats * number + self._phase)).astype(np.int64)
+        order = np.repeat(np.arange(len(self._index)), times)
+        return order[permutation([*self._key, "pass", number], len(order))]
+
+    def take(self, epoch):
+        """int64: the pieces of an epoch, in order. The plan of an epoch never depends on what
+        was asked before.
+        """
+        first, last, taken, number = epoch * self.quota, (epoch + 1) * self.quota, [], 0
+        while True:
+            if number + 1 < len(self._starts) and self._starts[number + 1] <= first:
+                number += 1
+                continue
+            order = self._pass(number)
+            ends = self._starts[number] + np.cumsum(self._measure[order])
+            begins = ends - self._measure[order]
+            taken.append(self._index[order[(first <= begins) & (begins < last)]])
+            end = int(ends[-1]) if len(ends) else self._starts[number]
+            if number + 1 == len(self._starts):
+                self._starts.append(end)
+            if end >= last:
+                return np.concatenate(taken)
+            number += 1

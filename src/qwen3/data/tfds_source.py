@@ -1,0 +1,136 @@
+"""TensorFlow Datasets, without TensorFlow: public sets as sources, and a builder that stores
+tokenised corpora.
+
+Both use the ArrayRecord format, which `tfds.data_source` reads by index. Needs
+`tensorflow-datasets` (extra `data`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qwen3.data.sources import Document, FileSource
+
+
+@dataclasses.dataclass
+class Tfds(FileSource):
+    """A split of a set: `paths` is a name such as "wikipedia/20230601.en:1.0.0", or a folder that
+    holds a prepared set.
+
+    text: the feature with the text, or with int token ids [n]. Only ArrayRecord sets can be read by
+        index; prepare a public one once with `tfds.builder(name,
+        file_format="array_record").download_and_prepare()`.
+    """
+
+    _: dataclasses.KW_ONLY
+    split: str = "train"
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        import tensorflow_datasets as tfds
+
+        self.files, self.skipped = [str(self.paths)], []
+        if self.data_dir is None and (folder := _prepared(self.paths)) is not None:
+            self._builder = tfds.builder_from_directory(folder)
+        else:
+            self._builder = tfds.builder(str(self.paths), data_dir=self.data_dir)
+        splits = list(self._builder.info.splits)
+        if not splits:
+            raise ValueError(
+                f"{self.paths}: not prepared in {self._builder.data_dir}; run its "
+                f"download_and_prepare"
+            )
+        if self.split not in splits:
+            raise ValueError(f"{self.paths} has no split {self.split!r}; choose from {splits}")
+        self._records = self._builder.as_data_source(split=self.split)
+
+    def __len__(self):
+        return len(self._records)
+
+    def __getitem__(self, index):
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        index %= len(self)
+        return self.row(self._records[index], f"{self.paths}, {self.split}, record {index}")
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def describe(self):
+        info = self._builder.info
+        split = info.splits[self.split]
+        return {
+            "source": "Tfds",
+            "name": info.full_name,
+            "split": self.split,
+            "text": self.text,
+            "label_fields": dict(self.label_fields),
+            "labels": dict(self.labels),
+            "size": [split.num_examples, list(split.shard_lengths), split.num_bytes],
+        }
+
+
+def _prepared(path):
+    """The folder, if it (or one version below it) holds a prepared set; else None."""
+    from etils import epath
+
+    folder = epath.Path(path)
+    if (folder / "dataset_info.json").exists():
+        return str(folder)
+    return None
+
+
+def builder(
+    name, documents, *, labels: Mapping[str, type], data_dir, version="1.0.0", description=""
+):
+    """A tfds DatasetBuilder of tokenised documents; `.download_and_prepare()` writes it without
+    TensorFlow.
+
+    documents: an iterable of `Document` whose content is token ids [n] (a `Corpus` is one).
+    labels: label -> str or float, the features stored beside `tokens` (int32 [n]).
+    """
+    import tensorflow_datasets as tfds
+
+    kinds = {str: tfds.features.Text(), float: tfds.features.Scalar(np.float32)}
+    missing: dict[type, Any] = {str: "", float: np.float32(np.nan)}
+
+    class TokenisedCorpus(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version(version)
+        pkg_dir_path = data_dir
+
+        def _info(self):
+            features = {"tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32)}
+            features |= {label: kinds[kind] for label, kind in labels.items()}
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=description or f"Tokenised corpus {name}.",
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, document in enumerate(documents):
+                yield (
+                    i,
+                    {"tokens": _ids(document, i)}
+                    | {
+                        label: missing[kind]
+                        if document.labels.get(label) is None
+                        else document.labels[label]
+                        for label, kind in labels.items()
+                    },
+                )
+
+    TokenisedCorpus.name = name
+    return TokenisedCorpus(data_dir=data_dir, file_format="array_record")
+
+
+def _ids(document, index):
+    if isinstance(document, Document) and isinstance(document.content, np.ndarray):
+        return document.content.astype(np.int32)
+    raise ValueError(f"document {index} holds text; a tokenised corpus is built from token ids")
