@@ -23,13 +23,16 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. Qwen3's own values are unpublished; these are common ones.
+    """The optimizer ("adamw" or "muon") and its schedule. Qwen3's own values are unpublished.
 
     schedule: "constant", "cosine", "linear" or "wsd" (warm-up, stable, decay). `decay_share` is
     the last share of the steps over which "wsd" decays; S2's faster decay is a larger share or an
-    earlier `steps`. Rates are per optimizer step, `final` is a share of `peak`.
+    earlier `steps`. Rates are per optimizer step, `final` is a share of `peak`. `skip_spikes`: an
+    update whose gradient norm exceeds this many medians of the last `spike_window` norms is left
+    out, and one that is not finite; 0 turns this off.
     """
 
+    optimizer: str = "adamw"
     peak: float = 3e-4
     final: float = 0.1
     schedule: str = "cosine"
@@ -40,6 +43,7 @@ class OptimConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     skip_spikes: float = 0.0
+    spike_window: int = 128
 
 
 def override(config: Any, assignments: typing.Iterable[str]) -> Any:
