@@ -15,7 +15,7 @@ from qwen3.model.sizes import DualChunkConfig, ModelConfig, YarnConfig
 
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
 
-# ours -> theirs. All must be present: a default guessed wrongly (head_dim!) is a silent other model.
+# ours -> theirs. All must be present: a wrong guess (head_dim!) is silently another model.
 FIELDS = {
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
@@ -119,9 +119,11 @@ def _check_fixed(raw: dict[str, Any], table: dict[str, tuple[Any, list]]) -> Non
 
 
 def _rope(raw: dict[str, Any]) -> tuple[float, YarnConfig | None]:
-    """Base and scaling from rope_theta + rope_scaling and from rope_parameters, whichever there is."""
+    """Base and scaling from rope_theta + rope_scaling or rope_parameters, whichever there is."""
     new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
-    bases = [d["rope_theta"] for d in (raw, new or {}, old or {}) if d.get("rope_theta") is not None]
+    bases = [
+        d["rope_theta"] for d in (raw, new or {}, old or {}) if d.get("rope_theta") is not None
+    ]
     if not bases:
         raise ValueError("config.json has neither rope_theta nor rope_parameters.rope_theta")
     scalings = [_yarn(d, raw["max_position_embeddings"]) for d in (new, old) if d]
@@ -176,7 +178,7 @@ def _dual_chunk(raw: dict[str, Any] | None) -> DualChunkConfig | None:
 
 
 def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A config.json that transformers 4 and 5, vLLM and SGLang read: rope and dtype in both spellings.
+    """A config.json for transformers 4 and 5, vLLM and SGLang: rope and dtype in both spellings.
 
     dtype: of the stored weights, e.g. "bfloat16". ids: bos_token_id and eos_token_id, where known.
     """
@@ -198,7 +200,10 @@ def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) ->
     raw |= {
         "rope_theta": config.rope_theta,
         "rope_scaling": scaling,
-        "rope_parameters": {**(scaling or {"rope_type": "default"}), "rope_theta": config.rope_theta},
+        "rope_parameters": {
+            **(scaling or {"rope_type": "default"}),
+            "rope_theta": config.rope_theta,
+        },
         "torch_dtype": dtype,
         "dtype": dtype,
         "use_cache": True,

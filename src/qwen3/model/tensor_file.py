@@ -89,7 +89,7 @@ def write(
     sizes: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     tensors: Iterator[tuple[str, np.ndarray]],
 ) -> None:
-    """Write and sync one file whose dtypes and shapes are known beforehand, in the order of `sizes`.
+    """Write one file whose dtypes and shapes are known beforehand, in the order of `sizes`.
 
     `tensors` yields (name, array) in that order. Raises OSError when the disk is full.
     """
@@ -108,7 +108,6 @@ def write(
             given, array = next(tensors)
             assert given == name and (array.dtype, array.shape) == sizes[name], (given, name)
             _write_all(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        os.fsync(file.fileno())
 
 
 def _write_all(file, data) -> None:

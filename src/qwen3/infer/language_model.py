@@ -1,0 +1,182 @@
+"""A model for notebooks: load or create it, look at its logits, save it.
+
+model = qwen3.load("Qwen/Qwen3-0.6B")     # or a folder
+model = qwen3.create("tiny", seed=0)
+model.logits([[1, 2, 3]])                 # [1, 3, vocab]
+model.save("out")
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from qwen3 import mesh as meshes
+from qwen3.config import MeshConfig
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.model import hf, hf_config, hf_folder, sizes, transformer
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig
+
+# What the released chat models sample with in thinking mode (RECIPE 9).
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+
+
+class LanguageModel:
+    """A config, its parameters on a mesh, and how to run them.
+
+    `params` may be replaced, e.g. by trained ones. folder: where the model came from; its
+    tokenizer and generation settings are read from there and go along when it is saved.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: dict,
+        *,
+        mesh: Mesh,
+        execution: Execution | None = None,
+        tokenizer: Tokenizer | None = None,
+        folder: Path | None = None,
+    ):
+        self.config, self.params, self.mesh, self.folder = config, params, mesh, folder
+        self.execution = execution or Execution.for_mesh(mesh)
+        self._given = tokenizer
+        if tokenizer is not None:
+            tokenizer.check_fits(config.vocab)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The one given, else the folder's, else None."""
+        if self._given is not None:
+            return self._given
+        if self.folder is None or not (self.folder / "tokenizer.json").is_file():
+            return None
+        tokenizer = Tokenizer.load(self.folder)
+        tokenizer.check_fits(self.config.vocab)
+        return tokenizer
+
+    def logits(self, tokens: Any, positions: Any = None, segment_ids: Any = None) -> jax.Array:
+        """fp32 [B, T, V] for integer tokens [B, T].
+
+        segment_ids [B, T]: 0 is padding, on either side; documents 1, 2, ... do not see each
+        other. positions [B, T]: default 0, 1, ... anew in each document. Raises ValueError for
+        other shapes and for ids that the vocabulary does not have.
+        """
+        tokens = _integers("tokens", tokens)
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens have shape {tokens.shape}; wanted is [batch, length]")
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab:
+            raise ValueError(
+                f"token ids run from {tokens.min()} to {tokens.max()}; "
+                f"the vocabulary is 0 to {self.config.vocab - 1}"
+            )
+        inputs = {"tokens": tokens}
+        for name, value in (("positions", positions), ("segment_ids", segment_ids)):
+            if value is not None:
+                inputs[name] = _integers(name, value)
+                if inputs[name].shape != tokens.shape:
+                    raise ValueError(
+                        f"{name} have shape {inputs[name].shape}, tokens {tokens.shape}"
+                    )
+        return self._padded_logits(inputs)
+
+    def _padded_logits(self, inputs: dict[str, np.ndarray]) -> jax.Array:
+        """Rows and length are filled up to what the mesh divides, and cut again."""
+        rows, length = inputs["tokens"].shape
+        ways = math.prod(self.mesh.shape[axis] for axis in meshes.BATCH_AXES)
+        fill = ((0, -rows % ways), (0, -length % self.mesh.shape["context"]))
+        if any(after for _, after in fill):
+            inputs.setdefault("segment_ids", np.ones((rows, length), np.int32))
+            inputs = {name: np.pad(value, fill) for name, value in inputs.items()}
+        inputs = jax.device_put(inputs, meshes.batch_sharding(self.mesh))
+        with jax.set_mesh(self.mesh):
+            return _logits(self.params, self.config, self.execution, **inputs)[:rows, :length]
+
+    def save(self, folder: str | Path, *, dtype: Any = None, shard_bytes: int = 5 * 10**9) -> None:
+        """Export in the Hugging Face layout, see `model.hf.save`."""
+        with tempfile.TemporaryDirectory() as written:
+            source = self.folder
+            if self._given is not None:
+                self._given.save(written)
+                source = Path(written)
+            found = [source / name for name in hf_folder.TOKENIZER_FILES] if source else []
+            hf.save(
+                folder,
+                self.config,
+                self.params,
+                dtype=dtype,
+                shard_bytes=shard_bytes,
+                generation=self._generation(),
+                files=tuple(path for path in found if path.is_file()),
+            )
+
+    def _generation(self) -> dict[str, Any] | None:
+        """generation_config.json: the folder's own, else made from the tokenizer's ids."""
+        stored = self.folder and self.folder / "generation_config.json"
+        if stored and stored.is_file() and self._given is None:
+            return hf_folder.read_json(stored)
+        if self.tokenizer is None:
+            return None
+        pad, stops = self.tokenizer.pad, list(self.tokenizer.stop_ids)
+        return SAMPLING | {"bos_token_id": pad, "pad_token_id": pad, "eos_token_id": stops}
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _logits(params, config, execution, tokens, positions=None, segment_ids=None):
+    output = transformer.forward(
+        params, config, tokens, positions, segment_ids, execution=execution
+    )
+    return transformer.logits(output)
+
+
+def _integers(name: str, value: Any) -> np.ndarray:
+    value = np.asarray(value)
+    if not np.issubdtype(value.dtype, np.integer) and value.size:
+        raise ValueError(f"{name} are {value.dtype}; wanted are integers")
+    return value.astype(np.int32)
+
+
+def load(name: str | Path, mesh: Mesh | None = None, dtype: Any = None, **options: Any):
+    """A LanguageModel from a Hugging Face folder or Hub name.
+
+    mesh: None for the first device. dtype: of the parameters, None for what is stored.
+    options: `execution`, `tokenizer` of LanguageModel. Raises FileNotFoundError when there is no
+    such model here or on the Hub, ValueError naming what in it is not Qwen3 or does not fit.
+    """
+    folder = hf_folder.find(name)
+    label = folder.name if Path(name).expanduser().is_dir() else str(name)
+    config = hf_config.from_hf(hf_folder.read_json(folder / "config.json"), label)
+    mesh = _one_device() if mesh is None else mesh
+    params = hf.load_params(folder, config, mesh, dtype)
+    return LanguageModel(config, params, mesh=mesh, folder=folder, **options)
+
+
+def create(
+    size: str | ModelConfig,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> LanguageModel:
+    """A LanguageModel with fresh parameters, the same on any mesh. size: of SIZES, or a config.
+
+    mesh, options: as of `load`. Raises ValueError naming the sizes there are.
+    """
+    config = sizes.size(size) if isinstance(size, str) else size
+    mesh = _one_device() if mesh is None else mesh
+    shardings = meshes.shardings_of(transformer.abstract(config), mesh)
+    init = jax.jit(partial(transformer.init, config, dtype=dtype), out_shardings=shardings)
+    return LanguageModel(config, init(jax.random.key(seed)), mesh=mesh, **options)
+
+
+def _one_device() -> Mesh:
+    return meshes.make_mesh(MeshConfig(), jax.devices()[:1])

@@ -1,0 +1,131 @@
+"""The one table of names: what each leaf of our tree is called in a Hugging Face checkpoint.
+
+Each row also says, in letters, how the axes of the two correspond; the shapes, the transposes and
+the partition of a checkpoint's tensors all follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from qwen3.model.sizes import ModelConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """One leaf of our tree: its path, its axes, the tensors it is made of and their axes.
+
+    `name` holds {l} for the layer and {e} for the expert that a tensor belongs to. An axis of
+    theirs is one letter of ours or several merged: "NH" is heads x head_dim, heads outermost.
+    """
+
+    path: str
+    ours: str
+    name: str
+    theirs: str
+
+    @property
+    def stacked(self) -> bool:
+        return "{l}" in self.name
+
+    @property
+    def by_expert(self) -> bool:
+        return "{e}" in self.name
+
+
+_LAYER = "model.layers.{l}."
+_EXPERT = _LAYER + "mlp.experts.{e}."
+
+TABLE = (
+    Row("embed", "V D", "model.embed_tokens.weight", "V D"),
+    Row("layers.attention_norm", "D", _LAYER + "input_layernorm.weight", "D"),
+    Row("layers.attention.query", "D N H", _LAYER + "self_attn.q_proj.weight", "NH D"),
+    Row("layers.attention.key", "D K H", _LAYER + "self_attn.k_proj.weight", "KH D"),
+    Row("layers.attention.value", "D K H", _LAYER + "self_attn.v_proj.weight", "KH D"),
+    Row("layers.attention.out", "N H D", _LAYER + "self_attn.o_proj.weight", "D NH"),
+    Row("layers.attention.query_norm", "H", _LAYER + "self_attn.q_norm.weight", "H"),
+    Row("layers.attention.key_norm", "H", _LAYER + "self_attn.k_norm.weight", "H"),
+    Row("layers.mlp_norm", "D", _LAYER + "post_attention_layernorm.weight", "D"),
+    Row("layers.mlp.gate", "D F", _LAYER + "mlp.gate_proj.weight", "F D"),
+    Row("layers.mlp.up", "D F", _LAYER + "mlp.up_proj.weight", "F D"),
+    Row("layers.mlp.down", "F D", _LAYER + "mlp.down_proj.weight", "D F"),
+    Row("layers.moe.router", "D E", _LAYER + "mlp.gate.weight", "E D"),
+    Row("layers.moe.gate", "E D F", _EXPERT + "gate_proj.weight", "E F D"),
+    Row("layers.moe.up", "E D F", _EXPERT + "up_proj.weight", "E F D"),
+    Row("layers.moe.down", "E F D", _EXPERT + "down_proj.weight", "E D F"),
+    Row("final_norm", "D", "model.norm.weight", "D"),
+    Row("head", "V D", "lm_head.weight", "V D"),
+)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The rows of the table that a model of this config has."""
+    absent = {"layers.mlp." if config.moe else "layers.moe.", "head" if config.tied else "-"}
+    return [row for row in TABLE if not row.path.startswith(tuple(absent))]
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a checkpoint of this config, in the order of the network -> its shape."""
+    shapes = {}
+    for row, layer in order(config):
+        shape = their_shape(row, config)
+        if row.by_expert:
+            shapes |= {row.name.format(l=layer, e=e): shape[1:] for e in range(shape[0])}
+        else:
+            shapes[row.name.format(l=layer)] = shape
+    return shapes
+
+
+def order(config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
+    """(row, layer) from the embedding to the head; layer is None for what no layer holds."""
+    table = rows(config)
+    first = next(i for i, row in enumerate(table) if row.stacked)
+    yield from ((row, None) for row in table[:first])
+    for layer in range(config.layers):
+        yield from ((row, layer) for row in table if row.stacked)
+    yield from ((row, None) for row in table[first:] if not row.stacked)
+
+
+def lengths_of(config: ModelConfig) -> dict[str, int]:
+    return {
+        "V": config.vocab, "D": config.hidden, "N": config.heads, "K": config.kv_heads,
+        "H": config.head_dim, "E": config.experts,
+        "F": config.expert_ffn if config.moe else config.ffn,
+    }  # fmt: skip
+
+
+def their_shape(row: Row, config: ModelConfig) -> tuple[int, ...]:
+    lengths = lengths_of(config)
+    return tuple(int(np.prod([lengths[a] for a in group])) for group in row.theirs.split())
+
+
+def their_spec(row: Row, ours: P) -> P:
+    """Their axes' partition: of a merged axis the outermost letter is the one that is sharded."""
+    letters = row.ours.split()
+    axes = dict(zip(letters, ours[len(ours) - len(letters) :], strict=True))
+    return P(*(axes[group[0]] for group in row.theirs.split()))
+
+
+def our_shape(row: Row, config: ModelConfig) -> tuple[int, ...]:
+    """Of one layer's share of the leaf."""
+    lengths = lengths_of(config)
+    return tuple(lengths[a] for a in row.ours.split())
+
+
+def to_ours(x: jax.Array, ours: str, theirs: str, shape: tuple[int, ...]) -> jax.Array:
+    """Split what is merged, then transpose; `shape` is ours."""
+    lengths = dict(zip(ours.split(), shape, strict=True))
+    letters = theirs.replace(" ", "")
+    x = x.reshape([lengths[a] for a in letters])
+    return x.transpose([letters.index(a) for a in ours.split()])
+
+
+def to_theirs(x: jax.Array, ours: str, theirs: str, shape: tuple[int, ...]) -> jax.Array:
+    """Transpose, then merge; `shape` is theirs."""
+    letters = ours.split()
+    return x.transpose([letters.index(a) for a in theirs.replace(" ", "")]).reshape(shape)
