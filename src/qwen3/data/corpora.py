@@ -13,19 +13,16 @@ import json
 import os
 import shutil
 import socket
-from array import array
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from qwen3.data.sources import Document
+from qwen3.data.token_store import sha256, write
 from qwen3.data.tokenizer import Tokenizer
 
 FORMAT = 1
 MANIFEST = "corpus.json"
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 1024, 1 << 21
-MISSING_WORD, MISSING_NUMBER = -1, float("nan")
 
 
 class Corpus:
@@ -46,11 +43,11 @@ class Corpus:
                 raise ValueError(
                     f"{path}: {size} bytes, {facts['bytes']} expected: damaged, prepare it again"
                 )
-            if verify and _sha256(path) != facts["sha256"]:
+            if verify and sha256(path) != facts["sha256"]:
                 raise ValueError(f"{path}: wrong checksum: damaged, prepare it again")
         self.tokens = np.memmap(self.folder / "tokens.bin", self.manifest["dtype"], "r")
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r")
-        self.lengths = np.diff(self.offsets)
+        self.lengths, self._labels = np.diff(self.offsets), {}
         self.endoftext, self.vocab = self.manifest["endoftext"], self.manifest["vocab"]
         hashes = {name: facts["sha256"] for name, facts in self.manifest["files"].items()}
         facts = [hashes, self.manifest["labels"], self.endoftext]
@@ -82,7 +79,9 @@ class Corpus:
                 f"{self.folder} has no label {name!r}; choose from "
                 f"{sorted(self.manifest['labels'])}"
             )
-        return np.load(self.folder / f"label.{name}.npy", mmap_mode="r")
+        if name not in self._labels:
+            self._labels[name] = np.load(self.folder / f"label.{name}.npy", mmap_mode="r")
+        return self._labels[name]
 
     def words(self, name):
         """The words that a label's codes stand for, or None where the label is a number."""
@@ -99,9 +98,9 @@ class Corpus:
 def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
     """Tokenise `sources` (one source or several) into `folder`, or reuse what lies there -> Corpus.
 
-    Raises BadData for a file or row that cannot be read, ValueError if the folder holds something else (`rebuild=True`
-    replaces it) or the sources hold no text, OSError if the disk is full; the folder is then as it
-    was before.
+    Raises BadData for a file or row that cannot be read, ValueError if the folder holds something
+    else (`rebuild=True` replaces it) or the sources hold no text, OSError if the disk is full; the
+    folder is then as it was before.
     """
     if "://" in str(folder):
         raise ValueError(f"{folder}: a corpus is mapped into memory, so its folder must be local")
@@ -124,7 +123,7 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
     _remove_abandoned(folder)
     try:
         building.mkdir(parents=True)
-        manifest = facts | {"key": key} | _write_store(sources, tokenizer, building)
+        manifest = facts | {"key": key} | write(sources, tokenizer, building)
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
         _replace(building, folder)
     except OSError as error:
@@ -144,116 +143,6 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
 def fingerprint(tokenizer):
     """Hash of a tokenizer's whole definition: equal exactly if it gives equal ids."""
     return hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()[:16]
-
-
-def _write_store(sources, tokenizer, folder):
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    lengths, labels, size, empty = array("q"), _Labels(), 0, 0
-    with open(folder / "tokens.bin", "wb") as out:
-        for batch in _batches(chain.from_iterable(sources)):
-            ids = _encode(batch, tokenizer)
-            for document, document_ids in zip(batch, ids, strict=True):
-                if len(document_ids) <= 1:
-                    empty += 1
-                    continue
-                labels.add(document.labels, len(lengths))
-                lengths.append(len(document_ids))
-                size += len(document.content.encode()) if isinstance(document.content, str) else 0
-            flat = np.fromiter(chain.from_iterable(i for i in ids if len(i) > 1), np.int64)
-            if len(flat) and not 0 <= flat.min() <= flat.max() < tokenizer.vocab_size:
-                bad = flat.min() if flat.min() < 0 else flat.max()
-                raise ValueError(
-                    f"token id {bad} outside the tokenizer's {tokenizer.vocab_size} ids"
-                )
-            out.write(flat.astype(dtype).tobytes())
-        out.flush()
-        os.fsync(out.fileno())
-    if not lengths:
-        raise ValueError(f"no document with text in {sources}")
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(np.frombuffer(lengths, np.int64), out=offsets[1:])
-    np.save(folder / "offsets.npy", offsets)
-    labels.save(folder, len(lengths))
-    files = {
-        p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())
-    }
-    return {
-        "vocab": tokenizer.vocab_size,
-        "endoftext": tokenizer.endoftext,
-        "dtype": dtype.name,
-        "documents": len(lengths),
-        "tokens": int(offsets[-1]),
-        "text_bytes": size,
-        "empty": empty,
-        "skipped": [line for s in sources for line in s.skipped],
-        "labels": {name: labels.words[name] for name in sorted(labels.columns)},
-        "files": files,
-    }
-
-
-def _encode(batch, tokenizer):
-    texts = [d.content for d in batch if isinstance(d.content, str)]
-    # A document that writes <|im_end|> or <|endoftext|> is text about them, not a turn or a
-    # document's end.
-    encoded = iter(tokenizer.encode_batch(texts, allow_special=False) if texts else ())
-    ids = [next(encoded) if isinstance(d.content, str) else d.content.tolist() for d in batch]
-    end = tokenizer.endoftext
-    return [i if i and i[-1] == end else [*i, end] for i in ids]
-
-
-def _batches(documents):
-    batch, characters = [], 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.content)
-        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-class _Labels:
-    """Columns of labels that grow with the documents; a label unseen so far is missing in the
-    earlier ones.
-    """
-
-    def __init__(self):
-        self.columns, self.words, self._codes = {}, {}, {}
-
-    def add(self, labels, index):
-        for name, value in labels.items():
-            if value is None or value == "":
-                continue
-            is_word = isinstance(value, str)
-            if name not in self.columns:
-                self.columns[name] = array("i" if is_word else "f")
-                self.words[name] = [] if is_word else None
-                self._codes[name] = {}
-            if is_word != (self.words[name] is not None):
-                kind = "numbers" if is_word else "words"
-                raise ValueError(
-                    f"label {name!r} is {value!r} in document {index} and {kind} before it"
-                )
-            self._pad(name, index)
-            self.columns[name].append(self._code(name, value) if is_word else value)
-
-    def _code(self, name, word):
-        codes = self._codes[name]
-        if word not in codes:
-            codes[word] = len(codes)
-            self.words[name].append(word)
-        return codes[word]
-
-    def _pad(self, name, count):
-        missing = MISSING_NUMBER if self.words[name] is None else MISSING_WORD
-        column = self.columns[name]
-        column.extend([missing] * (count - len(column)))
-
-    def save(self, folder, count):
-        for name, column in self.columns.items():
-            self._pad(name, count)
-            np.save(folder / f"label.{name}.npy", np.array(column))
 
 
 def _read_manifest(folder):
@@ -285,8 +174,3 @@ def _remove_abandoned(folder):
         process = path.name.removeprefix(prefix)
         if process.isdigit() and not Path(f"/proc/{process}").exists():
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

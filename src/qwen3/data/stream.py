@@ -36,7 +36,8 @@ class Stream:
         self.split = int(np.sum(corpus.lengths[documents] > stage.length))
         bands = stage.lengths or LengthBands(((0, stage.length, 1.0),))
         self._bands = self._divide(bands, corpus, stage)
-        self._starts, self._plans, self._lock = [0], {}, threading.Lock()
+        self._starts, self._tokens = [0], [0]  # rows and tokens before each epoch planned so far
+        self._plans, self._lock = {}, threading.Lock()
 
     def _divide(self, bands, corpus, stage):
         lengths, free, divided = self._pieces.length, np.ones(len(self._pieces), bool), []
@@ -67,7 +68,9 @@ class Stream:
         with self._lock:
             while self._starts[-1] <= row:
                 epoch = len(self._starts) - 1
-                self._starts.append(self._starts[-1] + len(self._plan(epoch)))
+                plan = self._plan(epoch)
+                self._starts.append(self._starts[-1] + len(plan))
+                self._tokens.append(self._tokens[-1] + int(plan.used.sum()))
             epoch = int(np.searchsorted(self._starts, row, side="right")) - 1
             return epoch, row - self._starts[epoch]
 
@@ -88,9 +91,8 @@ class Stream:
         padding.
         """
         epoch, place = self.locate(rows)
-        tokens = sum(int(self.plan(e).used.sum()) for e in range(epoch))
         plan = self.plan(epoch)
-        return epoch + place / len(plan), tokens + int(plan.used[:place].sum())
+        return epoch + place / len(plan), self._tokens[epoch] + int(plan.used[:place].sum())
 
     def _plan(self, epoch):
         if epoch not in self._plans:

@@ -6,12 +6,10 @@ Both use the ArrayRecord format, which `tfds.data_source` reads by index. Needs
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from qwen3.data.sources import Document, FileSource
+from qwen3.data.sources import FileSource
 
 
 @dataclasses.dataclass
@@ -73,7 +71,7 @@ class Tfds(FileSource):
 
 
 def _prepared(path):
-    """The folder, if it (or one version below it) holds a prepared set; else None."""
+    """The folder, if it holds a prepared set; else None."""
     from etils import epath
 
     folder = epath.Path(path)
@@ -82,30 +80,29 @@ def _prepared(path):
     return None
 
 
-def builder(
-    name, documents, *, labels: Mapping[str, type], data_dir, version="1.0.0", description=""
-):
-    """A tfds DatasetBuilder of tokenised documents; `.download_and_prepare()` writes it without
-    TensorFlow.
+def builder(corpus, name, data_dir, *, version="1.0.0"):
+    """A tfds DatasetBuilder of a tokenised `Corpus`: tokens int32 [n] and labels, in order, split
+    "train".
 
-    documents: an iterable of `Document` whose content is token ids [n] (a `Corpus` is one).
-    labels: label -> str or float, the features stored beside `tokens` (int32 [n]).
+    `.download_and_prepare()` writes <data_dir>/<name>/<version> (local or gs://) without TensorFlow; another machine
+    reads it with `Tfds(that folder, text="tokens")`. A missing label is "" or NaN.
     """
     import tensorflow_datasets as tfds
 
-    kinds = {str: tfds.features.Text(), float: tfds.features.Scalar(np.float32)}
-    missing: dict[type, Any] = {str: "", float: np.float32(np.nan)}
+    words = {label: corpus.words(label) is not None for label in corpus.manifest["labels"]}
 
     class TokenisedCorpus(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version(version)
         pkg_dir_path = data_dir
 
         def _info(self):
-            features = {"tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32)}
-            features |= {label: kinds[kind] for label, kind in labels.items()}
+            features = {"tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32)} | {
+                label: tfds.features.Text() if is_word else tfds.features.Scalar(np.float32)
+                for label, is_word in words.items()
+            }
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=description or f"Tokenised corpus {name}.",
+                description=f"Tokenised corpus {name} (tokenizer {corpus.manifest['tokenizer']}).",
                 features=tfds.features.FeaturesDict(features),
                 disable_shuffling=True,
             )
@@ -114,23 +111,13 @@ def builder(
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            for i, document in enumerate(documents):
-                yield (
-                    i,
-                    {"tokens": _ids(document, i)}
-                    | {
-                        label: missing[kind]
-                        if document.labels.get(label) is None
-                        else document.labels[label]
-                        for label, kind in labels.items()
-                    },
-                )
+            for i, document in enumerate(corpus):
+                labels = {
+                    label: ("" if is_word else np.float32(np.nan)) if value is None else value
+                    for (label, is_word) in words.items()
+                    for value in [document.labels[label]]
+                }
+                yield i, {"tokens": document.content.astype(np.int32)} | labels
 
     TokenisedCorpus.name = name
     return TokenisedCorpus(data_dir=data_dir, file_format="array_record")
-
-
-def _ids(document, index):
-    if isinstance(document, Document) and isinstance(document.content, np.ndarray):
-        return document.content.astype(np.int32)
-    raise ValueError(f"document {index} holds text; a tokenised corpus is built from token ids")
