@@ -2,7 +2,8 @@
 
 from qwen3.data.chat_check import ROLES, validate
 from qwen3.data.chat_parse import SWITCHES, Parsed, ToolCall, mode_of, parse
-from qwen3.data.chat_render import Piece, pieces, prefix_breaks, render, render_suffix
+from qwen3.data.chat_prefix import prefix_breaks, render_suffix, training_views
+from qwen3.data.chat_render import Piece, pieces, render
 from qwen3.data.chat_template import CHAT_TEMPLATE, EMPTY_THINK
 from qwen3.data.chat_tokens import render_tokens
 
@@ -21,5 +22,6 @@ __all__ = [
     "render",
     "render_suffix",
     "render_tokens",
+    "training_views",
     "validate",
 ]

@@ -7,7 +7,9 @@ none stays in the content and is listed in `malformed`.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from qwen3.data.chat_render import is_tool_result
 
 OPEN, CLOSE = "<think>", "</think>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
@@ -33,7 +35,7 @@ class Parsed:
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     closed: bool = True
-    malformed: tuple[str, ...] = field(default=())
+    malformed: tuple[str, ...] = ()
 
     def message(self) -> dict:
         """As an assistant message for the next `render`; thinking goes back in its own field."""
@@ -51,11 +53,12 @@ def parse(text: str) -> Parsed:
     """The turn after its generation prompt, with or without its end token.
 
     Split at the LAST </think>, as the docs do, so a thought may quote the tag. A block opened and
-    never closed (cut at the token limit) is all reasoning. Calls are looked for in the content only.
+    never closed (cut at the token limit) is all reasoning. Calls are read from the content only.
     """
-    text = text.rstrip("\n") if text.rstrip("\n").endswith(TURN_ENDS) else text
     for end in TURN_ENDS:
-        text = text.removesuffix(end)
+        if text.endswith((end, end + "\n")):
+            text = text.removesuffix("\n").removesuffix(end)
+            break
     before, tag, after = text.rpartition(CLOSE)
     if tag:
         thought = before.lstrip().removeprefix(OPEN).strip("\n")
@@ -83,7 +86,7 @@ def _with_calls(thought: str, answer: str) -> Parsed:
     return Parsed(thought, "".join(content), tuple(calls), malformed=tuple(malformed))
 
 
-_DECODER = json.JSONDecoder(parse_constant=lambda name: _reject(f"{name} is not JSON"))
+_DECODER = json.JSONDecoder()
 _BLANK = re.compile(r"\s*")
 
 
@@ -98,25 +101,24 @@ def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
         name, arguments = value.get("name"), value.get("arguments")
         if not (isinstance(name, str) and name and isinstance(arguments, dict)):
             return None, at
-        # "\ud800" is JSON, but no text: it could be neither encoded nor rendered again.
-        json.dumps(value, ensure_ascii=False).encode()
+        # "\ud800" and 1e999 are JSON, but could be neither encoded nor rendered again.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None, at
     return ToolCall(name, arguments), end + len(CALL_END)
 
 
-def _reject(reason: str):
-    raise ValueError(reason)
-
-
 def mode_of(messages: Sequence[Mapping], enable_thinking: bool | None = None) -> bool:
     """True if the next answer is to think. enable_thinking=False is final; otherwise the last
-    /think or /no_think in a user or system message wins; without any the model thinks."""
+    /think or /no_think in a user or system message wins (not one in a tool result typed as a user
+    message); without any the model thinks."""
     if enable_thinking is False:
         return False
     for message in reversed(messages):
         content = message.get("content")
-        if message.get("role") in ("user", "system") and isinstance(content, str):
+        if message.get("role") not in ("user", "system") or not isinstance(content, str):
+            continue
+        if not is_tool_result(content):
             flags = [match.group(1) for match in _SWITCH.finditer(content)]
             if flags:
                 return flags[-1] is None

@@ -5,11 +5,6 @@ may also have "reasoning_content" and "tool_calls" ([{"name", "arguments"}], the
 {"function": {...}} is opened). What the template does silently, `render` does too: unknown roles
 vanish, content that is no string is empty, control tokens in a user's text are not escaped.
 `chat_check.validate` reports such conversations, `chat_tokens.render_tokens` can escape.
-
-The template drops the thinking of earlier turns, so the rendering of a conversation is in general
-no prefix of the rendering of the longer one (`prefix_breaks` lists where). Two ways out:
-`keep_thinking=True` gives every assistant turn its block, and `render_suffix` gives just the text to
-put behind a sampled turn, so that a rollout continues on the very tokens it was sampled with.
 """
 
 import json
@@ -59,44 +54,6 @@ def render(
     )
 
 
-def render_suffix(
-    messages: Sequence[Message],
-    *,
-    enable_thinking: bool | None = None,
-) -> str:
-    """What follows a sampled assistant turn that ended in <|im_end|>: its newline, the new user,
-    tool or later system messages, and the next generation prompt.
-
-    Equal to the tail of render(everything, keep_thinking=True, add_generation_prompt=True), and
-    independent of what came before. ValueError for an assistant message: those are sampled.
-    """
-    for i, message in enumerate(messages):
-        if message.get("role") == "assistant":
-            raise ValueError(f"message {i} is an assistant's; its tokens are sampled, not rendered")
-    # Behind any assistant turn, so that none of them counts as the first of a conversation.
-    behind = [piece for piece in pieces([{"role": "assistant"}, *messages]) if piece.turn > 0]
-    text = "".join(piece.text for piece in behind)
-    return "\n" + text + _generation_prompt(enable_thinking)
-
-
-def prefix_breaks(
-    messages: Sequence[Message],
-    *,
-    tools: Sequence[Mapping] | None = None,
-    keep_thinking: bool = False,
-) -> list[int]:
-    """The lengths k < len(messages) for which render(messages[:k]) is no prefix of
-    render(messages[:k + 1]): tokens stored up to there cannot be gone on with.
-
-    With keep_thinking only k inside a run of tool results remain, whose shared turn is still open.
-    """
-    texts = [
-        render(messages[: k + 1], tools=tools, keep_thinking=keep_thinking)
-        for k in range(len(messages))
-    ]
-    return [k for k in range(1, len(texts)) if not texts[k].startswith(texts[k - 1])]
-
-
 def pieces(
     messages: Sequence[Message],
     *,
@@ -132,7 +89,7 @@ def pieces(
             raise ValueError("continue_final_message and add_generation_prompt exclude each other")
         return _cut_after_content(out, final)
     if add_generation_prompt:
-        out.append(Piece(_generation_prompt(enable_thinking), -1, "frame"))
+        out.append(Piece(generation_prompt(enable_thinking), -1, "frame"))
     return out
 
 
@@ -142,9 +99,14 @@ def last_query(messages: Sequence[Message]) -> int:
     for i in reversed(range(len(messages))):
         text = messages[i].get("content")
         if messages[i].get("role") == "user" and isinstance(text, str):
-            if not (text.startswith("<tool_response>") and text.endswith("</tool_response>")):
+            if not is_tool_result(text):
                 return i
     return len(messages) - 1
+
+
+def is_tool_result(text: str) -> bool:
+    """A user's text that is a tool result; the slightest thing around the tags makes it none."""
+    return text.startswith("<tool_response>") and text.endswith("</tool_response>")
 
 
 def split_thought(message: Message) -> tuple[str, str]:
@@ -228,7 +190,8 @@ def _cut_after_content(out: list[Piece], turn: int) -> list[Piece]:
     raise ValueError("the final message is not shown, so it cannot be continued: unknown role")
 
 
-def _generation_prompt(enable_thinking: bool | None) -> str:
+def generation_prompt(enable_thinking: bool | None) -> str:
+    """Opens an assistant turn; the hard switch (False) also puts an empty block there."""
     return "<|im_start|>assistant\n" + (EMPTY_THINK if enable_thinking is False else "")
 
 
@@ -241,4 +204,3 @@ def _json(value) -> str:
 
 def _string(content) -> str:
     return content if isinstance(content, str) else ""
-

@@ -8,6 +8,7 @@ before and after the border merge into one) is not trained on: at inference the 
 from collections.abc import Collection, Mapping, Sequence
 
 from qwen3.data import chat_render
+from qwen3.data.chat_check import ROLES
 from qwen3.data.tokenizer import Tokenizer
 
 PARTS = ("think", "content", "calls", "end")
@@ -41,6 +42,9 @@ def render_tokens(
     ValueError for an unknown choice and for a train_on index that is no assistant message.
     """
     trained_parts = _trained_parts(parts, empty_think)
+    unknown = set(literal_roles) - set(ROLES)
+    if unknown:
+        raise ValueError(f"literal_roles {sorted(unknown)}: choose from {ROLES}")
     turns = _turns(messages, train_on)
     pieces = chat_render.pieces(
         messages,

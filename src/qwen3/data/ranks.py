@@ -6,6 +6,7 @@ merges of lower rank leave of its bytes. The file does not store the pairs, so t
 
 import base64
 import binascii
+from itertools import pairwise
 from pathlib import Path
 
 Merges = list[tuple[str, str]]
@@ -72,7 +73,7 @@ def _merge_below(token: bytes, ranks: dict[bytes, int], limit: int) -> list[byte
     """The pieces that the merges of rank < limit leave of a token's bytes."""
     pieces = [token[i : i + 1] for i in range(len(token))]
     while len(pieces) > 2:
-        pairs = [ranks.get(left + right, limit) for left, right in zip(pieces, pieces[1:])]
+        pairs = [ranks.get(left + right, limit) for left, right in pairwise(pieces)]
         lowest = min(pairs)
         if lowest >= limit:
             break

@@ -145,9 +145,7 @@ class Tokenizer:
         tokenizer_files.write(self.backend, folder)
 
     @classmethod
-    def from_ranks(
-        cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS
-    ) -> "Tokenizer":
+    def from_ranks(cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS) -> "Tokenizer":
         """From a rank file of `expected` ranks (None: any). ValueError names a bad line."""
         vocab, merges = ranks.recover_merges(ranks.read_ranks(path, expected=expected))
         return cls(_with_added_tokens(_form(tokenizers.Tokenizer(models.BPE(vocab, merges)))))
