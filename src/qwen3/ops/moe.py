@@ -1,0 +1,92 @@
+"""Routing of tokens to experts, and the two permutations around the expert FFN.
+
+Letters: B batch, T length, M tokens (B*T), D model, E experts, A active experts per token, R routed rows (M*A), N any rows.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Routing(NamedTuple):
+    weights_MA: jax.Array  # sums to 1 over A, in the dtype of x
+    ids_MA: jax.Array  # int32, distinct over A
+    probs_ME: jax.Array  # float32 softmax over all experts, before any choice
+
+
+class Order(NamedTuple):
+    """Rows sorted by expert; row m*A + a is the a-th choice of token m."""
+
+    rows_R: jax.Array  # which row stands at place r
+    places_MA: jax.Array  # where a row stands: the inverse permutation
+    sizes_E: jax.Array  # int32 rows per expert; rows with the id E stand behind all of them
+
+
+def route(x_MD, router_DE, *, active, ids_MA=None):
+    """softmax over all experts in float32 -> top-k -> divide by their sum -> cast (Qwen3: norm_topk_prob).
+
+    `ids_MA` replays an earlier choice: only the discrete ids are taken over, weights and gradients
+    come from the live router. Returns Routing.
+    """
+    experts = router_DE.shape[1]
+    if not 1 <= active <= experts:
+        raise ValueError(f"active={active} experts per token, but the router has {experts}")
+    logits_ME = jnp.einsum(
+        "MD,DE->ME", x_MD, router_DE.astype(x_MD.dtype), preferred_element_type=jnp.float32
+    )
+    probs_ME = jax.nn.softmax(logits_ME, axis=-1)
+    if ids_MA is None:
+        ids_MA = jax.lax.top_k(jax.lax.stop_gradient(probs_ME), active)[1]
+    elif ids_MA.shape != (x_MD.shape[0], active):
+        raise ValueError(f"replayed ids {ids_MA.shape} are not {(x_MD.shape[0], active)}")
+    # A comparison and a sum, not a gather: its transpose is then no scatter-add.
+    chosen_MAE = ids_MA[:, :, None] == jnp.arange(experts)
+    weights_MA = jnp.sum(jnp.where(chosen_MAE, probs_ME[:, None, :], 0.0), axis=-1)
+    weights_MA = weights_MA / jnp.sum(weights_MA, axis=-1, keepdims=True)
+    return Routing(weights_MA.astype(x_MD.dtype), ids_MA.astype(jnp.int32), probs_ME)
+
+
+def count(ids_BTA, experts):
+    """Selections per expert of each batch row, float32 [B, E]; an id of E counts nowhere."""
+    chosen_BTAE = ids_BTA[..., None] == jnp.arange(experts)
+    return jnp.sum(chosen_BTAE, axis=(1, 2), dtype=jnp.float32)
+
+
+def sort_rows(ids_MA, experts):
+    """Stable order of the routed rows by expert. An id of `experts` means "not routed". Returns Order."""
+    flat_R = ids_MA.reshape(-1)
+    rows_R = jnp.argsort(flat_R, stable=True).astype(jnp.int32)
+    places_MA = jnp.argsort(rows_R).astype(jnp.int32).reshape(ids_MA.shape)
+    sizes_E = jnp.sum(flat_R[:, None] == jnp.arange(experts), axis=0, dtype=jnp.int32)
+    return Order(rows_R, places_MA, sizes_E)
+
+
+def _take(x_ND, index):
+    return x_ND.at[index].get(mode="fill", fill_value=0)
+
+
+# The two functions below are each other's transpose, so both directions are gathers and XLA never
+# sees a scatter-add. `to_R` and `back_NA` must describe one relation: to_R[r] == n exactly when r is
+# in back_NA[n]. An index past the end (N, or R) means "nowhere" and reads zero.
+
+
+@jax.custom_vjp
+def send_rows(x_ND, to_R, back_NA):
+    """y_RD[r] = x_ND[to_R[r]]: every row copied to its places."""
+    return _take(x_ND, to_R)
+
+
+@jax.custom_vjp
+def sum_rows(y_RD, to_R, back_NA):
+    """x_ND[n] = sum_a y_RD[back_NA[n, a]], summed in float32: every row brought back."""
+    rows_NAD = _take(y_RD, back_NA)
+    return jnp.sum(rows_NAD, axis=1, dtype=jnp.float32).astype(y_RD.dtype)
+
+
+def _keep_indices(function):
+    return lambda x, to_R, back_NA: (function(x, to_R, back_NA), (to_R, back_NA))
+
+
+send_rows.defvjp(_keep_indices(send_rows), lambda kept, g_RD: (sum_rows(g_RD, *kept), None, None))
+sum_rows.defvjp(_keep_indices(sum_rows), lambda kept, g_ND: (send_rows(g_ND, *kept), None, None))
