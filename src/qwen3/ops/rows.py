@@ -1,0 +1,109 @@
+"""Flattened token rows in chunks, laid out so that every chunk spans all devices of the batch.
+
+A chunk of *contiguous* rows would live on one device. So the rows are seen as [P, M/P], P the
+number of devices that the batch is spread over, and a chunk takes C rows of each of the P parts:
+every device works on every chunk, and its part of the head's gradient stays at home until one
+reduction at the end. Without a mesh P is 1 and nothing is moved.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as Spec
+
+from qwen3.mesh import BATCH_AXES, RULES
+
+_BATCH_AXES = tuple(BATCH_AXES)
+_LENGTH_AXES = (RULES["length"],)
+_CHUNK_ELEMENTS = 2**26  # fp32 logits of 256 MiB a device
+
+
+def default_chunk(vocab: int) -> int:
+    """Rows a device takes at once: as many as keep their fp32 logits near 256 MiB, at least 64."""
+    return max(64, _CHUNK_ELEMENTS // vocab // 64 * 64)
+
+
+def _auto_sizes() -> dict[str, int]:
+    """Sizes of the ambient mesh's automatic axes; empty without a mesh and inside shard_map."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
+
+
+def ways(*axes: str) -> int:
+    """Number of devices along these mesh axes."""
+    sizes = _auto_sizes()
+    return math.prod(sizes.get(axis, 1) for axis in axes)
+
+
+def pin(x, *names: str | None):
+    """Place x: "rows" over the batch's and the length's axes, "vocab" over tensor, None whole."""
+    sizes = _auto_sizes()
+    if math.prod(sizes.values()) <= 1:
+        return x
+    table = {"rows": _BATCH_AXES + _LENGTH_AXES, "vocab": (RULES["vocab"],), None: ()}
+    axes = [tuple(a for a in table[name] if a in sizes) or None for name in names]
+    fits = [size % ways(*(a or ())) == 0 for size, a in zip(x.shape, axes, strict=True)]
+    spec = Spec(*(a if fit else None for a, fit in zip(axes, fits, strict=True)))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def flatten_rows(x_BT):
+    """[B, T, ...] -> [M, ...], keeping on its device what is sharded over batch and length.
+
+    With a context axis the rows come part by part rather than in reading order;
+    `unflatten_rows` undoes exactly this.
+    """
+    batch, length, *rest = x_BT.shape
+    b, c = _parts(batch, length)
+    x = x_BT.reshape(b, batch // b, c, length // c, *rest)
+    return jnp.swapaxes(x, 1, 2).reshape(batch * length, *rest)
+
+
+def unflatten_rows(x_M, batch: int, length: int):
+    """[M, ...] -> [B, T, ...]: the inverse of `flatten_rows`."""
+    b, c = _parts(batch, length)
+    x = x_M.reshape(b, c, batch // b, length // c, *x_M.shape[1:])
+    return jnp.swapaxes(x, 1, 2).reshape(batch, length, *x_M.shape[1:])
+
+
+def _parts(batch: int, length: int) -> tuple[int, int]:
+    """How many ways batch and length are spread; one way where a size does not divide."""
+    return math.gcd(batch, ways(*_BATCH_AXES)), math.gcd(length, ways(*_LENGTH_AXES))
+
+
+def split(tree, chunk: int):
+    """Each leaf [M, ...] -> [chunks, P, C, ...] with C <= chunk; the last chunk is padded with 0.
+
+    Callers give padded rows no weight by having 0 weights there.
+    """
+    rows = jax.tree.leaves(tree)[0].shape[0]
+    parts = math.gcd(rows, ways(*_BATCH_AXES, *_LENGTH_AXES))
+    each = rows // parts
+    chunks = max(1, math.ceil(each / chunk))
+    size = math.ceil(each / chunks)
+
+    def one(x):
+        x = x.reshape(parts, each, *x.shape[1:])
+        x = jnp.pad(x, [(0, 0), (0, chunks * size - each)] + [(0, 0)] * (x.ndim - 2))
+        x = jnp.swapaxes(x.reshape(parts, chunks, size, *x.shape[2:]), 0, 1)
+        return pin(x, None, "rows", *(None,) * (x.ndim - 2))
+
+    return jax.tree.map(one, tree)
+
+
+def join(tree, rows: int):
+    """The inverse of `split`: each leaf [chunks, P, C, ...] -> [M, ...]."""
+
+    def one(x):
+        chunks, parts, size, *rest = x.shape
+        x = jnp.swapaxes(x, 0, 1).reshape(parts, chunks * size, *rest)
+        return pin(x[:, : rows // parts].reshape(rows, *rest), "rows", *(None,) * len(rest))
+
+    return jax.tree.map(one, tree)
