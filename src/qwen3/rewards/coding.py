@@ -1,0 +1,150 @@
+"""Functions with hidden unit tests, run in the sandbox: generated pipelines, MBPP, HumanEval+.
+
+The record of a problem holds {entry, preamble, tests: [[args, expected], ...] (encoded), atol,
+solution}. All tests must pass; the candidate's process sees the arguments only.
+"""
+
+import re
+
+from qwen3.rewards import sandbox, sandbox_child, values
+from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
+
+TESTS = 24
+# kind -> (phrase, line of source, the same as a function); {k} is a small constant, xs a list.
+STEPS = {
+    "even": ("keep only the even numbers", "xs = [x for x in xs if x % 2 == 0]",
+             lambda xs, k: [x for x in xs if x % 2 == 0]),
+    "above": ("keep only the numbers above {k}", "xs = [x for x in xs if x > {k}]",
+              lambda xs, k: [x for x in xs if x > k]),
+    "below": ("drop every number that is at least {k}", "xs = [x for x in xs if x < {k}]",
+              lambda xs, k: [x for x in xs if x < k]),
+    "add": ("add {k} to each number", "xs = [x + {k} for x in xs]",
+            lambda xs, k: [x + k for x in xs]),
+    "times": ("multiply each number by {k}", "xs = [x * {k} for x in xs]",
+              lambda xs, k: [x * k for x in xs]),
+    "square": ("square each number", "xs = [x * x for x in xs]", lambda xs, k: [x * x for x in xs]),
+    "modulo": ("replace each number by its remainder modulo {k}", "xs = [x % {k} for x in xs]",
+               lambda xs, k: [x % k for x in xs]),
+    "sort": ("sort in increasing order", "xs = sorted(xs)", lambda xs, k: sorted(xs)),
+    "reverse": ("reverse the order", "xs = xs[::-1]", lambda xs, k: xs[::-1]),
+    "unique": ("keep only the first occurrence of each number", "xs = list(dict.fromkeys(xs))",
+               lambda xs, k: list(dict.fromkeys(xs))),
+    "take": ("keep only the first {k} numbers", "xs = xs[:{k}]", lambda xs, k: xs[:k]),
+    "skip": ("drop the first {k} numbers", "xs = xs[{k}:]", lambda xs, k: xs[k:]),
+    "running": ("replace each number by the sum of all numbers up to and including it",
+                "xs = [sum(xs[: i + 1]) for i in range(len(xs))]",
+                lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))]),
+}  # fmt: skip
+ENDS = {
+    "list": ("return the list", "return xs", lambda xs: xs),
+    "sum": ("return the sum (0 for no numbers)", "return sum(xs)", sum),
+    "length": ("return how many numbers are left", "return len(xs)", len),
+    "largest": ("return the largest (None for no numbers)", "return max(xs, default=None)",
+                lambda xs: max(xs, default=None)),
+    "smallest": ("return the smallest (None for no numbers)", "return min(xs, default=None)",
+                 lambda xs: min(xs, default=None)),
+    "text": ("return the numbers as one string, joined by commas",
+             'return ",".join(map(str, xs))', lambda xs: ",".join(map(str, xs))),
+}  # fmt: skip
+WORDINGS = {
+    "train": "Write a Python function `{entry}(numbers)` for a list of whole numbers.\n"
+    "{steps}\n{form}",
+    "heldout": "Implement `{entry}` in Python. Its only argument is a list of integers. "
+    "It works as follows.\n{steps}\n{form}",
+}
+NAMES = {"train": ("solve", "process", "compute"), "heldout": ("transform", "evaluate_numbers")}
+FORM = "Give the whole program in one ```python block."
+_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
+
+
+def make(rng, difficulty, split):
+    entry = rng.choice(NAMES[split])
+    plan = draw_in_split(lambda: _draw(rng, levels(difficulty, 1, 5)), str, split)
+    phrases = [STEPS[kind][0].format(k=k) for kind, k in plan["steps"]] + [ENDS[plan["end"]][0]]
+    steps = "\n".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
+    text = WORDINGS[split].format(entry=entry, steps=steps, form=FORM)
+    inputs = [[]] + [
+        [rng.randint(-20, 20) for _ in range(rng.randint(1, 12))] for _ in range(TESTS - 1)
+    ]
+    tests = [((xs,), run_plan(plan, xs)) for xs in inputs]
+    return problem(text, entry, tests, source(plan, entry), difficulty=difficulty)
+
+
+def _draw(rng, count):
+    steps = [[rng.choice(list(STEPS)), rng.randint(2, 5)] for _ in range(count)]
+    return {"steps": steps, "end": rng.choice(list(ENDS))}
+
+
+def run_plan(plan, xs):
+    for kind, k in plan["steps"]:
+        xs = STEPS[kind][2](list(xs), k)
+    return ENDS[plan["end"]][2](xs)
+
+
+def source(plan, entry):
+    lines = ["xs = list(numbers)", *(STEPS[kind][1].format(k=k) for kind, k in plan["steps"])]
+    body = "\n".join(f"    {line}" for line in [*lines, ENDS[plan["end"]][1]])
+    return f"def {entry}(numbers):\n{body}\n"
+
+
+def problem(text, entry, tests, solution, *, preamble="", atol=0.0, difficulty=0.0, name="coding"):
+    """The Problem whose `tests` are (arguments, expected) pairs of plain values."""
+    record = {
+        "entry": entry, "preamble": preamble, "atol": atol, "solution": solution,
+        "tests": [[sandbox_child.encode(tuple(a)), sandbox_child.encode(b)] for a, b in tests],
+    }  # fmt: skip
+    return Problem(name, ask(text), record, difficulty)
+
+
+def code_of(answer):
+    """The only fenced block of an answer, or None."""
+    blocks = _BLOCK.findall(answer)
+    return blocks[0] if len(blocks) == 1 and answer.count("```") == 2 else None
+
+
+def grade(problem, answer):
+    code = code_of(answer)
+    if code is None:
+        return 0.0
+    record = problem.answer
+    tests = [[sandbox_child.decode(value) for value in test] for test in record["tests"]]
+    program = f"{record['preamble']}\n{code}"
+    run = sandbox.default().run(program, record["entry"], [args for args, _ in tests])
+    return len(run.calls) == len(tests) and all(
+        kind == "value" and values.equal(got, wanted, record["atol"])
+        for (kind, got), (_, wanted) in zip(run.calls, tests, strict=True)
+    )
+
+
+def solve(problem):
+    return "Step by step.", f"```python\n{problem.answer['solution']}```"
+
+
+def guess(problem, rng):
+    """A random program of the same family."""
+    entry = problem.answer["entry"]
+    return f"```python\n{source(_draw(rng, rng.randint(1, 3)), entry)}```"
+
+
+def _block(code):
+    return f"<think>\n\n</think>\n\n```python\n{code}\n```"
+
+
+_P = problem("Double a number with `double(x)`.", "double", [((x,), 2 * x) for x in range(20)],
+             "def double(x):\n    return 2 * x\n")  # fmt: skip
+_ALWAYS = "class Same(int):\n    def __eq__(self, other):\n        return True"
+
+coding = Task(
+    "coding", make, grade, solve, guess,
+    examples=(
+        (_P, _block("def double(x):\n    return x + x"), 1.0),
+        (_P, _block("def double(x):\n    return x"), 0.0),
+        (_P, _block("import sys\nsys.exit(0)"), 0.0),
+        (_P, _block("import os\nos._exit(0)"), 0.0),
+        (_P, _block(f"{_ALWAYS}\ndef double(x):\n    return Same(0)"), 0.0),
+        (_P, _block("print('all tests passed')"), 0.0),
+        (_P, _block("def double(x):\n    return 2 * x") * 2, 0.0),
+        (_P, "def double(x):\n    return 2 * x", 0.0),
+    ),
+    require=lambda: sandbox.default().require(),
+)  # fmt: skip

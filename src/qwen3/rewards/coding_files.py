@@ -1,0 +1,82 @@
+"""Problems of the `coding` task from MBPP and HumanEval+ files (JSON lines, .gz or not)."""
+
+import ast
+import re
+
+from qwen3.rewards import coding, sandbox
+from qwen3.rewards.files import records
+from qwen3.rewards.task import NoVerdict, Problem
+
+MBPP_TEXT = "{text}\nThe function is called like this: `{call}`.\n{form}"
+HUMANEVAL_TEXT = "Complete this Python function.\n```python\n{prompt}\n```\n{form}"
+
+
+def read_mbpp(path):
+    """Problems of an MBPP file. Tests are its asserts `f(plain values) == plain value`.
+
+    A record with a test of another shape (7 of 774: objects, `1 / 3`, `sys.getsizeof`) is left out:
+    its comparison would have to run in the candidate's process. answer["task_id"] is the file's.
+    """
+    problems = []
+    for record in records(path, ("text", "code", "task_id", "test_list")):
+        try:
+            parsed = [parse_assert(test) for test in record["test_list"]]
+        except ValueError:
+            continue
+        if record.get("test_setup_code") or len({entry for entry, _, _ in parsed}) != 1:
+            continue
+        entry, call = parsed[0][0], record["test_list"][0].removeprefix("assert ").split("==")[0]
+        text = MBPP_TEXT.format(text=record["text"], call=call.strip(), form=coding.FORM)
+        tests = [(args, wanted) for _, args, wanted in parsed]
+        problem = coding.problem(text, entry, tests, record["code"].replace("\r", "") + "\n")
+        problem.answer["task_id"] = record["task_id"]
+        problems.append(problem)
+    return problems
+
+
+def parse_assert(text):
+    """(function, arguments, expected) of `assert f(...) == ...` on plain values; or ValueError."""
+    try:
+        (node,) = ast.parse(text.strip()).body
+        call, wanted = node.test.left, node.test.comparators
+        plain = isinstance(node, ast.Assert) and isinstance(node.test.ops[0], ast.Eq)
+        if not plain or len(wanted) != 1 or call.keywords:
+            raise ValueError(text)
+        args = tuple(ast.literal_eval(arg) for arg in call.args)
+        return call.func.id, args, ast.literal_eval(wanted[0])
+    except (SyntaxError, AttributeError, TypeError) as error:
+        raise ValueError(f"not a plain assert: {text[:80]!r}") from error
+
+
+def read_humaneval_plus(path, *, most_inputs=200):
+    """Problems of a HumanEval+ file; expected values come from its own solutions, in the sandbox.
+
+    Raises SandboxUnavailable where code cannot be run. A record whose solution fails or does not
+    return plain values is left out.
+    """
+    wanted = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
+    rows = list(records(path, wanted))
+    jobs = []
+    for row in rows:
+        inputs = [tuple(args) for args in (row["base_input"] + row["plus_input"])[:most_inputs]]
+        jobs.append((row["prompt"] + row["canonical_solution"], row["entry_point"], inputs))
+    problems = []
+    for row, (code, entry, inputs), run in zip(
+        rows, jobs, sandbox.default().run_many(jobs), strict=True
+    ):
+        if isinstance(run, NoVerdict) or [kind for kind, _ in run.calls] != ["value"] * len(inputs):
+            continue
+        tests = [(args, value) for args, (_, value) in zip(inputs, run.calls, strict=True)]
+        problems.append(_humaneval(row, entry, tests, code))
+    return problems
+
+
+def _humaneval(row, entry, tests, solution) -> Problem:
+    text = HUMANEVAL_TEXT.format(prompt=row["prompt"].rstrip(), form=coding.FORM)
+    # Imports and helpers of the prompt come along, whether or not the answer repeats them.
+    preamble = re.split(rf"(?m)^def {re.escape(entry)}\b", row["prompt"])[0]
+    problem = coding.problem(
+        text, entry, tests, solution, preamble=preamble, atol=float(row.get("atol") or 0)
+    )
+    problem.answer["task_id"] = row["task_id"]
+    return problem

@@ -1,0 +1,227 @@
+"""Instruction following: one to four stacked constraints on a short text, all to be satisfied.
+
+Train and held-out problems use different wordings and different *combinations* of constraints (a
+hash of the set of kinds), so held-out score measures composition, not memory.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from qwen3.rewards import checks, lexicon, text
+from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
+
+
+@dataclass(frozen=True)
+class Kind:
+    """slot: at most one kind of each slot in a problem; draw(rng) -> parameters of `check`."""
+
+    slot: str
+    check: object
+    draw: object
+    train: str
+    heldout: str
+
+
+NONE = {"zebra", "quantum", "pirate", "velvet", "tomato", "laser"}  # never in the oracle's lexicon
+PHRASES = ("That is all there is to say.", "Thank you and good night.", "Let us see what comes.")
+
+KINDS = {
+    "at_least_words": Kind(
+        "length", checks.words, lambda r: {"compare": "at least", "n": r.randint(30, 90)},
+        "Write at least {n} words.", "No fewer than {n} words, please."),
+    "at_most_words": Kind(
+        "length", checks.words, lambda r: {"compare": "at most", "n": r.randint(90, 150)},
+        "Write at most {n} words.", "Stay within {n} words."),
+    "lowercase": Kind(
+        "case", checks.lowercase, lambda r: {},
+        "Use lower case letters only.", "No capital letters anywhere."),
+    "uppercase": Kind(
+        "case", checks.uppercase, lambda r: {},
+        "Use capital letters only.", "The entire text must be in capitals."),
+    "no_comma": Kind(
+        "comma", checks.no_comma, lambda r: {},
+        "Do not use any commas.", "Avoid commas altogether."),
+    "keywords": Kind(
+        "keyword", checks.keywords, lambda r: {"words": r.sample(lexicon.FILLERS, 2)},
+        "Include the words {words}.", "Make sure that {words} occur."),
+    "frequency": Kind(
+        "keyword", checks.frequency, lambda r: {
+            "word": r.choice(lexicon.FILLERS), "compare": "exactly", "n": r.randint(2, 5)},
+        "Use the word {word} exactly {n} times.", "{word} must occur {n} times, no more, no less."),
+    "forbidden": Kind(
+        "forbidden", checks.forbidden, lambda r: {"words": sorted(r.sample(sorted(NONE), 2))},
+        "Do not use the words {words}.", "Leave out the words {words}."),
+    "letter": Kind(
+        "letter", checks.letter, lambda r: {
+            "letter": r.choice("!?#"), "compare": "exactly", "n": r.randint(2, 6)},
+        "The character {letter} must appear exactly {n} times.",
+        "Put in the character {letter} {n} times, no more, no less."),
+    "bullets": Kind(
+        "shape", checks.bullets, lambda r: {"n": r.randint(2, 7)},
+        "Answer with exactly {n} bullet points (lines that start with '- ').",
+        "Your text is a list of {n} bullets, each on a line that starts with '- '."),
+    "paragraphs": Kind(
+        "shape", checks.paragraphs, lambda r: {"n": r.randint(2, 5)},
+        "Write exactly {n} paragraphs with an empty line in between.",
+        "Divide the text by empty lines into {n} paragraphs."),
+    "sections": Kind(
+        "shape", checks.sections, lambda r: {"mark": r.choice(("Part", "Section")),
+                                             "n": r.randint(2, 4)},
+        "Divide it into {n} sections, each headed {mark} 1, {mark} 2 and so on.",
+        "It needs {n} headings on lines of their own: {mark} 1, {mark} 2, ..."),
+    "highlights": Kind(
+        "highlight", checks.highlights, lambda r: {"n": r.randint(1, 4)},
+        "Highlight at least {n} passages with asterisks, *like this*.",
+        "Set {n} or more passages between asterisks, *as here*."),
+    "placeholders": Kind(
+        "placeholder", checks.placeholders, lambda r: {"n": r.randint(1, 4)},
+        "Use at least {n} placeholders in square brackets, such as [name].",
+        "It should have {n} or more blanks to fill in, written like [place]."),
+    "title": Kind(
+        "title", checks.title, lambda r: {},
+        "Give it a title in double angle brackets, <<like this>>.",
+        "Start with a title written <<so>>."),
+    "end_phrase": Kind(
+        "end", checks.end_phrase, lambda r: {"phrase": r.choice(PHRASES)},
+        'End with the words "{phrase}"', 'The very last words must be "{phrase}"'),
+    "postscript": Kind(
+        "end", checks.postscript, lambda r: {"mark": "P.S."},
+        "Add a postscript that starts with {mark}", "Close with a line that begins {mark}"),
+    "quotation": Kind(
+        "wrap", checks.quotation, lambda r: {},
+        "Put the whole answer in double quotation marks.",
+        "Everything you write must stand between double quotation marks."),
+}  # fmt: skip
+OPENING = {
+    "train": "Write a short text about {topic}.",
+    "heldout": "I need a few lines whose subject is {topic}.",
+}
+SHORTEST = 8  # words
+
+
+def make(rng, difficulty, split):
+    count = levels(difficulty, 1, 4)
+    names = draw_in_split(lambda: _draw(rng, count), ",".join, split)
+    kinds = {name: KINDS[name].draw(rng) for name in names}
+    topic = rng.choice(list(lexicon.TOPICS[split]))
+    return problem(topic, kinds, split, difficulty)
+
+
+def _draw(rng, count):
+    """Sorted names of `count` kinds with different slots."""
+    slots = {}
+    for name in rng.sample(list(KINDS), len(KINDS)):
+        slots.setdefault(KINDS[name].slot, name)
+    return sorted(rng.sample(list(slots.values()), count))
+
+
+def problem(topic, kinds, split="train", difficulty=0.0):
+    """The Problem of `kinds` {name: parameters} on a topic."""
+    for name in kinds:
+        if name not in KINDS:
+            raise ValueError(f"constraint {name!r} is none of {list(KINDS)}")
+    lines = [OPENING[split].format(topic=topic)]
+    for name, parameters in kinds.items():
+        shown = {k: ", ".join(v) if isinstance(v, list) else v for k, v in parameters.items()}
+        lines.append(getattr(KINDS[name], split).format(**shown))
+    record = {"topic": topic, "constraints": kinds}
+    return Problem("constraints", ask(" ".join(lines)), record, difficulty)
+
+
+def satisfied(problem, answer):
+    """{constraint: bool}: for logs, the fraction is a smoother figure than the reward."""
+    constraints = problem.answer["constraints"]
+    return {name: KINDS[name].check(answer, **kw) for name, kw in constraints.items()}
+
+
+def grade(problem, answer):
+    """All constraints, the topic named, at least eight words, neither echo nor stutter."""
+    topic = problem.answer["topic"].split()[-1]
+    if len(text.words(answer)) < SHORTEST or not checks.count_word(answer, topic):
+        return 0.0
+    if text.echoes(answer, problem.messages[-1]["content"]) or text.stutters(answer):
+        return 0.0
+    return all(satisfied(problem, answer).values())
+
+
+def solve(problem):
+    names = list(problem.answer["constraints"])
+    return f"To do: {', '.join(names)}.", compose(problem, Random(repr(problem.answer)))
+
+
+def compose(problem, rng):
+    """A text with all constraints built in: units of prose, then inserts, ends, case, quotes."""
+    wanted = problem.answer["constraints"]
+    shape = next((n for n in ("bullets", "paragraphs", "sections") if n in wanted), None)
+    units = [lexicon.sentence(rng) for _ in range(wanted[shape]["n"] if shape else 2)]
+    for word in lexicon.FILLERS:  # none by accident: their number may be counted
+        units = [unit.replace(f" {word}", "") for unit in units]
+    units[0] = f"This is about {problem.answer['topic']}. {units[0]}"
+    units[-1] += "".join(f" {part}." for part in inserts(wanted))
+    least = wanted.get("at_least_words", {"n": 0})["n"]
+    while sum(len(text.words(unit)) for unit in units) < least:
+        units[0] += " " + lexicon.sentence(rng)
+    body = {
+        "bullets": lambda: "\n".join(f"- {unit}" for unit in units),
+        "paragraphs": lambda: "\n\n".join(units),
+        "sections": lambda: "\n".join(
+            f"{wanted['sections']['mark']} {i}\n{unit}" for i, unit in enumerate(units, 1)
+        ),
+        None: lambda: " ".join(units),
+    }[shape]()
+    return finish(body, wanted)
+
+
+def inserts(wanted):
+    """Phrases that satisfy the constraints on content."""
+    parts = [f"we say {word}" for word in wanted.get("keywords", {"words": []})["words"]]
+    if "frequency" in wanted:
+        word, n = wanted["frequency"]["word"], wanted["frequency"]["n"]
+        parts += [f"once more we say {word} number {i}" for i in range(1, n + 1)]
+    if "letter" in wanted:
+        parts += [f"mark {wanted['letter']['letter'] * wanted['letter']['n']}"]
+    parts += [f"look at *passage {i}*" for i in range(wanted.get("highlights", {"n": 0})["n"])]
+    parts += [f"ask [name {i}]" for i in range(wanted.get("placeholders", {"n": 0})["n"])]
+    return parts
+
+
+def finish(body, wanted):
+    if "title" in wanted:
+        body = f"<<Some lines>> {body}" if "paragraphs" in wanted else f"<<Some lines>>\n{body}"
+    if "end_phrase" in wanted:
+        body += f" {wanted['end_phrase']['phrase']}"
+    if "postscript" in wanted:
+        body += "\nP.S. There is more to come."
+    if "lowercase" in wanted:
+        body = body.lower()
+    if "uppercase" in wanted:
+        body = body.upper()
+    if "quotation" in wanted:
+        body = f'"\n{body}\n"'  # the first bullet keeps its line
+    return body
+
+
+def guess(problem, rng):
+    """Prose that names the topic and heeds no constraint."""
+    prose = " ".join(lexicon.sentence(rng) for _ in range(rng.randint(1, 12)))
+    first, rest = prose[: len(prose) // 2], prose[len(prose) // 2 :]
+    topic, filler = problem.answer["topic"], rng.choice(lexicon.FILLERS)
+    return f"{first}, {filler}, zebra, {topic}, tomato {rest}"
+
+
+_BULLETS = problem("rain", {"bullets": {"n": 2}, "lowercase": {}})
+_END = problem("rain", {"end_phrase": {"phrase": PHRASES[1]}, "no_comma": {}})
+
+constraints = Task(
+    "constraints", make, grade, solve, guess,
+    examples=(
+        (_BULLETS, "- the rain falls on every roof\n- it fills the small river", 1.0),
+        (_BULLETS, "- The rain falls on every roof\n- it fills the small river", 0.0),
+        (_BULLETS, "- the rain falls on every roof\n- it fills the river\n- so it goes", 0.0),
+        (_BULLETS, "- rain\n- rain", 0.0),
+        (_END, "The rain falls on every roof today. Thank you and good night.", 1.0),
+        (_END, "The rain, as ever, falls on the roof. Thank you and good night.", 0.0),
+        (_END, "The rain falls on the roof. Thank you and good night. Bye.", 0.0),
+        (_END, _END.messages[0]["content"], 0.0),
+    ),
+)  # fmt: skip

@@ -1,0 +1,99 @@
+"""Length control: at most, or about, a number of words, sentences or characters on a topic.
+
+The text must hold the topic's words, be no echo and no stutter, and fill at least half of an upper
+bound. "about n" pays 1 - |d| / tolerance (a quarter of n, at least 2), and nothing below one half.
+"""
+
+from random import Random
+
+from qwen3.rewards import lexicon, text
+from qwen3.rewards.task import Problem, Task, ask, levels
+
+UNITS = {
+    "words": lambda answer: len(text.words(answer)),
+    "sentences": text.sentences,
+    "characters": len,
+}
+RANGES = {"words": (20, 160), "sentences": (3, 14), "characters": (120, 900)}
+WORDINGS = {
+    "train": {
+        "at most": "Write about {topic} in at most {n} {unit}, but use at least half of them.",
+        "about": "Write a text on {topic} of about {n} {unit}.",
+        "keywords": "Use the words {keywords}.",
+    },
+    "heldout": {
+        "at most": "Your subject is {topic}. Do not go beyond {n} {unit}, nor below half of that.",
+        "about": "Your subject is {topic}. Aim for {n} {unit}, as closely as you can.",
+        "keywords": "These words must occur: {keywords}.",
+    },
+}
+
+
+def make(rng, difficulty, split):
+    unit, kind = rng.choice(list(UNITS)), rng.choice(("at most", "about"))
+    low, high = RANGES[unit]
+    top = levels(difficulty, low + (high - low) // 8, high)
+    n = rng.randint(low, top)
+    topic = rng.choice(list(lexicon.TOPICS[split]))
+    keywords = list(lexicon.TOPICS[split][topic])
+    wording = WORDINGS[split]
+    content = wording[kind].format(topic=topic, n=n, unit=unit)
+    content += " " + wording["keywords"].format(keywords=", ".join(keywords))
+    record = {"unit": unit, "kind": kind, "n": n, "keywords": keywords}
+    return Problem("length_control", ask(content), record, difficulty)
+
+
+def grade(problem, answer):
+    record = problem.answer
+    said = {word.lower() for word in text.words(answer)}
+    if not said.issuperset(record["keywords"]):
+        return 0.0
+    if text.echoes(answer, problem.messages[-1]["content"]) or text.stutters(answer):
+        return 0.0
+    count, n = UNITS[record["unit"]](answer), record["n"]
+    if record["kind"] == "at most":
+        return n / 2 <= count <= n
+    value = max(0.0, 1 - abs(count - n) / max(2, n / 4))
+    return value if value >= 0.5 else 0.0
+
+
+def solve(problem):
+    """Plain sentences trimmed or filled to exactly n."""
+    record, rng = problem.answer, Random(repr(problem.answer))
+    unit, n = record["unit"], record["n"]
+    opening = "Here come {} with {} near {}".format(*record["keywords"])
+    if unit == "words":
+        missing = n - len(opening.split())
+        body = f"{opening} {' '.join(lexicon.plain_words(rng, missing))}."
+    elif unit == "sentences":
+        body = " ".join([opening + ".", *(lexicon.sentence(rng) for _ in range(n - 1))])
+    else:
+        body = f"{opening} {' '.join(lexicon.plain_words(rng, n))}"[: n - 1].rstrip()
+        body += "." * (n - len(body))
+    return f"{n} {unit}, counted as I go.", body
+
+
+def guess(problem, rng):
+    """Words in random order and number."""
+    pool = lexicon.everything() + problem.answer["keywords"]
+    return " ".join(rng.choices(pool, k=rng.randint(1, 200))) + "."
+
+
+_TEN = Problem("length_control", ask("Write about rain in at most 10 words, half of them used."), {
+    "unit": "words", "kind": "at most", "n": 10, "keywords": ["cloud", "river"]})  # fmt: skip
+_ABOUT = Problem("length_control", ask("Write a text on rain of about 3 sentences."), {
+    "unit": "sentences", "kind": "about", "n": 3, "keywords": ["cloud"]})  # fmt: skip
+
+length_control = Task(
+    "length_control", make, grade, solve, guess,
+    examples=(
+        (_TEN, "A grey cloud feeds the slow river below.", 1.0),
+        (_TEN, "Cloud, river.", 0.0),
+        (_TEN, "cloud river cloud river cloud river cloud river", 0.0),
+        (_TEN, "A grey cloud feeds the slow river below while people run for cover.", 0.0),
+        (_ABOUT, "A cloud. It comes. It goes!", 1.0),
+        (_ABOUT, "A cloud. It comes.", 0.5),
+        (_ABOUT, "A cloud comes", 0.0),
+        (_ABOUT, "Write a text on rain of about 3 sentences. Cloud. Cloud.", 0.0),
+    ),
+)  # fmt: skip

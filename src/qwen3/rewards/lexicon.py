@@ -1,0 +1,50 @@
+"""Plain words and topics from which the writing families build prompts and oracle answers."""
+
+TOPICS = {
+    "train": {
+        "rain": ("cloud", "river", "garden"), "bread": ("flour", "oven", "table"),
+        "trains": ("station", "ticket", "window"), "music": ("song", "piano", "evening"),
+        "winter": ("snow", "coat", "fire"), "the sea": ("wave", "boat", "harbour"),
+        "books": ("page", "library", "story"), "a market": ("fruit", "price", "crowd"),
+    },
+    "heldout": {
+        "the moon": ("night", "light", "shadow"), "bees": ("honey", "flower", "summer"),
+        "bicycles": ("wheel", "road", "hill"), "an old house": ("door", "roof", "stairs"),
+    },
+}  # fmt: skip
+
+SUBJECTS = ("the old man", "my sister", "a small child", "our neighbour", "the teacher",
+            "a quiet dog", "the young baker", "her brother", "a tired driver", "the farmer")  # fmt: skip
+VERBS = ("sees", "likes", "finds", "keeps", "carries", "remembers", "paints", "follows", "watches",
+         "mentions")  # fmt: skip
+THINGS = ("the red stone", "a long letter", "two green bottles", "an empty box", "the narrow path",
+          "a warm blanket", "the wooden chair", "some fresh paper", "a broken clock",
+          "the high wall")  # fmt: skip
+TIMES = ("in the morning", "before lunch", "after school", "on most days", "near the bridge",
+         "with great care", "for a while", "without a word", "at the corner",
+         "during the break")  # fmt: skip
+FILLERS = ("today", "again", "outside", "slowly", "together", "early", "nearby", "happily",
+           "indoors", "quietly")  # fmt: skip
+
+
+def plain_words(rng, count):
+    """`count` lower-case words of prose, no marks, few repeats."""
+    out = []
+    while len(out) < count:
+        parts = (rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(THINGS), rng.choice(TIMES))
+        out += " ".join((*parts, rng.choice(FILLERS))).split()
+    return out[:count]
+
+
+def sentence(rng):
+    """One plain sentence without commas."""
+    text = " ".join(rng.choice(p) for p in (SUBJECTS, VERBS, THINGS, TIMES))
+    return text[0].upper() + text[1:] + "."
+
+
+def everything():
+    """All words above, for random policies."""
+    groups = (SUBJECTS, VERBS, THINGS, TIMES, FILLERS)
+    topics = [w for part in TOPICS.values() for topic, rest in part.items() for w in (topic, *rest)]
+    phrases = [phrase for group in (*groups, topics) for phrase in group]
+    return sorted({word for phrase in phrases for word in phrase.split()})

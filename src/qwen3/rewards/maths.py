@@ -1,0 +1,254 @@
+"""Mathematics with a final answer in \\boxed{}: generated questions, GSM8K and MATH files.
+
+Plain numbers are compared here as fractions; everything else by math-verify in killable children.
+A child that dies or hangs gives no verdict. Answers that no reference could need (towers of powers,
+hundreds of digits, lists of guesses) score 0 before they reach one.
+"""
+
+import re
+import sys
+from fractions import Fraction
+from functools import cache
+from math import comb, gcd, isqrt
+from pathlib import Path
+
+from qwen3.rewards.children import ChildFailed, ChildPool
+from qwen3.rewards.files import records
+from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
+
+CHILD = Path(__file__).with_name("maths_child.py")
+CHILDREN, RECYCLE = 2, 100
+SECONDS, FIRST_SECONDS = 5.0, 30.0  # the first request of a child waits for its imports
+LONGEST, MOST_DIGITS = 300, 30
+FORM = "Put the final answer in \\boxed{}."
+
+_NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(/\d+)?")
+_POWER = re.compile(r"(\^|\*\*)\s*\{?[^{}^*]*(\^|\*\*|\d{4})|!|\\binom|\\uparrow|\\underbrace")
+_PLAIN = re.compile(r"-?(\\[dt]?frac\{\d+\}\{\d+\}|[\d.,]+(/\d+)?)")
+_WORK = re.compile(r"(?<=.)[-+]|\*|\\(cdot|times|div|sqrt|pm)|\(.*\)")
+_NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(\([a-z]\))?\s*=(?!=)")
+
+
+@cache
+def pool():
+    """The children, started at first use."""
+    return ChildPool([sys.executable, "-I", str(CHILD)], size=CHILDREN, recycle=RECYCLE)
+
+
+def boxed(text):
+    """The content of the \\boxed{} in `text`; None if there is none, or several that differ."""
+    found = set()
+    for start in re.finditer(r"\\boxed\s*\{", text):
+        depth, end = 1, start.end()
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+            end += 1
+        if depth:
+            return None
+        found.add(text[start.end() : end - 1].strip())
+        if len(found) > 1:
+            return None
+    return found.pop() if found else None
+
+
+def number(text):
+    """A plain number ("1,234", "-3/4", "$5", "12.50", "7%") as a Fraction, else None."""
+    text = text.strip().replace("\\$", "").replace("$", "").replace("\\!", "").rstrip(".")
+    text = text.removesuffix("%").removesuffix("\\").strip()
+    if not _NUMBER.fullmatch(text) or not any(c.isdigit() for c in text):
+        return None
+    try:
+        return Fraction(text.replace(",", ""))
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def acceptable(answer, gold):
+    """Whether `answer` is of a size and form that is worth a symbolic comparison."""
+    digits = max(MOST_DIGITS, len(gold))
+    if len(answer) > max(LONGEST, 4 * len(gold)) or re.search(rf"\d{{{digits + 1}}}", answer):
+        return False
+    if _POWER.search(answer) and not _POWER.search(gold):
+        return False
+    # "7 + 5" is the question again, not a final answer, where the reference is one number.
+    if _PLAIN.fullmatch(gold) and _WORK.search(answer):
+        return False
+    return "=" in gold or "=" not in answer
+
+
+def same(gold, answer):
+    """Whether the final answers are equal; raises NoVerdict if no child could tell."""
+    if "=" not in gold:
+        answer = _NAMED.sub("", answer, count=1)
+    if answer == gold:
+        return True
+    # Digits beyond the limit would be quadratic work in Fraction: check the size first.
+    if not acceptable(answer, gold):
+        return False
+    wanted, got = number(gold), number(answer)
+    if wanted is not None and got is not None:
+        return wanted == got
+    return ask_child(gold, answer)
+
+
+def ask_child(gold, answer):
+    with pool().lend() as child:
+        fresh = child.process is None
+        try:
+            seconds = FIRST_SECONDS if fresh else SECONDS
+            result = child.ask({"gold": gold, "answer": answer}, seconds)
+        except ChildFailed as error:
+            raise NoVerdict(f"math-verify on {answer[:60]!r}: {error}") from error
+    if "error" in result:
+        raise NoVerdict(f"math-verify on {answer[:60]!r}: {result['error']}")
+    return result["equal"]
+
+
+def grade(problem, answer):
+    final, shape = boxed(answer), problem.answer.get("shape")
+    if not final or (shape and not re.fullmatch(shape, final)):
+        return 0.0
+    return same(problem.answer["gold"], final)
+
+
+def solve(problem):
+    gold = problem.answer["gold"]
+    return f"It comes to {gold}.", f"The answer is \\boxed{{{gold}}}."
+
+
+def guess(problem, rng):
+    return f"The answer is \\boxed{{{rng.randint(-200, 1000)}}}."
+
+
+# --- generated questions
+
+
+def _linear(rng, size):
+    a, x, b = rng.randint(2, 3 * size), rng.randint(-9 * size, 9 * size), rng.randint(1, 20 * size)
+    return {"a": a, "b": b, "c": a * x + b}, str(x)
+
+
+def _fractions(rng, size):
+    p, q, r, s = (rng.randint(2, 4 + 3 * size) for _ in range(4))
+    return {"p": p, "q": q, "r": r, "s": s}, latex(Fraction(p, q) + Fraction(r, s))
+
+
+def _root(rng, size):
+    n = rng.randint(2, 2 + size) ** 2 * rng.choice((2, 3, 5, 6, 7, 10, 11))
+    square = max(k for k in range(1, isqrt(n) + 1) if n % (k * k) == 0)
+    return {"n": n}, f"{square}\\sqrt{{{n // square**2}}}"
+
+
+def _quadratic(rng, size):
+    u, v = rng.sample(range(-4 * size - 2, 4 * size + 3), 2)
+    return {"b": f"{-(u + v):+d}", "c": f"{u * v:+d}"}, f"\\{{{min(u, v)}, {max(u, v)}\\}}"
+
+
+def _choose(rng, size):
+    n = rng.randint(5, 6 + 2 * size)
+    k = rng.randint(2, n - 2)
+    return {"n": n, "k": k}, str(comb(n, k))
+
+
+def _remainder(rng, size):
+    a, m = rng.randint(50, 10 ** (1 + size)), rng.randint(7, 9 + 10 * size)
+    return {"a": a, "m": m, "g": gcd(a, m)}, str(a % m)
+
+
+def latex(value):
+    """A Fraction in LaTeX."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+
+
+# kind: (train wording, held-out wording, draw(rng, size) -> (values, gold))
+KINDS = {
+    "linear": ("Solve ${a}x + {b} = {c}$ for $x$.",
+               "For which $x$ is ${a}x + {b}$ equal to ${c}$?", _linear),
+    "fractions": ("Compute $\\frac{{{p}}}{{{q}}} + \\frac{{{r}}}{{{s}}}$ as one fraction.",
+                  "What is the sum of ${p}/{q}$ and ${r}/{s}$, as one fraction?", _fractions),
+    "root": ("Simplify $\\sqrt{{{n}}}$.",
+             "Write the square root of ${n}$ with the smallest possible number under the root.",
+             _root),
+    "quadratic": ("Find the set of solutions of $x^2 {b}x {c} = 0$.",
+                  "Which two numbers solve $x^2 {b}x {c} = 0$? Give them as a set.", _quadratic),
+    "choose": ("In how many ways can {k} of {n} people be chosen?",
+               "A team of {k} is picked from {n} players. How many different teams are there?",
+               _choose),
+    "remainder": ("What is the remainder when {a} is divided by {m}?",
+                  "Compute {a} modulo {m}.", _remainder),
+}  # fmt: skip
+
+# Forms that the final answer must have where the value alone would accept the question itself.
+SHAPES = {"root": r"\d+ ?\\sqrt ?\{?\d+\}?"}
+
+
+def make(rng, difficulty, split):
+    kind = rng.choice(list(KINDS))
+    train, heldout, draw = KINDS[kind]
+    size = levels(difficulty, 1, 6)
+    values, gold = draw_in_split(lambda: draw(rng, size), str, split)
+    text = (train if split == "train" else heldout).format(**values)
+    shape = {"shape": SHAPES[kind]} if kind in SHAPES else {}
+    return problem(f"{text} {FORM}", gold, difficulty=difficulty, **shape)
+
+
+def problem(text, gold, *, difficulty=0.0, **more):
+    return Problem("maths", ask(text), {"gold": gold, **more}, difficulty)
+
+
+# --- files
+
+
+def read_gsm8k(path):
+    """Problems of a GSM8K file: {question, answer}, the final answer after "####"."""
+    problems = []
+    for row in records(path, ("question", "answer")):
+        head, mark, gold = row["answer"].rpartition("####")
+        if not mark or number(gold) is None:
+            raise ValueError(f"{path}: no number after #### in {row['answer'][-60:]!r}")
+        text = f"{row['question']} {FORM}"
+        problems.append(problem(text, gold.strip().replace(",", ""), solution=head.strip()))
+    return problems
+
+
+def read_math(path):
+    """Problems of a MATH file: {problem, solution}, the answer in the solution's \\boxed{}.
+
+    difficulty is (level - 1) / 4. A record without one clear box is left out.
+    """
+    problems = []
+    for row in records(path, ("problem", "solution")):
+        gold = row.get("answer") or boxed(row["solution"])
+        if not gold:
+            continue
+        level = re.search(r"\d", str(row.get("level", "")))
+        difficulty = (int(level[0]) - 1) / 4 if level else 0.5
+        text = f"{row['problem']} {FORM}"
+        problems.append(problem(text, gold, difficulty=difficulty, solution=row["solution"]))
+    return problems
+
+
+_HALF = problem("Compute $1/4 + 1/4$.", "\\frac{1}{2}")
+_THREE = problem("What is $1 + 2$?", "3")
+
+maths = Task(
+    "maths", make, grade, solve, guess,
+    examples=(
+        (_HALF, "<think>\nhalf\n</think>\n\nIt is \\boxed{0.5}.", 1.0),
+        (_HALF, "\\boxed{\\dfrac{2}{4}}", 1.0),
+        (_THREE, "\\boxed{x = 3}", 1.0),
+        (_THREE, "\\boxed{3.0}", 1.0),
+        (_THREE, "3", 0.0),
+        (_THREE, "\\boxed{1 + 2}", 0.0),
+        (_THREE, "\\boxed{1, 2, 3}", 0.0),
+        (_THREE, "\\boxed{1 or 2 or 3}", 0.0),
+        (_THREE, "\\boxed{2} or \\boxed{3}", 0.0),
+        (_THREE, "\\boxed{1 = 2 = 3}", 0.0),
+        (_THREE, "\\boxed{9^{9^{9^{9}}}}", 0.0),
+        (_THREE, "\\boxed{" + "9" * 10_000 + "}", 0.0),
+        (_THREE, "<think>\n\\boxed{3}\n</think>\n\nDone.", 0.0),
+    ),
+)  # fmt: skip

@@ -1,0 +1,143 @@
+"""One tool call in Hermes form: the right tool, each argument with the right name, type and value.
+
+The answer may say something first; it must hold exactly one <tool_call> block and end with it.
+"""
+
+import json
+import re
+
+from qwen3.rewards.schema import parse_json, same_json
+from qwen3.rewards.task import Problem, Task, ask, levels
+
+CITIES = ("Oslo", "Quito", "Lima", "Cairo", "Kyoto", "Perth")
+# tool -> (description, request with {arguments}, {argument: (JSON type, draw(rng))})
+TOOLS = {
+    "train": {
+        "get_weather": ("Weather forecast for a city.", (
+            "What will the weather be in {city} over the next {days} days?",
+            "I am off to {city} for {days} days: how is the weather going to be?"), {
+            "city": ("string", lambda r: r.choice(CITIES)),
+            "days": ("integer", lambda r: r.randint(2, 10))}),
+        "convert_money": ("Converts an amount between two currencies.", (
+            "How much is {amount} {source} in {target}?",
+            "I have {amount} {source}; what is that in {target}?"), {
+            "amount": ("number", lambda r: r.randint(100, 9999) / 4),
+            "source": ("string", lambda r: r.choice(("EUR", "USD"))),
+            "target": ("string", lambda r: r.choice(("JPY", "CNY", "BRL")))}),
+        "set_alarm": ("Sets an alarm on the phone.", (
+            "Wake me at {hour}:{minute}; should it repeat daily: {daily}.",
+            "Please set an alarm for {hour}:{minute}. Every day: {daily}."), {
+            "hour": ("integer", lambda r: r.randint(5, 23)),
+            "minute": ("integer", lambda r: r.randint(10, 59)),
+            "daily": ("boolean", lambda r: r.random() < 0.5)}),
+        "send_message": ("Sends a text message to a person.", (
+            "Tell {person} this: {text}", "Send the message '{text}' to {person}."), {
+            "person": ("string", lambda r: r.choice(("Ana", "Bo", "Dora"))),
+            "text": ("string", lambda r: f"See you at {r.randint(1, 12)} o'clock")}),
+        "search_flights": ("Finds flights on a route.", (
+            "Find flights from {origin} to {goal} under {limit} euros.",
+            "Which flights from {origin} to {goal} cost less than {limit} euros?"), {
+            "origin": ("string", lambda r: r.choice(CITIES[:3])),
+            "goal": ("string", lambda r: r.choice(CITIES[3:])),
+            "limit": ("integer", lambda r: r.randint(100, 999))}),
+    },
+    "heldout": {
+        "book_table": ("Books a table in a restaurant.", (
+            "Book a table for {guests} at {place}, outdoors: {outdoors}.",), {
+            "place": ("string", lambda r: r.choice(("Luigi's", "Golden Duck", "Cafe Blue"))),
+            "guests": ("integer", lambda r: r.randint(2, 19)),
+            "outdoors": ("boolean", lambda r: r.random() < 0.5)}),
+        "mix_paint": ("Mixes two colours in given shares.", (
+            "I need {litres} litres of paint from {first} and {second}.",), {
+            "litres": ("number", lambda r: r.randint(2, 90) / 4),
+            "first": ("string", lambda r: r.choice(("red", "blue"))),
+            "second": ("string", lambda r: r.choice(("white", "yellow", "black")))}),
+        "move_robot": ("Moves the robot on the floor.", (
+            "Drive the robot {steps} steps {direction}.",), {
+            "steps": ("integer", lambda r: r.randint(2, 99)),
+            "direction": ("string", lambda r: r.choice(("north", "south", "east", "west")))}),
+        "play_song": ("Plays a song from the library.", (
+            "Put on {title} at volume {volume}, shuffle {shuffle}.",), {
+            "title": ("string", lambda r: f"Study No. {r.randint(1, 40)}"),
+            "volume": ("integer", lambda r: r.randint(1, 100)),
+            "shuffle": ("boolean", lambda r: r.random() < 0.5)}),
+    },
+}  # fmt: skip
+_CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
+
+
+def make(rng, difficulty, split):
+    tools = TOOLS[split]
+    offered = rng.sample(list(tools), levels(difficulty, 2, len(tools)))
+    name = rng.choice(offered)
+    _, requests, fields = tools[name]
+    arguments = {field: draw(rng) for field, (_, draw) in fields.items()}
+    shown = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in arguments.items()}
+    text = rng.choice(requests).format(**shown)
+    record = {"name": name, "arguments": arguments}
+    listed = [describe(tool, *tools[tool]) for tool in offered]
+    return Problem("tool_call", ask(text), record, difficulty, tools=listed)
+
+
+def describe(name, description, _, fields):
+    """The tool as the JSON that the chat template lists."""
+    properties = {field: {"type": kind} for field, (kind, _) in fields.items()}
+    parameters = {"type": "object", "properties": properties, "required": list(fields)}
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def read_call(answer):
+    """The one call {"name", "arguments"} of an answer that ends with it, or None."""
+    found = _CALL.findall(answer)
+    tags = answer.count("<tool_call>"), answer.count("</tool_call>")
+    if len(found) != 1 or tags != (1, 1) or not answer.endswith("</tool_call>"):
+        return None
+    try:
+        call = parse_json(found[0])
+    except ValueError:
+        return None
+    return call if isinstance(call, dict) and set(call) == {"name", "arguments"} else None
+
+
+def grade(problem, answer):
+    call = read_call(answer)
+    return call is not None and same_json(call, problem.answer)
+
+
+def write_call(name, arguments):
+    """A call as the chat template writes it."""
+    body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def solve(problem):
+    return f"{problem.answer['name']} fits.", write_call(**problem.answer)
+
+
+def guess(problem, rng):
+    """A random tool of those offered, with random arguments of the right types."""
+    name = rng.choice(problem.tools)["function"]["name"]
+    fields = next(part[name][2] for part in TOOLS.values() if name in part)
+    return write_call(name, {field: draw(rng) for field, (_, draw) in fields.items()})
+
+
+_P = Problem("tool_call", ask("What will the weather be in Oslo over the next 3 days?"),
+             {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}},
+             tools=[describe("get_weather", *TOOLS["train"]["get_weather"])])  # fmt: skip
+_GOOD = write_call("get_weather", {"city": "Oslo", "days": 3})
+
+tool_call = Task(
+    "tool_call", make, grade, solve, guess,
+    examples=(
+        (_P, f"<think>\nweather\n</think>\n\n{_GOOD}", 1.0),
+        (_P, f"Let me look.\n{_GOOD}<|im_end|>", 1.0),
+        (_P, _GOOD.replace("3}", '"3"}'), 0.0),
+        (_P, _GOOD.replace("3}", "3.0}"), 0.0),
+        (_P, _GOOD.replace("3}", '3, "unit": "C"}'), 0.0),
+        (_P, f"{_GOOD}\n{_GOOD}", 0.0),
+        (_P, f"{_GOOD} and 4 days, perhaps", 0.0),
+        (_P, f"<think>\n{_GOOD}\n</think>\n\nIt will rain.", 0.0),
+        (_P, _GOOD.replace("</tool_call>", ""), 0.0),
+    ),
+)  # fmt: skip
