@@ -1,0 +1,84 @@
+"""The load-balancing loss in four forms, from the routers' small sums. (RECIPE 5.3; arXiv 2501.11873)
+
+For one layer: loss = E * sum_e f_e * P_e, with f the share of selections per expert (sums to 1, no gradient)
+and P the mean of the full softmax, so a balanced router gives 1. The mean over layers is returned.
+
+All forms are one sum. With tokens grouped into g = 1..G, loss = E / tokens * sum_g sum_e f_ge * probs_ge, and the
+forms differ only in how many tokens f was counted over:
+
+| form | f counted over |
+|---|---|
+| micro | the group's own tokens: one data-parallel shard of one micro-batch |
+| synchronised | the micro-batch on all devices |
+| buffered | this micro-batch and those before it in the optimizer step |
+| global | all micro-batches of the optimizer step |
+
+The sum is linear in the probabilities, so contributions of micro-batches add up to the value of the step, and the
+global form does not depend on how the batch was cut. Letters: L layers, B batch rows, E experts, G groups.
+"""
+
+import jax
+import jax.numpy as jnp
+
+FORMS = ("micro", "synchronised", "buffered", "global")
+
+
+def totals(counts_LBE, tokens_B):
+    """What a counting pass sums over the micro-batches of a step: {"counts": [L, E], "tokens": []}."""
+    return {"counts": jnp.sum(counts_LBE, axis=1), "tokens": jnp.sum(tokens_B)}
+
+
+def loss(counts_LBE, probs_LBE, tokens_B, *, form="global", groups=1, counted=None, tokens=None):
+    """This micro-batch's part of the step's loss; the parts of all its micro-batches add up to it.
+
+    counts and probs: sums over each row's real tokens, as in MoeStats, stacked over layers.
+    groups: for "micro" only, the number of equal runs of rows that are balanced on their own.
+    counted: [L, E] selections, for "global" those of the whole step, for "buffered" those of the earlier
+    micro-batches (None at the first one).
+    tokens: real tokens of the whole step; None when this batch is the whole step.
+    """
+    layers, rows, experts = counts_LBE.shape
+    if form not in FORMS:
+        raise ValueError(f"unknown balance form {form!r}; known: {', '.join(FORMS)}")
+    if form == "global" and (counted is None) != (tokens is None):
+        raise ValueError("the global form takes counts and tokens of the whole step, or neither")
+    if form in ("micro", "synchronised") and counted is not None:
+        raise ValueError(f"the {form} form counts only its own micro-batch; counted must be None")
+    if groups != 1 and form != "micro":
+        raise ValueError(f"groups={groups} is an option of the micro form, not of {form!r}")
+    if rows % groups:
+        raise ValueError(f"{rows} batch rows do not divide into {groups} groups")
+
+    own_LE = jnp.sum(counts_LBE, axis=1)
+    if form == "micro":
+        counts_LGE = counts_LBE.reshape(layers, groups, -1, experts).sum(axis=2)
+    elif form == "buffered" and counted is not None:
+        counts_LGE = (own_LE + counted)[:, None]
+    elif form == "global" and counted is not None:
+        counts_LGE = counted[:, None]
+    else:
+        counts_LGE = own_LE[:, None]
+    probs_LGE = probs_LBE.reshape(layers, groups, -1, experts).sum(axis=2)
+    tokens = jnp.sum(tokens_B) if tokens is None else tokens
+    return experts * jnp.sum(shares(counts_LGE) * probs_LGE) / (layers * jnp.maximum(tokens, 1.0))
+
+
+def shares(counts):
+    """counts / their sum over the last axis, without gradient; zeros where nothing was counted."""
+    counts = jax.lax.stop_gradient(counts)
+    return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
+
+
+def load(counts_LE):
+    """How even the load is, per layer [L]; a balanced one gives 1, 1 and 1.
+
+    max_load and min_load: the busiest and idlest expert's share times E. entropy: of the shares, over log E.
+    """
+    experts = counts_LE.shape[-1]
+    shares_LE = shares(counts_LE)
+    entropy_L = -jnp.sum(jax.scipy.special.xlogy(shares_LE, shares_LE), axis=-1)
+    return {
+        "max_load": jnp.max(shares_LE, axis=-1) * experts,
+        "min_load": jnp.min(shares_LE, axis=-1) * experts,
+        "entropy": entropy_L / jnp.log(experts),
+    }
