@@ -39,7 +39,8 @@ def at(logits_PCV, ids_PC):
     """logits at one id per row; with a sharded vocabulary each device looks up its own share."""
     if ways("tensor") == 1:
         return jnp.take_along_axis(logits_PCV, ids_PC[..., None], axis=-1)[..., 0]
-    return jnp.sum(jnp.where(_vocab_iota(logits_PCV) == ids_PC[..., None], logits_PCV, 0.0), axis=-1)
+    here = _vocab_iota(logits_PCV) == ids_PC[..., None]
+    return jnp.sum(jnp.where(here, logits_PCV, 0.0), axis=-1)
 
 
 def one_hot_times(logits_PCV, ids_PC, values_PC):

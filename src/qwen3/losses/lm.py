@@ -1,0 +1,131 @@
+"""Next-token cross-entropy, with the router's balance loss for mixtures of experts.
+
+The loss is a sum that the step divides once by the batch's weight. The balance term is a mean over
+tokens, not a weighted sum, so it enters times the weight of the whole optimizer step: after the
+division the update is that of CE + balance_coef * balance, however the step was cut into
+microbatches. For this the loss needs sums over the whole step before the first microbatch
+(`prepass`, handed over as batch["totals"]); without them the batch at hand is the whole step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from qwen3.losses.rows import by_mode, detached, run
+from qwen3.mesh import BATCH_AXES
+from qwen3.ops import balance as balancing
+from qwen3.ops import chunked
+from qwen3.ops.rows import flatten_rows, unflatten_rows, ways
+
+_COUNTED = ("global", "buffered")  # forms that need experts counted outside this microbatch
+
+
+def next_token(
+    apply,
+    params,
+    batch,
+    frozen=(),
+    *,
+    z_loss=0.0,
+    balance=None,
+    balance_coef=0.0,
+    chunk=None,
+):
+    """(sum of weight * (cross-entropy + z_loss * normaliser^2) + balance, sums).
+
+    balance: None or a form of `ops.balance` ("global" is Qwen3's), with balance_coef above 0.
+    sums: weight, ce, correct (both weighted); z (where there is a z_loss); balance, max_load and
+    min_load (means over layers, times the weight); ce and tokens per mode where batch has "mode".
+    Raises ValueError for a balance form without a coefficient or the reverse, for a dense model
+    with one, and for "buffered" with totals but no batch["part"].
+    """
+    check(balance, balance_coef)
+    output, hidden_MD = run(apply, params, batch)
+    targets_M, weights_M = (flatten_rows(batch[name]) for name in ("targets", "weights"))
+    with jax.named_scope("cross_entropy"):
+        total, rows = chunked.cross_entropy(
+            hidden_MD, output.head_VD, targets_M, weights_M, z_loss=z_loss, chunk=chunk
+        )
+    used_BT = (batch["weights"] > 0).astype(jnp.float32)
+    ce_BT = unflatten_rows(rows["ce"], *used_BT.shape)
+    sums = {
+        "weight": jnp.sum(weights_M),
+        "ce": jnp.sum(weights_M * rows["ce"]),
+        "correct": jnp.sum(weights_M * rows["correct"]),
+        **by_mode(ce_BT, used_BT, batch, "ce"),
+        **by_mode(jnp.ones_like(used_BT), used_BT, batch, "tokens"),
+    }
+    if z_loss:
+        sums["z"] = jnp.sum(weights_M * jnp.square(rows["normaliser"]))
+    if balance is not None:
+        with jax.named_scope("balance"):
+            term, loads = _balance(output.router, batch, balance)
+        total += balance_coef * term
+        sums |= {"balance": term, **loads}
+    return total, detached(sums)
+
+
+def check(balance, balance_coef) -> None:
+    """Raises ValueError for a form that does not exist and for one without its coefficient."""
+    if balance is not None and balance not in balancing.FORMS:
+        raise ValueError(f"balance {balance!r} is not None or one of {', '.join(balancing.FORMS)}")
+    if (balance is None) != (balance_coef == 0) or balance_coef < 0:
+        raise ValueError(f"balance {balance!r} with coefficient {balance_coef}")
+
+
+def prepass(apply, *, balance, parts=1):
+    """The (params, microbatch, frozen) -> sums that `next_token` needs in batch["totals"].
+
+    Only "global" and "buffered" run the model (a forward pass that counts). For "buffered", parts
+    is the number of microbatches, and batch["part"], int32 [B], says which one a row falls into
+    (row r: r modulo parts).
+    """
+
+    def sums(params, batch, frozen):
+        totals = {"weight": jnp.sum(batch["weights"])}
+        if balance not in _COUNTED:
+            return totals | {"tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)}
+        router = _router(run(apply, params, batch)[0].router)
+        totals |= balancing.totals(router.counts_LBE, router.tokens_B)
+        if balance == "buffered":
+            mine = jnp.arange(parts) == _part(batch)
+            totals["counts_by_part"] = mine[:, None, None] * totals["counts"]
+        return totals
+
+    return sums
+
+
+def _balance(router, batch, form):
+    """(balance part times the step's weight, mean loads times this batch's weight)."""
+    router, totals = _router(router), batch.get("totals")
+    whole = totals or {"weight": jnp.sum(batch["weights"]), "tokens": None}
+    options = {"form": form, "tokens": whole["tokens"]}
+    if form == "micro":
+        rows = batch["tokens"].shape[0]
+        options["groups"] = math.gcd(rows, ways(*BATCH_AXES))
+    elif form == "global" and totals is not None:
+        options["counted"] = totals["counts"]
+    elif form == "buffered" and totals is not None:
+        counts = totals["counts_by_part"]
+        before = jnp.arange(counts.shape[0]) < _part(batch)
+        options["counted"] = jnp.sum(before[:, None, None] * counts, axis=0)
+    part = balancing.loss(router.counts_LBE, router.probs_LBE, router.tokens_B, **options)
+    loads = balancing.load(whole.get("counts", jnp.sum(router.counts_LBE, axis=1)))
+    mine = jnp.sum(batch["weights"])
+    means = {name: mine * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
+    return whole["weight"] * part, means
+
+
+def _router(router):
+    if router is None:
+        raise ValueError("a balance loss needs a mixture of experts; this model has no router")
+    return router
+
+
+def _part(batch):
+    if "part" not in batch:
+        raise ValueError("the buffered balance over microbatches needs batch['part']")
+    return batch["part"][0]
