@@ -189,11 +189,13 @@ def _blocks(layers, config, execution, x_BTD, at, cache, ids_LBTA, collect):
     if execution.scan and not isinstance(layers, tuple):
         return jax.lax.scan(lambda x, each: apply(x, *each), x_BTD, (layers, old, ids_LBTA))
 
+    # A tuple of layers gets and gives a tuple of caches: nothing is copied into a stack.
+    per_layer = isinstance(layers, tuple) if old is None else not isinstance(old, LayerCache)
     layers = unstack({"layers": layers})["layers"]
-    per_layer = isinstance(old, tuple) and not isinstance(old, LayerCache)
     results = []
     for i, params in enumerate(layers):
-        layer_cache = old[i] if per_layer else jax.tree.map(lambda x, i=i: x[i], old)
+        whole = per_layer and old is not None
+        layer_cache = old[i] if whole else jax.tree.map(lambda x, i=i: x[i], old)
         ids_BTA = None if ids_LBTA is None else ids_LBTA[i]
         x_BTD, result = apply(x_BTD, params, layer_cache, ids_BTA)
         results.append(result)

@@ -1,0 +1,254 @@
+"""The device side of generation: prefill, insert, decode and resize, pure and jittable.
+
+A cache is a tuple of L LayerCaches [S, K, length, H], or one LayerCache [L, S, ...] where the
+execution scans its layers. A slot (row) holds one answer. Prefill reads all but the last token of a
+prompt; the last one is the first input of the decode loop, so that all sampling is in one place
+and the samples of a prompt share its prefill. Shapes never depend on the requests.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qwen3.infer import budget
+from qwen3.infer.requests import MOST_STOP_IDS
+from qwen3.mesh import constrain
+from qwen3.model import transformer
+from qwen3.model.execution import Execution
+from qwen3.model.layers import LayerCache
+from qwen3.model.sizes import ModelConfig
+from qwen3.ops import sampling
+
+PADDING, PROMPT, SAMPLED, FORCED = 0, 1, 2, 3  # kinds of history tokens
+
+
+class Slots(NamedTuple):
+    """What each of S slots is about; everything but counts and seen is one short row of numbers."""
+
+    token: jax.Array  # the next input
+    length: jax.Array  # tokens in the cache
+    left: jax.Array  # tokens that may still be made
+    active: jax.Array
+    key: jax.Array  # uint32 [S, 2]
+    rules: sampling.Rules
+    stops: jax.Array  # [S, MOST_STOP_IDS], -1 for none
+    counts_SV: jax.Array  # generated tokens, forced ones left out
+    seen_SV: jax.Array  # tokens of prompt and answer
+    thinking: budget.Automaton
+
+
+class Arrivals(NamedTuple):
+    """Rows to be filled: the first `count` of S entries. Host arrays.
+
+    slot: where to; source: row of the prefilled batch; seeds: uint32 [S, 3]; history, kinds
+    [S, T + 1]: the tokens so far, the first input included, and what each is.
+    """
+
+    count: Any
+    slot: Any
+    source: Any
+    token: Any
+    length: Any
+    left: Any
+    seeds: Any
+    rules: sampling.Rules
+    stops: Any
+    history: Any
+    kinds: Any
+    thinking: budget.Automaton
+
+
+class Record(NamedTuple):
+    """What was made, [block, S]; only where `made`. ids_TLSA: the experts of each input or None."""
+
+    ids: jax.Array
+    log_probs: jax.Array
+    sampling_log_probs: jax.Array
+    forced: jax.Array
+    made: jax.Array
+    experts: jax.Array | None
+
+
+def new_slots(slots: int, vocab: int) -> Slots:
+    """Empty ones."""
+    zeros = jnp.zeros(slots, jnp.int32)
+    return Slots(
+        token=zeros, length=zeros, left=zeros, active=jnp.zeros(slots, bool),
+        key=jnp.zeros((slots, 2), jnp.uint32), rules=sampling.neutral(slots),
+        stops=jnp.full((slots, MOST_STOP_IDS), -1, jnp.int32),
+        counts_SV=jnp.zeros((slots, vocab), jnp.int32), seen_SV=jnp.zeros((slots, vocab), bool),
+        thinking=_automaton({name: zeros for name in budget.Automaton._fields}),
+    )  # fmt: skip
+
+
+def _automaton(fields) -> budget.Automaton:
+    flags = ("in_call", "may_think", "stopped")
+    return budget.Automaton(**{
+        name: jnp.asarray(value, bool if name in flags else jnp.int32)
+        for name, value in fields.items()
+    })  # fmt: skip
+
+
+def prefill(
+    params: Any,
+    config: ModelConfig,
+    tokens_PT: jax.Array,
+    lengths_P: jax.Array,
+    *,
+    execution: Execution = Execution(),
+) -> tuple[Any, jax.Array | None]:
+    """(keys and values of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
+    real_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
+    out = transformer.forward(
+        params, config, tokens_PT, None, real_PT,
+        execution=execution, collect=frozenset({"cache"}),
+    )  # fmt: skip
+    return out.cache.layers, None if out.router is None else out.router.ids_BTA
+
+
+def insert(slots: Slots, layers: Any, prompts: Any, new: Arrivals) -> tuple[Slots, Any]:
+    """Put arrivals into their slots; `prompts` is what prefill gave."""
+    keys = sampling.row_keys(new.seeds)
+
+    def one(i, carry):
+        slots, layers = carry
+        row, source = new.slot[i], new.source[i]
+
+        def put(cache, prompt):
+            axis = cache.ndim - 4
+            taken = jax.lax.dynamic_slice_in_dim(prompt, source, 1, axis)
+            length = min(taken.shape[-2], cache.shape[-2])
+            taken = jax.lax.slice_in_dim(taken, 0, length, axis=taken.ndim - 2)
+            start = [0] * cache.ndim
+            start[axis] = row
+            return jax.lax.dynamic_update_slice(cache, taken.astype(cache.dtype), start)
+
+        layers = jax.tree.map(put, layers, prompts)
+        kinds, vocab = new.kinds[i], slots.counts_SV.shape[1]
+        seen = jnp.where(kinds != PADDING, new.history[i], vocab)
+        made = jnp.where(kinds == SAMPLED, new.history[i], vocab)
+        seen_V = jnp.zeros(vocab, bool).at[seen].set(True, mode="drop")
+        counts_V = jnp.zeros(vocab, jnp.int32).at[made].add(1, mode="drop")
+        filled = Slots(
+            token=new.token[i], length=new.length[i], left=new.left[i], active=True,
+            key=keys[i], rules=jax.tree.map(lambda x: x[i], new.rules), stops=new.stops[i],
+            counts_SV=counts_V, seen_SV=seen_V,
+            thinking=jax.tree.map(lambda x: x[i], new.thinking),
+        )  # fmt: skip
+        return jax.tree.map(lambda old, x: old.at[row].set(x), slots, filled), layers
+
+    return jax.lax.fori_loop(0, new.count, one, (slots, layers))
+
+
+def decode_steps(
+    params: Any,
+    config: ModelConfig,
+    slots: Slots,
+    layers: Any,
+    tables: budget.Tables,
+    allowed_V: jax.Array,
+    most: jax.Array,
+    finish: jax.Array,
+    *,
+    block: int,
+    execution: Execution = Execution(),
+    experts: bool = False,
+) -> tuple[Slots, Any, Record]:
+    """Up to min(most, block) tokens for every active slot, until `finish` slots have finished.
+
+    No slot may outgrow the cache: most <= its length - the longest active row. block is static,
+    most and finish are not.
+    """
+    began = slots.active.sum()
+    record = jax.tree.map(
+        lambda x: jnp.zeros((block, *x.shape), x.dtype),
+        jax.eval_shape(lambda s, c: _one(params, config, s, c, tables, allowed_V, execution,
+                                         experts)[2], slots, layers),
+    )  # fmt: skip
+
+    def going(carry):
+        i, slots, _, _ = carry
+        active = slots.active.sum()
+        return (i < jnp.minimum(most, block)) & (active > 0) & (began - active < finish)
+
+    def body(carry):
+        i, slots, layers, record = carry
+        slots, layers, made = _one(
+            params, config, slots, layers, tables, allowed_V, execution, experts
+        )
+        record = jax.tree.map(lambda all, new: all.at[i].set(new), record, made)
+        return i + 1, slots, layers, record
+
+    _, slots, layers, record = jax.lax.while_loop(going, body, (0, slots, layers, record))
+    return slots, layers, record
+
+
+def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
+    """One token for each active slot."""
+    active = slots.active
+    out = transformer.forward(
+        params, config, slots.token[:, None], None, active[:, None].astype(jnp.int32),
+        cache=transformer.Cache(layers, slots.length), execution=execution,
+    )  # fmt: skip
+    logits_SV = transformer.logits(out)[:, 0]
+    with jax.named_scope("sample"):
+        scores_SV = sampling.distribution(
+            logits_SV, slots.rules, counts_BV=slots.counts_SV, seen_BV=slots.seen_SV,
+            allowed_BV=_allowed(slots, tables, allowed_V), active_B=active,
+        )  # fmt: skip
+        # A token's random numbers are those of its place in the sequence, whatever the slot.
+        drawn = sampling.draw(scores_SV, sampling.uniforms(slots.key, slots.length + 1))
+        token, forced, thinking = budget.step(slots.thinking, drawn, slots.left, tables)
+        log_probs = sampling.log_prob(logits_SV, token)
+        sampling_log_probs = jnp.where(forced, 0.0, sampling.log_prob(scores_SV, token))
+
+    rows = jnp.arange(token.shape[0])
+    stopped = (token[:, None] == slots.stops).any(axis=1) & ~forced
+    left = slots.left - active
+    slots = slots._replace(
+        token=jnp.where(active, token, slots.token),
+        length=slots.length + active,
+        left=left,
+        active=active & ~stopped & (left > 0),
+        counts_SV=slots.counts_SV.at[rows, token].add((active & ~forced).astype(jnp.int32)),
+        seen_SV=slots.seen_SV.at[rows, token].max(active),
+        thinking=jax.tree.map(
+            lambda new, old: jnp.where(active, new, old), thinking, slots.thinking
+        ),
+    )
+    ids_LSA = out.router.ids_BTA[:, :, 0].astype(jnp.uint8) if experts else None
+    return slots, out.cache.layers, Record(
+        token, log_probs, sampling_log_probs, forced, active, ids_LSA
+    )
+
+
+def _allowed(slots, tables, allowed_V):
+    """Rows that may not think never open a block; padded vocabulary rows are never sampled."""
+    opens_V = jnp.arange(allowed_V.shape[0]) == tables.think_open
+    allowed_SV = allowed_V & ~(opens_V & ~slots.thinking.may_think[:, None])
+    return constrain(allowed_SV, "batch", "act_vocab")
+
+
+def resize(slots: Slots, layers: Any, keep: jax.Array, *, length: int) -> tuple[Slots, Any]:
+    """Slots `keep` (old indices, in the new order) with caches of another length."""
+
+    def cache(x):
+        x = jnp.take(x, keep, axis=x.ndim - 4)
+        if length <= x.shape[-2]:
+            return jax.lax.slice_in_dim(x, 0, length, axis=x.ndim - 2)
+        pad = [(0, 0)] * x.ndim
+        pad[-2] = (0, length - x.shape[-2])
+        return jnp.pad(x, pad)
+
+    return jax.tree.map(lambda x: x[keep], slots), jax.tree.map(cache, layers)
+
+
+def new_layers(
+    config: ModelConfig, slots: int, length: int, execution: Execution
+) -> LayerCache | tuple[LayerCache, ...]:
+    return transformer.new_cache(
+        config, slots, length, execution.dtype, stacked=execution.scan
+    ).layers

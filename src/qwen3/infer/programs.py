@@ -1,0 +1,133 @@
+"""The compiled programs of one engine: `decode`'s functions bound to a model, a mesh, a block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from qwen3 import mesh as meshes
+from qwen3.infer import decode
+from qwen3.model import transformer
+from qwen3.model.execution import Execution
+from qwen3.model.layers import LayerCache
+from qwen3.model.sizes import ModelConfig
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Jitted; slots and caches are donated. See `decode` for what each does."""
+
+    place: Callable  # a trainer's parameters as the engine wants them
+    new: Callable  # (slots, length) -> slots and caches
+    prefill: Callable
+    insert: Callable
+    decode: Callable
+    resize: Callable
+    release: Callable
+
+
+@functools.lru_cache(maxsize=32)
+def build(
+    config: ModelConfig, execution: Execution, mesh: Mesh | None, block: int, experts: bool
+) -> Programs:
+    """The programs, shared by engines with the same arguments. experts: record the routing."""
+    slots, layers, whole, weights = _shardings(config, execution, mesh)
+
+    def new(rows: int, length: int):
+        fresh = decode.new_layers(config, rows, length, execution)
+        return decode.new_slots(rows, config.vocab), fresh
+
+    def place(params):
+        # Copies throughout: the trainer may donate its own arrays in its next step.
+        params = jax.tree.map(lambda x: jnp.array(x, execution.dtype, copy=True), params)
+        return params if execution.scan else transformer.unstack(params)
+
+    def prefill(params, tokens, lengths):
+        return decode.prefill(params, config, tokens, lengths, execution=execution)
+
+    def steps(params, slots, layers, *rest):
+        return decode.decode_steps(
+            params, config, slots, layers, *rest,
+            block=block, execution=execution, experts=experts,
+        )  # fmt: skip
+
+    def release(slots, keep):
+        return slots._replace(active=slots.active & keep)
+
+    def within(function):
+        """Traced and run with the mesh ambient."""
+        if mesh is None:
+            return function
+
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            with jax.set_mesh(mesh):
+                return function(*arguments, **options)
+
+        return call
+
+    jit = jax.jit if mesh is not None else lambda f, out_shardings=None, **rest: jax.jit(f, **rest)
+    return Programs(
+        place=within(jit(place, out_shardings=weights)),
+        new=within(jit(new, static_argnums=(0, 1), out_shardings=(slots, layers))),
+        prefill=within(jit(prefill, out_shardings=(layers, whole))),
+        insert=within(jit(decode.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
+        decode=within(jit(steps, donate_argnums=(1, 2), out_shardings=(slots, layers, whole))),
+        resize=within(
+            jit(decode.resize, static_argnames=("length",), out_shardings=(slots, layers))
+        ),
+        release=within(jit(release, donate_argnums=0, out_shardings=slots)),
+    )
+
+
+def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh | None) -> tuple[Any, ...]:
+    """Of slots, caches, everything else (whole on each device), and weights.
+
+    Fixed, or a donated array that came back elsewhere would compile the program again.
+    """
+    if mesh is None:
+        return None, None, None, None
+    if mesh.shape["context"] > 1:
+        raise ValueError(f"generation does not divide positions: context {mesh.shape['context']}")
+    if config.kv_heads % mesh.shape["tensor"]:
+        raise ValueError(
+            f"{config.kv_heads} kv heads do not divide over a tensor axis of "
+            f"{mesh.shape['tensor']}"
+        )
+    whole = NamedSharding(mesh, P())
+    names = ("batch", "act_heads", None, None)
+    cache = NamedSharding(mesh, meshes.spec(*((None, *names) if execution.scan else names)))
+    one = LayerCache(cache, cache)
+    layers = one if execution.scan else (one,) * config.layers
+    shapes = jax.eval_shape(lambda: decode.new_slots(1, 1))
+    slots = jax.tree.map(lambda _: whole, shapes)._replace(
+        counts_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
+        seen_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
+    )
+    boxed = transformer.abstract(config)
+    weights = meshes.shardings_of(boxed, mesh)
+    if not execution.scan:
+        # Without the layer axis, which comes first in every spec.
+        one = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
+        weights = {**weights, "layers": (one,) * config.layers}
+    return slots, layers, whole, weights
+
+
+def batch_ways(mesh: Mesh | None) -> int:
+    """What numbers of rows must be multiples of."""
+    if mesh is None:
+        return 1
+    ways = 1
+    for axis in meshes.BATCH_AXES:
+        ways *= mesh.shape[axis]
+    return ways
+
+
