@@ -73,8 +73,7 @@ def _with_calls(thought: str, answer: str) -> Parsed:
     while (start := answer.find(CALL, at)) >= 0:
         call, end = _call_at(answer, start + len(CALL))
         if call is None:
-            following = answer.find(CALL, start + len(CALL))
-            end = following if following >= 0 else len(answer)
+            end = _find(answer, CALL, start + len(CALL))
             malformed.append(answer[start:end])
             content.append(answer[at:end])
         else:
@@ -92,20 +91,41 @@ _BLANK = re.compile(r"\s*")
 
 def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
     """(the call whose JSON starts at `at`, where its closing tag ends); (None, at) for no call.
-    JSON is read first and the tag looked for behind it: an argument may quote the tag."""
-    try:
-        value, end = _DECODER.raw_decode(text, _BLANK.match(text, at).end())
-        end = _BLANK.match(text, end).end()
-        if not text.startswith(CALL_END, end) or not isinstance(value, dict):
+
+    JSON is read first and the closing tag looked for behind it: an argument may quote the tags. It
+    is read from the text up to the next opening tag, and further only if that cuts a string, so
+    the time is linear in the text even if it is full of opening tags.
+    """
+    end = _find(text, CALL, at)
+    while True:
+        window = text[at:end]
+        try:
+            return _read_call(window, at)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Unterminated string") or end == len(text):
+                return None, at
+        except (ValueError, RecursionError):
             return None, at
-        name, arguments = value.get("name"), value.get("arguments")
-        if not (isinstance(name, str) and name and isinstance(arguments, dict)):
-            return None, at
-        # "\ud800" and 1e999 are JSON, but could be neither encoded nor rendered again.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        return None, at
-    return ToolCall(name, arguments), end + len(CALL_END)
+        end = _find(text, CALL, at + 2 * (end - at))
+
+
+def _read_call(window: str, at: int) -> tuple[ToolCall, int]:
+    """`_call_at` in one window of the text that starts there; ValueError if it holds no call."""
+    value, end = _DECODER.raw_decode(window, _BLANK.match(window).end())
+    end = _BLANK.match(window, end).end()
+    if not window.startswith(CALL_END, end) or not isinstance(value, dict):
+        raise ValueError("not one JSON object between the tags")
+    name, arguments = value.get("name"), value.get("arguments")
+    if not (isinstance(name, str) and name and isinstance(arguments, dict)):
+        raise ValueError("not a name with arguments")
+    # "\ud800" and 1e999 are JSON, but could be neither encoded nor rendered again.
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return ToolCall(name, arguments), at + end + len(CALL_END)
+
+
+def _find(text: str, tag: str, start: int) -> int:
+    found = text.find(tag, start)
+    return len(text) if found < 0 else found
 
 
 def mode_of(messages: Sequence[Mapping], enable_thinking: bool | None = None) -> bool:
