@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +173,14 @@ def create(
     """
     config = sizes.size(size) if isinstance(size, str) else size
     mesh = _one_device() if mesh is None else mesh
+    params = _init(config, mesh, jnp.dtype(dtype))(jax.random.key(seed))
+    return LanguageModel(config, params, mesh=mesh, **options)
+
+
+@lru_cache(maxsize=8)
+def _init(config: ModelConfig, mesh: Mesh, dtype: np.dtype):
     shardings = meshes.shardings_of(transformer.abstract(config), mesh)
-    init = jax.jit(partial(transformer.init, config, dtype=dtype), out_shardings=shardings)
-    return LanguageModel(config, init(jax.random.key(seed)), mesh=mesh, **options)
+    return jax.jit(partial(transformer.init, config, dtype=dtype), out_shardings=shardings)
 
 
 def _one_device() -> Mesh:
