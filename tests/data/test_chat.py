@@ -465,7 +465,7 @@ def test_parsing_hostile_texts_is_quick_and_never_raises():
 
 
 def _last_answers():
-    """Stored cases that end in an answer; string arguments are inserted raw and come back parsed."""
+    """Stored cases that end in an answer; arguments given as a string come back as an object."""
     for case in GOLDEN["cases"]:
         last = case["messages"][-1]
         calls = [call.get("function", call) for call in last.get("tool_calls") or ()]
