@@ -83,15 +83,17 @@ def run_stats(args: argparse.Namespace) -> None:
 def describe(corpus, length):
     """Lines of text: counts, length quantiles, label tables, and what rows of `length` waste."""
     facts, lengths = corpus.manifest, corpus.lengths
-    yield f"documents   {len(corpus):,} ({facts['empty']:,} empty and {len(facts['skipped']):,} broken left out)"
-    yield f"tokens      {len(corpus.tokens):,}, {facts['text_bytes'] / len(corpus.tokens):.2f} bytes of text each"
+    left_out = f"{facts['empty']:,} empty and {len(facts['skipped']):,} broken left out"
+    yield f"documents   {len(corpus):,} ({left_out})"
+    size = facts["text_bytes"] / len(corpus.tokens)
+    yield f"tokens      {len(corpus.tokens):,}, {size:.2f} bytes of text each"
     shares = (0, 0.25, 0.5, 0.75, 1)
     yield "lengths     " + ", ".join(f"{q:.0%} {int(np.quantile(lengths, q)):,}" for q in shares)
     pieces = packing.cut(np.arange(len(corpus)), lengths, length)
     rows = packing.pack(pieces, length, np.arange)
     wasted = 1 - len(corpus.tokens) / (len(rows) * length)
-    cut = int(np.sum(lengths > length))
-    yield f"packed      {len(rows):,} rows of {length:,}, {wasted:.2%} wasted, {cut:,} documents cut"
+    cut = f"{int(np.sum(lengths > length)):,} documents cut"
+    yield f"packed      {len(rows):,} rows of {length:,}, {wasted:.2%} wasted, {cut}"
     for name, words in facts["labels"].items():
         values = corpus.label(name)
         if words is None:

@@ -7,6 +7,7 @@ import time
 import grain
 import jax
 import numpy as np
+from absl import flags
 
 from qwen3.data.batches import Batches
 
@@ -65,6 +66,9 @@ class Feed:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         read = data.to_iter_dataset(options)
         if workers:
+            # grain reads absl flags in its workers, which only absl's own app.run would parse.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
             read = read.mp_prefetch(
                 grain.MultiprocessingOptions(workers, per_worker_buffer_size=ahead)
             )

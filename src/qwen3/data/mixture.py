@@ -148,11 +148,13 @@ def apportion(weights, total):
     (largest remainders).
     """
     weights = np.asarray(weights, np.float64)
-    exact = weights / weights.sum() * (total - len(weights))
-    floor = np.floor(exact).astype(np.int64)
-    rest = total - len(weights) - int(floor.sum())
-    floor[np.argsort(floor - exact, kind="stable")[:rest]] += 1
-    return floor + 1
+    exact = weights / weights.sum() * total
+    whole = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]] += 1
+    while not whole.all():
+        whole[np.argmin(whole)] += 1
+        whole[np.argmax(whole)] -= 1
+    return whole
 
 
 def kept(corpus, keep):

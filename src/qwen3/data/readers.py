@@ -11,6 +11,13 @@ import numpy as np
 from qwen3.data.files import BadData, Unpacked, line_starts
 
 
+class Nothing(list):
+    """A file without documents."""
+
+    def close(self):
+        pass
+
+
 class Spans:
     """Byte ranges of one unpacked file, each parsed when asked for."""
 

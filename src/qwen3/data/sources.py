@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from qwen3.data.files import BadData, Unpacked, find, stamp
-from qwen3.data.readers import CUTS, ArrayRecordFile, ParquetFile, Spans, decode, json_object, lines
+from qwen3.data.readers import (
+    CUTS,
+    ArrayRecordFile,
+    Nothing,
+    ParquetFile,
+    Spans,
+    decode,
+    json_object,
+    lines,
+)
 
 LABELS = ("language", "domain", "quality", "safety")
 BOM = "\ufeff"
@@ -70,17 +79,20 @@ class FileSource:
     def __iter__(self):
         self.skipped.clear()
         for url in self.files:
-            try:
-                opened = self.open(url)
-            except BadData as error:
-                self._broken(error)
-                continue
+            opened = self._open(url)
             for i in range(len(opened)):
                 try:
                     yield opened[i]
                 except BadData as error:
                     self._broken(error)
             opened.close()
+
+    def _open(self, url):
+        try:
+            return self.open(url)
+        except BadData as error:
+            self._broken(error)
+            return Nothing()
 
     def _broken(self, error):
         if not self.skip_broken:
@@ -91,7 +103,7 @@ class FileSource:
 
     def _file(self, i):
         if i not in self._open_files:
-            self._open_files[i] = self.open(self.files[i])
+            self._open_files[i] = self._open(self.files[i])
         return self._open_files[i]
 
     def open(self, url):

@@ -81,11 +81,11 @@ def _prepared(path):
 
 
 def builder(corpus, name, data_dir, *, version="1.0.0"):
-    """A tfds DatasetBuilder of a tokenised `Corpus`: tokens int32 [n] and labels, in order, split
-    "train".
+    """A tfds DatasetBuilder of a tokenised `Corpus`: tokens int32 [n] and its labels, in order.
 
-    `.download_and_prepare()` writes <data_dir>/<name>/<version> (local or gs://) without TensorFlow; another machine
-    reads it with `Tfds(that folder, text="tokens")`. A missing label is "" or NaN.
+    `.download_and_prepare()` writes split "train" to <data_dir>/<name>/<version> (local or gs://)
+    without TensorFlow; any host reads it with `Tfds(that folder, text="tokens")`. A missing label
+    is "" or NaN.
     """
     import tensorflow_datasets as tfds
 
