@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import fsspec
 import numpy as np
@@ -154,6 +155,13 @@ def test_unknown_paths_endings_options_and_units_name_the_choices(tmp_path):
         open_source("gz://x")
 
 
+def test_a_missing_library_names_the_extra_that_brings_it(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'qwen3\[data\]'"):
+        len(open_source(tmp_path / "a.parquet"))
+
+
 def test_token_ids_are_taken_as_they_are(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": [1, 2, 3]}\n{"tokens": [1.5]}\n')
     source = JsonLines(tmp_path / "a.jsonl", text="tokens")
@@ -164,8 +172,6 @@ def test_token_ids_are_taken_as_they_are(tmp_path):
 
 def test_a_tfds_set_needs_no_tensorflow(make, tokenizer, tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    import sys
-
     from qwen3.data import corpora
     from qwen3.data.tfds_source import Tfds, builder
 

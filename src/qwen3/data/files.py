@@ -6,6 +6,7 @@ temporary folder, so that every source can jump to any document without holding 
 """
 
 import gzip
+import importlib
 import mmap
 import os
 import tempfile
@@ -23,6 +24,14 @@ class BadData(ValueError):
     """A file or row that cannot be read as what it claims to be; the message names it."""
 
 
+def optional(name):
+    """The module `name`, or an error that says which extra brings it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install 'qwen3[data]'", name=error.name) from error
+
+
 def find(pattern):
     """A path, folder or glob (`*`), local or a URL such as gs://bucket/x-*.jsonl.gz -> sorted file
     URLs.
@@ -33,7 +42,8 @@ def find(pattern):
     try:
         system, path = fsspec.core.url_to_fs(pattern)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"cannot open {pattern!r}: {error}") from error
+        hint = "; pip install 'qwen3[data]'" if isinstance(error, ImportError) else ""
+        raise ValueError(f"cannot open {pattern!r}: {error}{hint}") from error
     if "*" in path or "?" in path:
         paths = [p for p in system.glob(path) if system.isfile(p)]
     elif system.isdir(path):
@@ -121,8 +131,7 @@ def _gunzip(raw):
 
 
 def _unzstd(raw):
-    import zstandard
-
+    zstandard = optional("zstandard")
     decoder = zstandard.ZstdDecompressor().decompressobj()
     while chunk := raw.read(CHUNK):
         while chunk:

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from qwen3.data.files import BadData, Unpacked, line_starts
+from qwen3.data.files import BadData, Unpacked, line_starts, optional
 
 
 class Nothing(list):
@@ -50,13 +50,11 @@ class ParquetFile:
     """Rows of a Parquet file; the row group read last is held."""
 
     def __init__(self, url, source):
-        import pyarrow
-        import pyarrow.parquet
-
+        pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
         self._url, self._source = url, source
         self._copy = Unpacked(url, binary=True)
         try:
-            self._file = pyarrow.parquet.ParquetFile(self._copy.path, memory_map=True)
+            self._file = parquet.ParquetFile(self._copy.path, memory_map=True)
         except pyarrow.ArrowInvalid as error:
             raise BadData(f"{url}: not a whole Parquet file ({error})") from error
         groups = [

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from qwen3.data.files import optional
 from qwen3.data.sources import FileSource
 
 
@@ -27,7 +28,7 @@ class Tfds(FileSource):
     data_dir: str | None = None
 
     def __post_init__(self):
-        import tensorflow_datasets as tfds
+        tfds = optional("tensorflow_datasets")
 
         self.files, self.skipped = [str(self.paths)], []
         if self.data_dir is None and (folder := _prepared(self.paths)) is not None:
@@ -87,7 +88,7 @@ def builder(corpus, name, data_dir, *, version="1.0.0"):
     without TensorFlow; any host reads it with `Tfds(that folder, text="tokens")`. A missing label
     is "" or NaN.
     """
-    import tensorflow_datasets as tfds
+    tfds = optional("tensorflow_datasets")
 
     words = {label: corpus.words(label) is not None for label in corpus.manifest["labels"]}
 

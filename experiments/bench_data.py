@@ -1,0 +1,133 @@
+"""Input speed: (1) read + tokenise + pack against the bare `tokenizers` library, on one core;
+(2) the share of a tiny model's training time that is spent waiting for batches.
+
+    python experiments/bench_data.py --corpus FOLDER --ranks qwen.tiktoken [--repeats 5]
+
+(1) reads compressed files, tokenises with the official vocabulary, stores, plans, and assembles
+every row of one epoch; the library gets the same texts, already in memory, by `encode_batch` in one
+thread. The two are interleaved; medians are printed. Must reach: at least 0.9. (2) trains size
+"tiny" on rows of 256, batch 8, with two readers. Must reach: under 2%.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["RAYON_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+
+from qwen3.data import corpora, sources  # noqa: E402
+from qwen3.data.batches import Batches  # noqa: E402
+from qwen3.data.mixture import Stage  # noqa: E402
+from qwen3.data.tokenizer import Tokenizer  # noqa: E402
+
+FILES = (
+    "en_peps.jsonl.gz",
+    "zh_d2l.jsonl.gz",
+    "multi_ud_sentences.jsonl.gz",
+    "en_c4_demo.jsonl.gz",
+)
+LENGTH, BATCH = 4096, 8
+TINY_LENGTH, TINY_STEPS, SKIPPED_STEPS = 256, 60, 10
+
+
+def pipeline(paths, tokenizer, folder):
+    """Files -> all rows of one epoch; the number of tokens in them."""
+    opened = [sources.open_source(path) for path in paths]
+    corpus = corpora.prepare(opened, tokenizer, folder)
+    stage = Stage("bench", {"all": 1}, LENGTH, BATCH, repeat_small=True)
+    batches = Batches(stage, {"all": corpus}, 0, vocab=tokenizer.vocab_rows)
+    tokens, step = 0, 0
+    while batches.report(step)["epochs"]["all"] < 1:
+        tokens += int((batches[step]["segment_ids"] > 0).sum())
+        step += 1
+    return tokens
+
+
+def timed(function, *arguments):
+    """Process CPU seconds beside wall seconds: the fair ones where other work shares the cores."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function(*arguments)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def compare(paths, tokenizer, repeats):
+    texts = [document.content for path in paths for document in sources.open_source(path)]
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    library = tokenizer.backend
+    times = {"library": [], "pipeline": []}
+    for repeat in range(repeats):
+        times["library"].append(timed(library.encode_batch, texts))
+        with tempfile.TemporaryDirectory() as folder:
+            times["pipeline"].append(timed(pipeline, paths, tokenizer, Path(folder) / "corpus"))
+        print(f"repeat {repeat}: " + ", ".join(f"{k} {v[-1][0]:.2f} s" for k, v in times.items()))
+    for clock, name in enumerate(("wall", "cpu")):
+        rates = {k: megabytes / statistics.median(t[clock] for t in v) for k, v in times.items()}
+        ratio = rates["pipeline"] / rates["library"]
+        print(
+            f"{name:<5} {megabytes:.1f} MB: library {rates['library']:.3f} MB/s, "
+            f"read + tokenise + pack {rates['pipeline']:.3f} MB/s, "
+            f"ratio {ratio:.2f} (must reach 0.90)"
+        )
+
+
+def input_wait(paths):
+    """Median share of a step spent waiting for its batch."""
+    import jax
+    from jax.sharding import NamedSharding
+
+    from qwen3 import mesh as meshes
+    from qwen3.config import OptimConfig
+    from qwen3.data.feed import Feed
+    from qwen3.losses import lm
+    from qwen3.model import sizes, transformer
+    from qwen3.train import loop, optim, state
+    from qwen3.train.step import make_step
+
+    config = sizes.size("tiny")
+    opened = [sources.open_source(path) for path in paths]
+    tokenizer = Tokenizer.train((d.content for s in opened[:1] for d in s), config.vocab)
+    tx = optim.build(OptimConfig(warmup=0), lambda step: 1e-3)
+
+    def apply(params, tokens, positions, segments):
+        return transformer.forward(params, config, tokens, positions, segments)
+
+    def loss(params, batch, frozen):
+        return lm.next_token(apply, params, batch, frozen)
+
+    seen = []
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(meshes.make_mesh()) as mesh:
+        corpus = corpora.prepare(opened, tokenizer, Path(folder) / "corpus")
+        stage = Stage("bench", {"all": 1}, TINY_LENGTH, BATCH)
+        batches = Batches(stage, {"all": corpus}, 0, vocab=config.vocab)
+        feed = Feed(batches, NamedSharding(mesh, meshes.spec("batch", "length")))
+        start = state.create(transformer.init(config, jax.random.key(0)), tx)
+        loop.train(start, make_step(loss, tx), feed, until=TINY_STEPS,
+                   hooks=[lambda step, state, metrics: seen.append(metrics)])  # fmt: skip
+    waits = [float(m["input_wait"]) for m in seen[SKIPPED_STEPS:]]
+    seconds = [float(m["seconds"]) for m in seen[SKIPPED_STEPS:]]
+    print(
+        f"tiny  step {1e3 * np.median(seconds):.1f} ms, "
+        f"input wait {1e3 * np.median(waits):.2f} ms, "
+        f"share {sum(waits) / sum(seconds):.2%} (must stay under 2%)"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpus", required=True, type=Path, help="folder of text files")
+    parser.add_argument("--ranks", required=True, type=Path, help="rank file of the vocabulary")
+    parser.add_argument("--files", nargs="+", default=FILES, help="names in the folder")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    paths = [args.corpus / name for name in args.files]
+    compare(paths, Tokenizer.from_ranks(args.ranks), args.repeats)
+    input_wait(paths)
+
+
+if __name__ == "__main__":
+    main()
