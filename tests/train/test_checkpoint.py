@@ -219,7 +219,7 @@ def test_a_disk_too_small_is_said_before_writing(tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up_while_writing_leaves_the_older_ones(tmp_path, monkeypatch):
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)], capture_output=True
     )
     if mounted.returncode:
         pytest.skip("a small file system can be mounted by root only")

@@ -96,10 +96,11 @@ class Checkpoints:
         self._seal: dict = {}
         self._swept = False
         self._primary = jax.process_index() == 0
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.PyTreeCheckpointHandler(),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_seal),
-        )
+        self._orbax = self._writer()
+
+    def _writer(self) -> ocp.AsyncCheckpointer:
+        seal = ocp.options.AsyncOptions(post_finalization_callback=self._write_seal)
+        return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=seal)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were written to the end, oldest first."""
@@ -248,8 +249,8 @@ class _Explained:
         if not isinstance(error, Exception):
             return
         owner = self._owner
-        owner._seal = {}
-        owner._swept = False
+        # Orbax's writer repeats an old failure at the next save, so it is replaced.
+        owner._orbax, owner._seal, owner._swept = owner._writer(), {}, False
         if owner._primary:
             owner._sweep()
         text = f"{type(error).__name__}: {error}"

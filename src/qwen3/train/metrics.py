@@ -1,0 +1,135 @@
+"""Metrics of a run: JSON lines, TensorBoard, tokens per second and MFU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from qwen3.train.loop import Hook
+
+
+class JsonLines:
+    """One JSON object a line, flushed line by line: a kill loses none that was written.
+
+    On object stores, which cannot append, the file is written whole every `period` seconds.
+    """
+
+    def __init__(self, path: Any, *, period: float = 30.0):
+        self._path, self._period = epath.Path(path), period
+        self._remote = "://" in str(path)
+        self._lines = self._path.read_text() if self._remote and self._path.exists() else ""
+        self._written = time.monotonic()
+        self._stream = None if self._remote else open(str(path), "a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        line = json.dumps({"step": step, **{k: _json(v) for k, v in values.items()}}) + "\n"
+        if self._stream is not None:
+            self._stream.write(line)
+            self._stream.flush()
+            return
+        self._lines += line
+        if time.monotonic() - self._written > self._period:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._remote:
+            self._path.write_text(self._lines)
+            self._written = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        if self._stream is not None:
+            self._stream.close()
+
+
+class TensorBoard:
+    """Scalars as TensorBoard events; steps from `step` on replace those of a killed run.
+
+    Needs tensorboardX (pip install "qwen3[tensorboard]"); ImportError says so.
+    """
+
+    def __init__(self, directory: Any, *, step: int = 0):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError('TensorBoard needs pip install "qwen3[tensorboard]"') from error
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Meter:
+    """From the metrics of every step to one record per `every` steps, for the writers.
+
+    A record holds the metrics of its own step (so that a resumed run writes the same ones), what
+    `derived` {name: function of the step} adds (the learning rate), and of the steps since the
+    last record: "tokens_per_second", "seconds" per step, "input_wait" (share of the time), "mfu"
+    (tokens/s * flops_per_token / peak_flops of all devices; absent when no peak is given).
+    `labels` are written into every record (the stage's name).
+    Raises FloatingPointError when the loss is not finite and no spike skipping took care of it.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Any],
+        *,
+        every: int,
+        tokens_per_step: int,
+        flops_per_token: float = 0.0,
+        peak_flops: float = 0.0,
+        derived: Mapping[str, Callable[[int], Any]] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ):
+        self._writers, self._every, self._tokens = writers, every, tokens_per_step
+        self._flops = flops_per_token / peak_flops if peak_flops else 0.0
+        self._derived, self._labels = dict(derived or {}), dict(labels or {})
+        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
+
+    def hook(self) -> Hook:
+        return Hook(self, late=True)
+
+    def __call__(self, step: int, state: None, metrics: dict) -> None:
+        self._steps += 1
+        self._seconds += metrics["seconds"]
+        self._wait += metrics["input_wait"]
+        if not np.isfinite(metrics["loss"]) and not metrics.get("skipped", 0):
+            raise FloatingPointError(f"the loss is {float(metrics['loss'])} at step {step}")
+        if step % self._every:
+            return
+        record = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+        record |= {name: float(function(step - 1)) for name, function in self._derived.items()}
+        record |= {**self._labels, **self._speed()}
+        if jax.process_index() == 0:
+            for writer in self._writers:
+                writer.write(step, record)
+        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
+
+    def _speed(self) -> dict[str, float]:
+        rate = self._tokens * self._steps / max(self._seconds, 1e-9)
+        speed = {
+            "seconds": self._seconds / self._steps,
+            "input_wait": self._wait / max(self._seconds, 1e-9),
+            "tokens_per_second": rate,
+        }
+        return {**speed, "mfu": rate * self._flops} if self._flops else speed
+
+
+def _json(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they are written as text, numbers in 7 digits."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+    return value
