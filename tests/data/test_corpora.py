@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import socket
 
 import numpy as np
 import pytest
@@ -65,6 +66,8 @@ def test_a_store_is_reused_until_sources_or_tokenizer_change(
 def test_a_full_disk_leaves_the_old_corpus_and_no_rubbish(rows, tokenizer, tmp_path, monkeypatch):
     first = prepare(JsonLines(rows), tokenizer, tmp_path / "c")
 
+    rows.write_text(json.dumps(ROWS[0]) + "\n")
+
     def open_full(path, mode):
         return open("/dev/full" if mode == "wb" else path, mode)
 
@@ -78,14 +81,32 @@ def test_a_full_disk_leaves_the_old_corpus_and_no_rubbish(rows, tokenizer, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
-def test_a_killed_build_is_cleared_away_and_never_taken_for_a_corpus(rows, tokenizer, tmp_path):
-    import socket
-
+def test_what_a_killed_build_left_is_cleared_away_or_put_back(rows, tokenizer, tmp_path):
+    first = prepare(JsonLines(rows), tokenizer, tmp_path / "c").hash
     left = tmp_path / f".c.building.{socket.gethostname()}.{2**22 + 1}"
     left.mkdir()
     (left / "tokens.bin").write_bytes(b"half")
-    prepare(JsonLines(rows), tokenizer, tmp_path / "c")
-    assert not left.exists()
+    os.rename(tmp_path / "c", f"{left}.old")
+    assert prepare(JsonLines(rows), tokenizer, tmp_path / "c").hash == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
+
+
+def test_the_slower_of_two_builds_takes_what_the_faster_made(
+    rows, tokenizer, tmp_path, monkeypatch
+):
+    def slow(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(corpora, "write", token_store.write)
+            patch.setattr(os, "getpid", lambda: 1)
+            prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+        inode.append((tmp_path / "c").stat().st_ino)
+        return token_store.write(*args)
+
+    inode = []
+    monkeypatch.setattr(corpora, "write", slow)
+    assert len(prepare(JsonLines(rows), tokenizer, tmp_path / "c")) == 3
+    assert [(tmp_path / "c").stat().st_ino] == inode
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
 def test_damage_is_found(rows, tokenizer, tmp_path):
@@ -94,7 +115,11 @@ def test_damage_is_found(rows, tokenizer, tmp_path):
     (folder / "tokens.bin").write_bytes(tokens[:-1] + b"x")
     with pytest.raises(ValueError, match="tokens.bin: wrong checksum: damaged"):
         Corpus(folder, verify=True)
+    source = JsonLines(rows)
+    assert Corpus(prepare(source, tokenizer, folder, rebuild=True).folder, verify=True)
     (folder / "tokens.bin").write_bytes(tokens[:-2])
+    with pytest.raises(ValueError, match="damaged, prepare it again"):
+        prepare(source, tokenizer, folder)
     with pytest.raises(ValueError, match=r"tokens.bin: \d+ bytes, \d+ expected: damaged"):
         Corpus(folder)
     os.remove(folder / "corpus.json")

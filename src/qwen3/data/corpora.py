@@ -23,6 +23,7 @@ from qwen3.data.tokenizer import Tokenizer
 
 FORMAT = 1
 MANIFEST = "corpus.json"
+OLD = ".old"
 
 
 class Corpus:
@@ -99,8 +100,8 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
     """Tokenise `sources` (one source or several) into `folder`, or reuse what lies there -> Corpus.
 
     Raises BadData for a file or row that cannot be read, ValueError if the folder holds something
-    else (`rebuild=True` replaces it) or the sources hold no text, OSError if the disk is full; the
-    folder is then as it was before.
+    else or is damaged (`rebuild=True` replaces it) or the sources hold no text, OSError if the disk
+    is full; the folder is then as it was before. Several processes may prepare the same folder.
     """
     if "://" in str(folder):
         raise ValueError(f"{folder}: a corpus is mapped into memory, so its folder must be local")
@@ -112,20 +113,16 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
         "sources": [s.describe() for s in sources],
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    if folder.exists() and not rebuild:
-        if (folder / MANIFEST).exists() and _read_manifest(folder)["key"] == key:
-            return Corpus(folder)
-        raise ValueError(
-            f"{folder} holds something else than these sources with this tokenizer; "
-            "give another folder, or rebuild=True to replace it"
-        )
+    _tidy(folder)
+    if (corpus := _reused(folder, key, rebuild)) is not None:
+        return corpus
     building = folder.with_name(f".{folder.name}.building.{socket.gethostname()}.{os.getpid()}")
-    _remove_abandoned(folder)
     try:
         building.mkdir(parents=True)
         manifest = facts | {"key": key} | write(sources, tokenizer, building)
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
-        _replace(building, folder)
+        if not _moved(building, folder, rebuild):
+            return _reused(folder, key, rebuild)  # another process was first
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = building.parent
@@ -159,18 +156,48 @@ def _read_manifest(folder):
     return manifest
 
 
-def _replace(building, folder):
-    old = building.with_name(building.name + ".old")
-    if folder.exists():
+def _reused(folder, key, rebuild):
+    """The corpus that lies there, if it has this key; None if nothing does or it may be replaced."""
+    if not folder.exists():
+        return None
+    try:
+        if (folder / MANIFEST).exists() and _read_manifest(folder)["key"] == key:
+            return Corpus(folder, verify=rebuild)
+    except ValueError:
+        if not rebuild:
+            raise
+    if rebuild:
+        return None
+    raise ValueError(
+        f"{folder} holds something else than these sources with this tokenizer; "
+        "give another folder, or rebuild=True to replace it"
+    )
+
+
+def _moved(building, folder, rebuild):
+    """Rename into place; False, without `rebuild`, if meanwhile something lies there."""
+    old = building.with_name(building.name + OLD)
+    if rebuild and folder.exists():
         os.rename(folder, old)
-    os.rename(building, folder)
+    try:
+        os.rename(building, folder)
+    except OSError as error:
+        if rebuild or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
     shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
-def _remove_abandoned(folder):
-    """Delete what builds of this folder left behind when they were killed on this machine."""
+def _tidy(folder):
+    """Clear away what builds of this folder left when they were killed on this machine; a corpus
+    that was set aside for one that never came is put back."""
     prefix = f".{folder.name}.building.{socket.gethostname()}."
-    for path in folder.parent.glob(f"{prefix}*") if folder.parent.exists() else ():
-        process = path.name.removeprefix(prefix)
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
+    for path in sorted(folder.parent.glob(f"{prefix}*")) if folder.parent.exists() else ():
+        process = path.name.removeprefix(prefix).removesuffix(OLD)
+        if not process.isdigit() or Path(f"/proc/{process}").exists():
+            continue
+        if path.name.endswith(OLD) and not folder.exists():
+            os.rename(path, folder)
+        else:
             shutil.rmtree(path, ignore_errors=True)
