@@ -134,7 +134,7 @@ _P = problem("Double a number with `double(x)`.", "double", [((x,), 2 * x) for x
              "def double(x):\n    return 2 * x\n")  # fmt: skip
 _ALWAYS = "class Same(int):\n    def __eq__(self, other):\n        return True"
 
-coding = Task(
+unit_tests = Task(
     "coding", make, grade, solve, guess,
     examples=(
         (_P, _block("def double(x):\n    return x + x"), 1.0),

@@ -212,7 +212,7 @@ def guess(problem, rng):
 _BULLETS = problem("rain", {"bullets": {"n": 2}, "lowercase": {}})
 _END = problem("rain", {"end_phrase": {"phrase": PHRASES[1]}, "no_comma": {}})
 
-constraints = Task(
+stacked = Task(
     "constraints", make, grade, solve, guess,
     examples=(
         (_BULLETS, "- the rain falls on every roof\n- it fills the small river", 1.0),

@@ -102,7 +102,7 @@ def guess(problem, rng):
 _P = Problem("countdown", ask("Make 24 from 3, 8, 1."), {
     "numbers": [3, 8, 1], "target": 24, "expression": "3 * 8 * 1"})  # fmt: skip
 
-countdown = Task(
+expression = Task(
     "countdown", make, grade, solve, guess,
     examples=(
         (_P, "<think>\neasy\n</think>\n\nAnswer: 3 * 8 / 1", 1.0),

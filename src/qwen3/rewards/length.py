@@ -84,7 +84,7 @@ _TEN = Problem("length_control", ask("Write about rain in at most 10 words, half
 _ABOUT = Problem("length_control", ask("Write a text on rain of about 3 sentences."), {
     "unit": "sentences", "kind": "about", "n": 3, "keywords": ["cloud"]})  # fmt: skip
 
-length_control = Task(
+bounded = Task(
     "length_control", make, grade, solve, guess,
     examples=(
         (_TEN, "A grey cloud feeds the slow river below.", 1.0),

@@ -14,7 +14,8 @@ TOPICS = {
 }  # fmt: skip
 
 SUBJECTS = ("the old man", "my sister", "a small child", "our neighbour", "the teacher",
-            "a quiet dog", "the young baker", "her brother", "a tired driver", "the farmer")  # fmt: skip
+            "a quiet dog", "the young baker", "her brother", "a tired driver",
+            "the farmer")  # fmt: skip
 VERBS = ("sees", "likes", "finds", "keeps", "carries", "remembers", "paints", "follows", "watches",
          "mentions")  # fmt: skip
 THINGS = ("the red stone", "a long letter", "two green bottles", "an empty box", "the narrow path",

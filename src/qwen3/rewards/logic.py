@@ -1,7 +1,7 @@
 """Logic puzzles with one solution: knights and knaves, and small assignment grids.
 
-Statements are drawn until exactly one world fits, found by trying all worlds. The whole assignment
-must be right.
+Clues are drawn true to a world until no other world fits, found by trying all. The whole
+assignment must be right.
 """
 
 import re
@@ -38,34 +38,44 @@ ENDS = {
 
 def make(rng, difficulty, split):
     kind = rng.choice(("knights", "grid"))
-    draw = {"knights": _knights, "grid": _grid}[kind]
-    people, clues, solution, columns = draw_in_split(
-        lambda: draw(rng, difficulty, GRIDS[split]), lambda value: str(value[:2]), split
-    )
+    build, low, high = {"knights": (_knights, 4, 7), "grid": (_grid, 3, 5)}[kind]
+    size = levels(difficulty, low, high)
+    people, truth = draw_in_split(lambda: _world(rng, kind, size), str, split)
+    clues, solution, columns = build(rng, people, truth, GRIDS[split])
     listed = ", ".join(people[:-1]) + f" and {people[-1]}"
     frame = FRAMES[split][kind].format(people=listed, attributes=" and ".join(columns))
-    end = ENDS[kind].format(
-        first=people[0], second=people[1], n=len(people), a=columns[0], b=columns[-1]
-    )
+    end = ENDS[kind].format(first=people[0], second=people[1], n=size, a=columns[0], b=columns[-1])
     text = "\n".join([frame, *clues, end])
-    options = [GRIDS[split][column][: len(people)] for column in columns] if kind == "grid" else []
-    record = {"kind": kind, "people": list(people), "solution": solution, "options": options}
+    options = [GRIDS[split][column][:size] for column in columns] if kind == "grid" else []
+    record = {"kind": kind, "people": people, "solution": solution, "options": options}
     return Problem("logic", ask(text), record, difficulty)
 
 
-def _knights(rng, difficulty, _):
-    people = rng.sample(NAMES, levels(difficulty, 4, 7))
+def _world(rng, kind, size):
+    """Who takes part, and the truth: a role each, or an order of either attribute."""
+    people = rng.sample(NAMES, size)
+    if kind == "knights":
+        # A world of knaves only never stands alone: knaves can but say "a is a knight".
+        return people, rng.choice([w for w in product((False, True), repeat=size) if any(w)])
+    return people, [rng.sample(range(size), size) for _ in range(2)]
+
+
+def _knights(rng, people, truth, _):
+    """One statement each, true for knights and false for knaves, until the truth alone fits."""
     index = range(len(people))
-    while True:
-        claims = [_claim(rng, speaker, people) for speaker in index]
-        fits = [
-            world
-            for world in product((False, True), repeat=len(people))
-            if all(claims[i][1](world) == world[i] for i in index)
-        ]
+    worlds = list(product((False, True), repeat=len(people)))
+    for _ in range(20_000):
+        claims = []
+        for speaker in index:
+            claim = _claim(rng, speaker, people)
+            while claim[1](truth) != truth[speaker]:
+                claim = _claim(rng, speaker, people)
+            claims.append(claim)
+        fits = [world for world in worlds if all(claims[i][1](world) == world[i] for i in index)]
         if len(fits) == 1:
             clues = [f'{people[i]} says: "{claims[i][0]}"' for i in index]
-            return people, clues, [["knave", "knight"][value] for value in fits[0]], ["role"]
+            return clues, [["knave", "knight"][role] for role in truth], ["role"]
+    raise AssertionError(f"no statements single out {truth}")
 
 
 def _claim(rng, speaker, people):
@@ -81,20 +91,19 @@ def _claim(rng, speaker, people):
     ))  # fmt: skip
 
 
-def _grid(rng, difficulty, columns):
+def _grid(rng, people, truth, columns):
     """People with two attributes each; clues are added until one assignment is left."""
-    people = rng.sample(NAMES, levels(difficulty, 3, 5))
     n, (first, second) = len(people), columns
     orders = list(permutations(range(n)))
-    truth = (rng.choice(orders), rng.choice(orders))
     worlds, clues = list(product(orders, orders)), []
     while len(worlds) > 1:
         text, holds = _clue(rng, people, truth, columns[first][:n], columns[second][:n])
         left = [world for world in worlds if holds(world)]
         if len(left) < len(worlds):
             worlds, clues = left, [*clues, text]
-    solution = [f"{columns[first][truth[0][i]]} {columns[second][truth[1][i]]}" for i in range(n)]
-    return people, clues, solution, [first, second]
+    pairs = zip(*truth, strict=True)
+    solution = [f"{columns[first][x]} {columns[second][y]}" for x, y in pairs]
+    return clues, solution, [first, second]
 
 
 def _clue(rng, people, truth, firsts, seconds):
@@ -140,7 +149,7 @@ _P = Problem("logic", ask("Abel says: Bruno is a knave. Bruno says: Abel is a kn
     "kind": "knights", "people": ["Abel", "Bruno"], "solution": ["knight", "knave"],
     "options": []})  # fmt: skip
 
-logic = Task(
+assignment = Task(
     "logic", make, grade, solve, guess,
     examples=(
         (_P, "<think>\nBoth ways.\n</think>\n\nAnswer: Abel knight, Bruno knave", 1.0),

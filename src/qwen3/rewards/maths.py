@@ -234,7 +234,7 @@ def read_math(path):
 _HALF = problem("Compute $1/4 + 1/4$.", "\\frac{1}{2}")
 _THREE = problem("What is $1 + 2$?", "3")
 
-maths = Task(
+final_answer = Task(
     "maths", make, grade, solve, guess,
     examples=(
         (_HALF, "<think>\nhalf\n</think>\n\nIt is \\boxed{0.5}.", 1.0),

@@ -64,7 +64,7 @@ _NONE, _KEPT = _dialogue(["", ""], "think"), _dialogue(["/think", "/no_think", "
 _THINK, _EMPTY = "<think>\nMonday.\n</think>\n\n", "<think>\n\n</think>\n\n"
 _RIGHT = "The lock ends at 346."
 
-mode_following = Task(
+last_flag_wins = Task(
     "mode_following", make, word_problems.grade, word_problems.solve, word_problems.guess,
     examples=(
         (_NONE, _THINK + _RIGHT, 1.0),

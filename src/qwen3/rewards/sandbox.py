@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Run:
-    """end: "exit", "time", "output" (the limit that ended it); calls: ("value", v), ("error", name).
+    """end: "exit", "time" or "output" (the limit); calls: ("value", v) or ("error", name) each.
 
     There may be fewer calls than inputs: the program died or was killed.
     """

@@ -70,6 +70,14 @@ def seal(path, attributes, recursive):
     check(result, f"mount_setattr {path}")
 
 
+def forbid_namespaces():
+    """No user namespace inside this one, where the kernel's knob can be reached."""
+    try:
+        _write("/proc/sys/user/max_user_namespaces", "0")
+    except OSError:
+        pass  # a nested namespace would hold the same root, network and limits
+
+
 def build_root(config):
     """A private root: an empty tmpfs with the interpreter's folders bound read-only and a /tmp."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -139,6 +147,7 @@ def init(config, fds, uid):
     prctl(SET_PDEATHSIG, signal.SIGKILL)
     prctl(SET_DUMPABLE, 0)
     os.setsid()
+    forbid_namespaces()
     build_root(config)
     inside = os.fork()
     if inside == 0:

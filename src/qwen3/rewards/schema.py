@@ -214,7 +214,7 @@ def _case(form):
     return Problem("format", ask("Ana, aged 7; fever: yes."), record)
 
 
-format_task = Task(
+document = Task(
     "format", make, grade, solve, guess,
     examples=(
         (_case("json"), '[{"name": "Ana", "age": 7, "fever": true}]', 1.0),

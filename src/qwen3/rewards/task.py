@@ -75,7 +75,7 @@ class Task:
             raise ValueError(f"split {split!r} is none of {SPLITS}")
         if not 0 <= difficulty <= 1:
             raise ValueError(f"difficulty {difficulty!r} is not in 0..1")
-        problem = self.make(Random(f"{self.name}/{split}/{difficulty}/{seed}"), difficulty, split)
+        problem = self.make(Random(f"{self.name}/{split}/{seed}"), difficulty, split)
         return problem if mode == "any" else problem.flagged(mode)
 
     def score(self, problem, text):

@@ -127,7 +127,7 @@ _P = Problem("tool_call", ask("What will the weather be in Oslo over the next 3 
              tools=[describe("get_weather", *TOOLS["train"]["get_weather"])])  # fmt: skip
 _GOOD = write_call("get_weather", {"city": "Oslo", "days": 3})
 
-tool_call = Task(
+single_call = Task(
     "tool_call", make, grade, solve, guess,
     examples=(
         (_P, f"<think>\nweather\n</think>\n\n{_GOOD}", 1.0),

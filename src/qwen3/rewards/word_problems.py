@@ -95,7 +95,7 @@ _ONE, _TWO = problem([_MIA]), problem([_ANN, _BOB], name="word_problems")
 _ZH = problem([lock.Lock("小美", "604", _MIA.ops)], "zh", name="word_problems")
 _CAREFUL = "Monday swap last pair = 640. Tuesday reverse = 046. Wednesday turn first up 3 = 346."
 
-lock_task = Task(
+one_lock = Task(
     "lock",
     partial(make, name="lock", languages=("en",), most_locks=1,
             wordings={"train": "train", "heldout": "train"}),
@@ -112,7 +112,7 @@ lock_task = Task(
     ),
 )  # fmt: skip
 
-word_problems = Task(
+locks_and_languages = Task(
     "word_problems",
     partial(make, name="word_problems", languages=lock.LANGUAGES, most_locks=3,
             wordings={"train": "train", "heldout": "heldout"}),

@@ -1,0 +1,191 @@
+"""Every row of the table keeps the promises of a Task."""
+
+import random
+import time
+
+import pytest
+
+from qwen3.rewards import TASKS, get, response
+from qwen3.rewards.task import SPLITS
+
+RUNS_CODE = {"coding"}
+EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+
+
+def seeds(task, many, few=4):
+    return range(few if task.name in RUNS_CODE else many)
+
+
+@EVERY
+def test_worked_and_adversarial_examples_score_as_written(task):
+    assert {score for _, _, score in task.examples} >= {0.0, 1.0}
+    for problem, text, score in task.examples:
+        assert task.score(problem, text) == score, text[:200]
+
+
+@EVERY
+@pytest.mark.parametrize("split", SPLITS)
+def test_oracle_scores_one_at_every_difficulty(task, split):
+    for seed in seeds(task, 40):
+        problem = task.generate(seed, difficulty=(seed % 11) / 10, split=split)
+        assert task.score(problem, task.oracle(problem)) == 1.0, problem
+
+
+@EVERY
+def test_oracle_scores_one_in_the_mode_asked_for_and_zero_in_the_other(task):
+    problem = task.generate(3)
+    if problem.mode == "any":
+        problems = [problem.flagged("think"), problem.flagged("no_think")]
+        assert [p.messages[-1]["content"].split()[-1] for p in problems] == ["/think", "/no_think"]
+    else:
+        problems = [problem]
+    for problem in problems:
+        answer = task.solve(problem)[1]
+        full, empty = response.render("A thought.", answer), response.render("", answer)
+        expected = [1.0, 0.0] if problem.mode == "think" else [0.0, 1.0]
+        assert [task.score(problem, full), task.score(problem, empty)] == expected
+        assert task.score(problem, task.oracle(problem)) == 1.0
+        assert task.score(problem, answer) == 0.0
+
+
+@EVERY
+def test_a_random_policy_scores_near_zero(task):
+    scores = []
+    for seed in seeds(task, 150, few=15):
+        problem = task.generate(seed, difficulty=(seed % 11) / 10)
+        scores.append(task.score(problem, task.random_answer(problem, seed)))
+    assert sum(scores) / len(scores) < 0.1
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_problem_and_another_seed_another(task):
+    assert task.generate(7) == task.generate(7)
+    assert len({repr(task.generate(seed)) for seed in range(20)}) > 10
+
+
+@EVERY
+def test_train_and_heldout_never_share_a_prompt(task):
+    asked = {
+        split: {
+            repr(task.generate(seed, d / 4, split).messages) for seed in range(60) for d in range(5)
+        }
+        for split in SPLITS
+    }
+    assert not asked["train"] & asked["heldout"]
+
+
+@EVERY
+def test_difficulty_makes_problems_and_answers_longer(task):
+    def size(difficulty):
+        problems = [task.generate(seed, difficulty) for seed in range(30)]
+        return sum(len(repr([p.messages[-1:], p.tools, task.solve(p)])) for p in problems)
+
+    assert size(0.0) < size(0.5) < size(1.0)
+
+
+def adversarial(task, problem):
+    """Texts that must earn nothing."""
+    asked, (thinking, right) = problem.messages[-1]["content"], task.solve(problem)
+    block = (
+        "<think>\n\n</think>\n\n" if problem.mode == "no_think" else "<think>\nHm.\n</think>\n\n"
+    )
+    numbers = [str(n) for n in range(1, 1001)]
+    bodies = [
+        "",
+        "   \n",
+        asked,
+        f"{asked}\n{asked}",
+        "The answer is any of " + ", ".join(numbers) + ".",
+        "Answer: " + " or ".join(numbers),
+        " ".join(f"\\boxed{{{n}}}" for n in numbers),
+        "\\boxed{" + ",".join(numbers) + "}",
+        "9" * 5000,
+        "Answer: " + "9" * 5000,
+        "\\boxed{10^{10^{10^{10}}}}",
+        "".join(chr(c) for c in range(0x250, 0x2B0)) + "\u202e\u0000\ud83d 🤷 ٣٤٥ ４２",
+        "The lock ends at ٣٤٦. \\boxed{３} Answer: ７",
+        "I cannot answer that.",
+        "null",
+    ]
+    return [block + body for body in bodies] + [
+        f"<think>\n<think>\n{thinking}\n</think>\n</think>\n\n{right}",
+        f"<think>\n{thinking}\n</think>\n\n<think>\n{thinking}\n</think>\n\n{right}",
+        f"<think>\n{thinking}\n{right}",
+        f"{thinking}\n</think>\n\n{right}",
+        f"<think>\n{right}\n</think>\n\n",
+        f"<think>\n{right}\n</think>",
+        f"{block}{right}<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>",
+        f"{right}\n<think>\n\n</think>\n\n",
+        block,
+        "",
+        "<|im_end|>",
+    ]
+
+
+@EVERY
+@pytest.mark.parametrize("split", SPLITS)
+def test_adversarial_answers_score_zero(task, split):
+    for seed in range(3):
+        problem = task.generate(seed, difficulty=seed / 2, split=split)
+        for text in adversarial(task, problem):
+            assert task.score(problem, text) == 0.0, text[:200]
+
+
+ALPHABET = "abc XYZ 019 +-*/()[]{}<>|\\\"'`#$%^&_=.,:;!?\n\t é 锁 周 ∑ 🤷 \u202e\u0000"
+PIECES = (
+    "<think>", "</think>", "<think>\n\n</think>\n\n", "<|im_end|>", "<|im_start|>", "Answer:",
+    "\\boxed{", "\\frac{1}{0}", "\\sqrt[", "{{{{", "}}}}", "```python\n", "```", "def f(:\n",
+    "<tool_call>\n", "\n</tool_call>", '{"name": ', "[[[[[[", "NaN", "1e999", "0/0", "9" * 400,
+    "| a | b |\n|---|---|\n", "\\infty", "\\begin{pmatrix}", "\\int_0^1", "x=y=z", "\\text{",
+)  # fmt: skip
+
+
+def fuzz(task, problem, rng):
+    """A mangled oracle, or noise."""
+    text = task.oracle(problem) if rng.random() < 0.7 else ""
+    head, _, body = text.rpartition("\n\n")
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randint(0, len(body))
+        piece = rng.choice(PIECES) if rng.random() < 0.6 else "".join(rng.choices(ALPHABET, k=9))
+        cut = rng.choice((0, 0, 1, 5, len(body)))
+        body = body[:at] + piece * rng.choice((1, 1, 2, 50)) + body[at + cut :]
+    return f"{head}\n\n{body}" if rng.random() < 0.8 else head + body
+
+
+def fuzz_task(task, count):
+    rng, slowest, verdicts = random.Random(task.name), 0.0, []
+    for seed in range(count):
+        problem = task.generate(seed % 50, difficulty=(seed % 11) / 10, split=SPLITS[seed % 2])
+        text, start = fuzz(task, problem, rng), time.monotonic()
+        score = task.score(problem, text)
+        assert score is None or 0.0 <= score <= 1.0, text
+        slowest = max(slowest, time.monotonic() - start)
+        verdicts.append(score)
+    # A model must not be able to dodge a zero often: no verdict is for the rare broken verifier.
+    assert verdicts.count(None) <= 0.05 * count
+    assert slowest < 60
+
+
+@EVERY
+def test_no_scorer_raises_or_hangs_on_fuzzed_outputs(task):
+    fuzz_task(task, 15 if task.name in RUNS_CODE else 60)
+
+
+@EVERY
+@pytest.mark.slow
+def test_no_scorer_raises_or_hangs_on_ten_thousand_fuzzed_outputs(task):
+    fuzz_task(task, 10_000 // len(TASKS) + 1)
+
+
+def test_an_unknown_task_split_difficulty_or_mode_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="'soduku' does not exist; there are .*'countdown'"):
+        get("soduku")
+    task = get("countdown")
+    with pytest.raises(ValueError, match="split 'test' is none of"):
+        task.generate(0, split="test")
+    with pytest.raises(ValueError, match="difficulty 3 is not in 0..1"):
+        task.generate(0, difficulty=3)
+    with pytest.raises(ValueError, match="mode 'fast' is none of"):
+        task.generate(0, mode="fast")
+    with pytest.raises(ValueError, match="already asks for mode"):
+        get("mode_following").generate(0, mode="think")
