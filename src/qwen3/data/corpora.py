@@ -157,7 +157,7 @@ def _read_manifest(folder):
 
 
 def _reused(folder, key, rebuild):
-    """The corpus that lies there, if it has this key; None if nothing does or it may be replaced."""
+    """The corpus there, if it has this key; None if there is none, or one that may be replaced."""
     if not folder.exists():
         return None
     try:
@@ -195,9 +195,19 @@ def _tidy(folder):
     prefix = f".{folder.name}.building.{socket.gethostname()}."
     for path in sorted(folder.parent.glob(f"{prefix}*")) if folder.parent.exists() else ():
         process = path.name.removeprefix(prefix).removesuffix(OLD)
-        if not process.isdigit() or Path(f"/proc/{process}").exists():
+        if not process.isdigit() or _alive(int(process)):
             continue
         if path.name.endswith(OLD) and not folder.exists():
             os.rename(path, folder)
         else:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
