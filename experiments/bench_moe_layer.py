@@ -1,8 +1,8 @@
-"""One MoE layer forward + backward on CPU: our loop kernel, jax.lax.ragged_dot, and all experts densely.
+"""One MoE layer forward + backward on CPU: our loop, jax.lax.ragged_dot, and all experts densely.
 
-Hidden 256, 32 experts, top-4, expert FFN 128, 8 x 512 tokens, float32. The variants are interleaved and a
-square matmul is timed between them, so that a busy machine shows. Process CPU time stands beside the
-wall time: it is the fair one when other work shares the cores.
+Hidden 256, 32 experts, top-4, expert FFN 128, 8 x 512 tokens, float32. The variants are interleaved
+and a square matmul is timed between them, so that a busy machine shows. Process CPU time stands
+beside the wall time: it is the fair one when other work shares the cores.
 
     python experiments/bench_moe_layer.py [--repeats 5]
 

@@ -1,10 +1,11 @@
-"""The load-balancing loss in four forms, from the routers' small sums. (RECIPE 5.3; arXiv 2501.11873)
+"""The load-balancing loss in four forms, from the routers' small sums. (arXiv 2501.11873)
 
-For one layer: loss = E * sum_e f_e * P_e, with f the share of selections per expert (sums to 1, no gradient)
-and P the mean of the full softmax, so a balanced router gives 1. The mean over layers is returned.
+For one layer: loss = E * sum_e f_e * P_e, with f the share of selections per expert (it sums to 1
+and has no gradient) and P the mean of the full softmax: a balanced router gives 1. The mean over
+layers is returned.
 
-All forms are one sum. With tokens grouped into g = 1..G, loss = E / tokens * sum_g sum_e f_ge * probs_ge, and the
-forms differ only in how many tokens f was counted over:
+All forms are one sum. With tokens in groups g = 1..G,
+loss = E / tokens * sum_g sum_e f_ge * probs_ge, and they differ only in where f is counted:
 
 | form | f counted over |
 |---|---|
@@ -13,8 +14,9 @@ forms differ only in how many tokens f was counted over:
 | buffered | this micro-batch and those before it in the optimizer step |
 | global | all micro-batches of the optimizer step |
 
-The sum is linear in the probabilities, so contributions of micro-batches add up to the value of the step, and the
-global form does not depend on how the batch was cut. Letters: L layers, B batch rows, E experts, G groups.
+The sum is linear in the probabilities, so the parts of the micro-batches add up to the value of the
+step, and the global form does not depend on how the batch was cut. Letters: L layers, B batch rows,
+E experts, G groups.
 """
 
 import jax
@@ -24,7 +26,7 @@ FORMS = ("micro", "synchronised", "buffered", "global")
 
 
 def totals(counts_LBE, tokens_B):
-    """What a counting pass sums over the micro-batches of a step: {"counts": [L, E], "tokens": []}."""
+    """What a counting pass adds up over a step: {"counts": [L, E], "tokens": []}."""
     return {"counts": jnp.sum(counts_LBE, axis=1), "tokens": jnp.sum(tokens_B)}
 
 
@@ -32,9 +34,9 @@ def loss(counts_LBE, probs_LBE, tokens_B, *, form="global", groups=1, counted=No
     """This micro-batch's part of the step's loss; the parts of all its micro-batches add up to it.
 
     counts and probs: sums over each row's real tokens, as in MoeStats, stacked over layers.
-    groups: for "micro" only, the number of equal runs of rows that are balanced on their own.
-    counted: [L, E] selections, for "global" those of the whole step, for "buffered" those of the earlier
-    micro-batches (None at the first one).
+    groups: for "micro" only, how many equal runs of rows are balanced each on its own.
+    counted: [L, E] selections, for "global" those of the whole step, for "buffered" those of the
+    earlier micro-batches (None at the first one).
     tokens: real tokens of the whole step; None when this batch is the whole step.
     """
     layers, rows, experts = counts_LBE.shape
@@ -72,7 +74,7 @@ def shares(counts):
 def load(counts_LE):
     """How even the load is, per layer [L]; a balanced one gives 1, 1 and 1.
 
-    max_load and min_load: the busiest and idlest expert's share times E. entropy: of the shares, over log E.
+    max_load, min_load: the busiest and idlest expert's share times E. entropy: over log E.
     """
     experts = counts_LE.shape[-1]
     shares_LE = shares(counts_LE)

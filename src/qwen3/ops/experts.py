@@ -3,11 +3,11 @@
 Every kernel computes y[r] = (w[r] * silu(x[r] @ gate[e]) * (x[r] @ up[e])) @ down[e] for the expert
 e that owns row r. The routing weight multiplies the hidden row, not the result, so no kernel has to
 keep y for the backward pass. Rows behind sum(sizes) give zero and receive zero gradient, whatever
-they hold, and the loop and the TPU kernel spend no arithmetic on them.
+finite value they hold, and the loop and the TPU kernel spend no arithmetic on them.
 
-Letters: R rows, D model, F expert ffn, E experts. `jax.lax.ragged_dot` is used nowhere: on CPU it is a
-masked dense product (experiments/bench_moe_layer.py), and on TPU its derivative is counted as a
-product with every expert.
+Letters: R rows, D model, F expert ffn, E experts. `jax.lax.ragged_dot` is used nowhere: on CPU it
+takes longer than all experts densely (experiments/bench_moe_layer.py), and on TPU its derivative is
+counted as a product with every expert.
 """
 
 import jax
@@ -20,8 +20,8 @@ from qwen3.ops.experts_tpu import megablox, zero_tail
 def grouped_ffn(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E, *, kernel, tiles=None):
     """Weighted SwiGLU of each row by its own expert; returns y_RD.
 
-    x_RD is sorted by expert, sizes_E int32 counts the rows of each. `kernel` is a name in KERNELS or a
-    function like those. `tiles` replaces the kernel's own tile sizes: (rows,) for the loop,
+    x_RD is sorted by expert, sizes_E int32 counts the rows of each. `kernel` is a name in KERNELS
+    or a function like those. `tiles` replaces the kernel's own tile sizes: (rows,) for the loop,
     (rows, contraction, columns) for megablox; the other two have none.
     """
     if isinstance(kernel, str):

@@ -1,7 +1,7 @@
 """Expert FFN on CPU: a loop over the used blocks of rows, with an in-place backward pass.
 
-XLA:CPU has no grouped matmul, but plain products of 128 rows run near its peak, so the loop does one
-fused FFN per block. Further letters: J blocks, C rows of one block.
+XLA:CPU has no grouped matmul, but plain products of 128 rows run near its peak, so the loop does
+one fused FFN per block. Further letters: J blocks, C rows of one block.
 """
 
 import functools

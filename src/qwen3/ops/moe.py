@@ -1,6 +1,7 @@
 """Routing of tokens to experts, and the two permutations around the expert FFN.
 
-Letters: B batch, T length, M tokens (B*T), D model, E experts, A active experts per token, R routed rows (M*A), N any rows.
+Letters: B batch, T length, M tokens (B*T), D model, E experts, A active experts per token,
+R routed rows (M*A), N any rows.
 """
 
 from typing import NamedTuple
@@ -24,10 +25,10 @@ class Order(NamedTuple):
 
 
 def route(x_MD, router_DE, *, active, ids_MA=None):
-    """softmax over all experts in float32 -> top-k -> divide by their sum -> cast (Qwen3: norm_topk_prob).
+    """float32 logits -> softmax over all experts -> top-k -> divide by their sum -> cast.
 
     `ids_MA` replays an earlier choice: only the discrete ids are taken over, weights and gradients
-    come from the live router. Returns Routing.
+    come from the live router. Returns Routing. (Qwen3 report, section 2; norm_topk_prob)
     """
     experts = router_DE.shape[1]
     if not 1 <= active <= experts:
@@ -54,7 +55,7 @@ def count(ids_BTA, experts):
 
 
 def sort_rows(ids_MA, experts):
-    """Stable order of the routed rows by expert. An id of `experts` means "not routed". Returns Order."""
+    """Order of the routed rows by expert, stable. An id of `experts` means "not routed"."""
     flat_R = ids_MA.reshape(-1)
     rows_R = jnp.argsort(flat_R, stable=True).astype(jnp.int32)
     places_MA = jnp.argsort(rows_R).astype(jnp.int32).reshape(ids_MA.shape)
@@ -67,8 +68,8 @@ def _take(x_ND, index):
 
 
 # The two functions below are each other's transpose, so both directions are gathers and XLA never
-# sees a scatter-add. `to_R` and `back_NA` must describe one relation: to_R[r] == n exactly when r is
-# in back_NA[n]. An index past the end (N, or R) means "nowhere" and reads zero.
+# sees a scatter-add. `to_R` and `back_NA` must describe one relation: to_R[r] == n exactly when r
+# is in back_NA[n]. An index past the end (N, or R) means "nowhere" and reads zero.
 
 
 @jax.custom_vjp
