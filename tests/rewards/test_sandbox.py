@@ -229,6 +229,22 @@ def test_nothing_outside_its_own_folder_is_writable(box, tmp_path):
     assert run(box, fresh).calls == (("value", []),)
 
 
+def test_it_inherits_no_file_but_its_own_three(box):
+    code = """
+        import os
+        def f():
+            found = []
+            for fd in range(1024):
+                try:
+                    os.fstat(fd)
+                    found.append(fd)
+                except OSError:
+                    pass
+            return found
+    """
+    assert run(box, code).calls == (("value", [0, 1, 2, 3]),)  # 3: the copy of 1 for answers
+
+
 def test_it_gains_no_privilege(box):
     code = """
         import ctypes, os

@@ -1,12 +1,14 @@
 """Every row of the table keeps the promises of a Task."""
 
+import json
 import random
 import time
+from dataclasses import asdict, replace
 
 import pytest
 
-from qwen3.rewards import TASKS, get, response
-from qwen3.rewards.task import SPLITS
+from qwen3.rewards import TASKS, get, response, score_all
+from qwen3.rewards.task import SPLITS, NoVerdict, Problem
 
 RUNS_CODE = {"coding"}
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -189,3 +191,30 @@ def test_an_unknown_task_split_difficulty_or_mode_is_named_with_the_choices():
         task.generate(0, mode="fast")
     with pytest.raises(ValueError, match="already asks for mode"):
         get("mode_following").generate(0, mode="think")
+
+
+def test_a_mixed_batch_is_scored_in_order():
+    problems = [task.generate(seed) for seed in range(2) for task in TASKS.values()]
+    pairs = [(p, get(p.task).oracle(p)) for p in problems] + [(p, "no") for p in problems]
+    assert score_all(pairs, threads=4) == [1.0] * len(problems) + [0.0] * len(problems)
+
+
+def test_a_problem_survives_json():
+    for task in TASKS.values():
+        problem = task.generate(1)
+        again = Problem(**json.loads(json.dumps(asdict(problem))))
+        assert again == problem and task.score(again, task.oracle(again)) == 1.0
+
+
+def test_a_broken_verifier_is_no_verdict_and_a_bug_is_not_hidden(caplog):
+    def broken(problem, answer):
+        raise NoVerdict("the verifier is gone")
+
+    task = replace(get("countdown"), grade=broken)
+    problem = task.generate(0)
+    assert task.score(problem, "Answer: 1") is None and "verifier is gone" in caplog.text
+    assert task.score(problem, "<think>\nunclosed") == 0.0
+    with pytest.raises(ZeroDivisionError):
+        replace(task, grade=lambda problem, answer: 1 / 0).score(problem, "Answer: 1")
+    with pytest.raises(AssertionError):
+        replace(task, grade=lambda problem, answer: float("nan")).score(problem, "Answer: 1")

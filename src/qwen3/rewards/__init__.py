@@ -5,6 +5,9 @@ problem = task.generate(seed, difficulty=0.5, split="train", mode="think")
 reward = task.score(problem, text)  # text after <|im_start|>assistant; None: no verdict
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 from qwen3.rewards import (
     coding,
     constraints,
@@ -19,7 +22,7 @@ from qwen3.rewards import (
 )
 from qwen3.rewards.task import NoVerdict, Problem, Task
 
-__all__ = ["TASKS", "NoVerdict", "Problem", "Task", "get"]
+__all__ = ["TASKS", "NoVerdict", "Problem", "Task", "get", "score_all"]
 
 TASKS = {
     task.name: task
@@ -44,3 +47,9 @@ def get(name):
     if name not in TASKS:
         raise ValueError(f"task {name!r} does not exist; there are {sorted(TASKS)}")
     return TASKS[name]
+
+
+def score_all(pairs, *, threads=None):
+    """The score of each (problem, text), in order; verifiers run side by side (default: cores)."""
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return list(pool.map(lambda pair: get(pair[0].task).score(*pair), pairs))

@@ -46,7 +46,7 @@ def make(rng, difficulty, split):
     frame = FRAMES[split][kind].format(people=listed, attributes=" and ".join(columns))
     end = ENDS[kind].format(first=people[0], second=people[1], n=size, a=columns[0], b=columns[-1])
     text = "\n".join([frame, *clues, end])
-    options = [GRIDS[split][column][:size] for column in columns] if kind == "grid" else []
+    options = [list(GRIDS[split][column][:size]) for column in columns] if kind == "grid" else []
     record = {"kind": kind, "people": people, "solution": solution, "options": options}
     return Problem("logic", ask(text), record, difficulty)
 

@@ -5,6 +5,7 @@ the default). Scores 1 if the turn obeys the mode and the answer is right; `foll
 alone, the figure of the report's Table 22.
 """
 
+from qwen3.data.chat_parse import mode_of
 from qwen3.rewards import lock, response, word_problems
 from qwen3.rewards.task import Problem, Task, draw_in_split, levels
 
@@ -19,27 +20,28 @@ def make(rng, difficulty, split):
     turns = rng.randint(low, levels(difficulty, low, high))
     place = rng.choice(PLACES[split])
     days = levels(difficulty, 1, lock.MOST_DAYS)
-    messages, mode = [], "think"
+    messages = []
     if place == "system":
-        mode = rng.choice(("think", "no_think"))
-        messages.append({"role": "system", "content": f"Work on locks. /{mode}"})
+        flag = rng.choice(("/think", "/no_think"))
+        messages.append({"role": "system", "content": f"Work on locks. {flag}"})
     for turn in range(turns):
-        mia = rng.choice(lock.NAMES["en"])
-        locks = draw_in_split(lambda mia=mia: lock.draw_locks(rng, days, [mia]), lock.key, split)
+        name = rng.choice(lock.NAMES["en"])
+        locks = draw_in_split(lambda name=name: lock.draw_locks(rng, days, [name]), lock.key, split)
         text = word_problems.question(locks, "en")
         if rng.random() < P_FLAG:
-            mode = rng.choice(("think", "no_think"))
-            text = f"/{mode} {text}" if place == "front" else f"{text} /{mode}"
+            flag = rng.choice(("/think", "/no_think"))
+            text = f"{flag} {text}" if place == "front" else f"{text} {flag}"
         messages.append({"role": "user", "content": text})
         if turn < turns - 1:
-            messages.append(_reply(locks, mode))
+            messages.append(_reply(locks, mode_of(messages)))
     record = word_problems.problem(locks).answer
+    mode = "think" if mode_of(messages) else "no_think"
     return Problem("mode_following", messages, record, difficulty, mode=mode)
 
 
-def _reply(locks, mode):
+def _reply(locks, thinks):
     """An earlier assistant turn; the template drops its reasoning, other renderings may keep it."""
-    thinking = lock.trace(locks, "en", "careful") if mode == "think" else ""
+    thinking = lock.trace(locks, "en", "careful") if thinks else ""
     content = lock.answer(locks, "en")
     return {"role": "assistant", "content": content, "reasoning_content": thinking}
 

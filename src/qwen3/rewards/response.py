@@ -1,7 +1,8 @@
 """Reading a sampled assistant turn: one closed think block at most, then the answer.
 
 `score` sees all text after `<|im_start|>assistant\\n`; under the hard switch the empty block that
-the generation prompt already holds belongs to it.
+the generation prompt already holds belongs to it. Stricter than `data.chat.parse`, which makes the
+best of any text: a reward must not pay for a form that only a lenient reader understands.
 """
 
 import re
@@ -13,7 +14,6 @@ MODES = ("any", "think", "no_think")
 
 # The full stop is the report's own stop text: `...directly now.\n</think>.\n\n`.
 _TURN = re.compile(r"<think>\n(?P<thinking>.*)\n</think>\.?\n\n(?P<answer>.*)", re.DOTALL)
-_FLAG = re.compile(r"(?<!\S)/(think|no_think)(?!\S)")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def read(text):
     breaks; a control token anywhere but at the end.
     """
     for end in ENDS:
-        text = text.removesuffix("\n").removesuffix(end)
+        if text.endswith((end, end + "\n")):
+            text = text.removesuffix("\n").removesuffix(end)
+            break
     if any(token in text for token in CONTROL):
         return None
     opened, closed = text.count("<think>"), text.count("</think>")
@@ -52,17 +54,6 @@ def read(text):
 def render(thinking, answer):
     """The turn as Qwen3 writes it; empty thinking gives the empty block."""
     return f"<think>\n{thinking}\n</think>\n\n{answer}"
-
-
-def last_flag(messages):
-    """The last /think or /no_think in user and system turns as "think" / "no_think", else None."""
-    flags = [
-        flag
-        for message in messages
-        if message["role"] in ("user", "system")
-        for flag in _FLAG.findall(message["content"])
-    ]
-    return flags[-1] if flags else None
 
 
 def final_line(answer, marker="Answer:"):

@@ -2,13 +2,13 @@
 
 import re
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+|(?<=\d)[.,]\d+)*")
 _SENTENCE = re.compile(r"[.!?。！？]+(?=\s|$|[^\s.!?])")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|e\.g|i\.e|etc|vs|[A-Z])\.|(?<=\d)\.(?=\d)")
 
 
 def words(text):
-    """The words, letters and digits with inner apostrophes and hyphens."""
+    """The words: letters and digits with inner apostrophes and hyphens, numbers like 3.5 whole."""
     return _WORD.findall(text)
 
 
