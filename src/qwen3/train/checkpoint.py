@@ -12,7 +12,7 @@ import errno
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from qwen3.config import differences, digest
+from qwen3.train.loop import Hook
 from qwen3.train.seal import SEAL, problem, read_seal, remote, write_seal
 from qwen3.train.state import TrainState
 
@@ -133,6 +134,14 @@ class Checkpoints:
         }
         with self._explained(step):
             self._orbax.save(path, args=ocp.args.PyTreeSave(state))
+
+    def hook(self, every: int, extra: Callable[[int], dict]) -> Hook:
+        """Save every `every` steps and when the loop ends or is stopped, with extra(step)."""
+
+        def save(step: int, state: TrainState, metrics: dict) -> None:
+            self.save(state, extra(step), metrics)
+
+        return Hook(save, every, last=True)
 
     def wait(self) -> None:
         """Until the save under way is committed; then delete what the rule does not keep."""

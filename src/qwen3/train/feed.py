@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import threading
@@ -25,6 +26,8 @@ class Prefetch:
         self._steps = range(first, until)
         self._ready: queue.Queue = queue.Queue(maxsize=1)
         self._closed = threading.Event()
+        # The ambient mesh belongs to a thread; the source shall see the caller's.
+        self._mesh = jax.sharding.get_mesh()
         self._thread = threading.Thread(target=self._read, name="prefetch", daemon=True)
         self._thread.start()
 
@@ -43,6 +46,10 @@ class Prefetch:
                 pass
 
     def _read(self) -> None:
+        with contextlib.nullcontext() if self._mesh.empty else jax.set_mesh(self._mesh):
+            self._read_all()
+
+    def _read_all(self) -> None:
         for step in self._steps:
             if self._closed.is_set():
                 return

@@ -23,7 +23,8 @@ class Hook:
 
     A hook sees the state of its step, for which the loop waits. A `late` hook reads metrics only:
     it is called with state None while the next step runs, so the device never waits for it.
-    `last` hooks are called also when the loop ends or is stopped (save).
+    `last` hooks are called also when the loop ends or is stopped (save). Hooks run in order and
+    share the metrics: what an evaluation adds to them, a save after it sees.
     """
 
     call: Callable[[int, TrainState | None, dict], None]

@@ -1,0 +1,83 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import kill_harness as harness
+import pytest
+
+from qwen3.train.checkpoint import read_seal, steps_in
+
+SCRIPT = Path(__file__).with_name("toy_run.py")
+
+
+def command(workdir, *more):
+    return [sys.executable, str(SCRIPT), str(workdir), *more]
+
+
+def devices(count):
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+
+def both(tmp_path, moments, count):
+    """The run without and, at the same time, with kills."""
+    whole = threading.Thread(
+        target=harness.run,
+        args=(command(tmp_path / "whole"), tmp_path / "whole"),
+        kwargs={"env": devices(count)},
+    )
+    whole.start()
+    kills = harness.run(
+        command(tmp_path / "killed"), tmp_path / "killed", moments, env=devices(count)
+    )
+    whole.join()
+    harness.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    return kills
+
+
+def test_kills_in_a_checkpoint_write_and_at_a_stage_border_change_nothing(tmp_path):
+    kills = both(tmp_path, [harness.while_writing(), harness.at_step(30)], 2)
+    assert kills[0]["half_written"] and kills[1]["step"] >= 30
+    assert steps_in(tmp_path / "killed" / "checkpoints") == [21, 42, 56, 60]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 8])
+def test_twenty_random_kills_change_nothing(tmp_path, count):
+    moments = harness.random_moments(20, longest=1.2, border=30, seed=count)
+    kills = both(tmp_path, moments, count)
+    assert len(kills) == 20 and sum(kill["half_written"] for kill in kills) >= 3
+
+
+def test_sigterm_saves_where_it_is_and_the_next_start_goes_on(tmp_path):
+    work = tmp_path / "run"
+    arguments = command(work, "--every", "1000", "--steps", "5000")
+    process = subprocess.Popen(arguments, env={**os.environ, **devices(2)})
+    while harness.last_step(work) < 3:
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 42
+    saved = steps_in(work / "checkpoints")
+    assert len(saved) == 1 and saved[0] >= 3 and harness.last_step(work) == saved[0]
+    assert read_seal(work / "checkpoints" / str(saved[0]))["extra"]["position"] == saved[0]
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path):
+    work = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    arguments = command(work, "--every", "1000", "--steps", "5000", "--coordinator", coordinator)
+    processes = [
+        subprocess.Popen([*arguments, "--process", str(i)], env={**os.environ, **devices(2)})
+        for i in range(2)
+    ]
+    while harness.last_step(work) < 3:
+        assert all(process.poll() is None for process in processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(60) for process in processes] == [42, 42]
+    saved = steps_in(work / "checkpoints")
+    assert len(saved) == 1 and saved[0] >= 3
