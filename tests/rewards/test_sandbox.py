@@ -303,6 +303,7 @@ FORGERIES = {
         def double(x): return Same(-1)
     """,
     "exit code 0": "import sys\nsys.exit(0)",
+    "the exit code of a failed setup": "import os\nos._exit(97)",
     "exit code 0 from the call": "import os\ndef double(x): os._exit(0)",
     "printed markers": """
         print("OK passed PASSED 20 passed, 0 failed")
@@ -386,6 +387,16 @@ def test_a_killed_warden_is_no_verdict_and_is_replaced():
     assert box.run("def f(): return 1", "f", [()]).calls == (("value", 1),)
     assert not candidates() - before
     box.close()
+
+
+def test_a_sandbox_that_ends_before_the_candidate_begins_is_no_verdict(box, monkeypatch):
+    result = {"end": "exit", "code": 137, "output": "", "note": ""}  # as after the OOM killer
+    monkeypatch.setattr(box._pool, "ask", lambda *_: result)
+    with pytest.raises(NoVerdict, match="before the candidate began"):
+        box.run("def f(): return 1", "f", [()], cached=False)
+    result |= {"end": "setup", "note": "unshare: Operation not permitted"}
+    with pytest.raises(NoVerdict, match="could not be set up: unshare"):
+        box.run("def f(): return 1", "f", [()], cached=False)
 
 
 def test_a_killed_client_leaves_no_warden_and_no_candidate():

@@ -1,8 +1,10 @@
-"""Verifiable tasks. Adding a family is adding a file and a row here.
+"""Verifiable tasks: adding a family is adding a file and a row here.
 
-task = rewards.get("countdown")
-problem = task.generate(seed, difficulty=0.5, split="train", mode="think")
-reward = task.score(problem, text)  # text after <|im_start|>assistant; None: no verdict
+    task = rewards.get("countdown")
+    problem = task.generate(seed, difficulty=0.5, split="train", mode="think")
+    reward = task.score(problem, text)
+
+`text` is all that follows <|im_start|>assistant; a reward of None is no verdict, not zero.
 """
 
 import os

@@ -202,7 +202,10 @@ class Sandbox:
             raise NoVerdict(f"the sandbox server failed: {error}") from error
         if result["end"] == "setup":
             raise NoVerdict(f"the sandbox could not be set up: {result['note']}")
-        return Run(result["end"], read_calls(result["output"], len(inputs)))
+        first, _, lines = result["output"].partition("\n")
+        if first != json.dumps(sandbox_child.READY):
+            raise NoVerdict(f"the sandbox ended before the candidate began: {result['end']}")
+        return Run(result["end"], read_calls(lines, len(inputs)))
 
     def close(self):
         if self._pool is not None:

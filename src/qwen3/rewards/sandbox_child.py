@@ -1,7 +1,7 @@
 """What runs inside the sandbox, as `python -I -S -c <this file>`: candidate code and its calls.
 
-Reads one JSON job {code, entry, inputs, seconds} from file 0, writes one JSON line per call to a
-private copy of file 1: {"i", "value"} or {"i", "error"}. Nothing here is trusted: expected values
+Reads one JSON job {code, entry, inputs, seconds} from file 0, writes to a private copy of file 1
+the line READY and then one JSON line per call: {"i", "value"} or {"i", "error"}. Nothing here is trusted: expected values
 never enter this process, the other side compares. Standard library only, no package imports.
 """
 
@@ -11,6 +11,7 @@ import signal
 import sys
 
 DEEPEST = 100
+READY = "ready"
 
 
 def encode(value, depth=0):
@@ -81,6 +82,7 @@ def main():
     def late(*_):
         raise TimeoutError
 
+    say(READY)  # nothing of the candidate has run: without this line the sandbox is at fault
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, job["seconds"])
     try:
