@@ -10,6 +10,7 @@ queries, each against no more keys than it may see), "splash" (Pallas, TPU), "cu
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,29 +73,91 @@ def _sharded(q_BTNH, k_BTKH, v_BTKH, segments_BT, kernel, context):
 
 
 def reference(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
-    """Plain XLA. Queries stand at `start` + t of the S keys; None: at t, and later keys of a block
-    of queries are left out of its products altogether, which halves the work.
+    """Plain XLA. Queries stand at `start` + t of the S keys; None: at t, and then later keys are
+    left out of a block's products altogether, which halves the work.
     """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
-    k_BKSH, v_BKSH = k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3)
-
-    def block(first: int, last: int, keys: int):
-        index_T = jnp.arange(first, last) + (0 if start is None else start)
-        mask = index_T[:, None] >= jnp.arange(keys)[None, :]
-        if q_segments is not None:
-            same_BTS = q_segments[:, first:last, None] == k_segments[:, None, :keys]
-            mask = (mask[None] & same_BTS)[:, None, None]
-        return attend(q_BKGTH[:, :, :, first:last], k_BKSH[:, :, :keys], v_BKSH[:, :, :keys], mask)
-
     size = T if start is not None else max(SMALLEST_BLOCK, -(-T // MOST_BLOCKS))
-    blocks = [
-        block(first, min(first + size, T), S if start is not None else min(first + size, T))
+    spans = tuple(
+        (first, min(first + size, T), S if start is not None else min(first + size, T))
         for first in range(0, T, size)
-    ]
-    o_BKGTH = jnp.concatenate(blocks, axis=3) if len(blocks) > 1 else blocks[0]
+    )
+    index_T = jnp.arange(T) + (0 if start is None else start)
+    o_BKGTH = _blocked(
+        q_BKGTH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3),
+        (index_T, q_segments, k_segments), spans,
+    )  # fmt: skip
     return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _blocked(q_BKGTH, k_BKSH, v_BKSH, places, spans):
+    """Attention, block of queries by block; keeps the log-sum-exp of the scores for the backward
+    pass instead of the weights (FlashAttention, arXiv 2205.14135).
+    """
+    return _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans)[0]
+
+
+def _scores(q_BKGTH, k_BKSH, places, span):
+    """Masked fp32 scores [B, K, G, t, keys] of one block, and its rows of q as a matrix."""
+    (first, last, keys), (index_T, q_segments, k_segments) = span, places
+    B, K, G, _, H = q_BKGTH.shape
+    q_BKRH = q_BKGTH[:, :, :, first:last].reshape(B, K, G * (last - first), H)
+    scores = _matmul("BKRH,BKSH->BKRS", q_BKRH, k_BKSH[:, :, :keys])
+    mask = index_T[first:last, None] >= jnp.arange(keys)[None, :]
+    if q_segments is not None:
+        same_BtS = q_segments[:, first:last, None] == k_segments[:, None, :keys]
+        mask = (mask[None] & same_BtS)[:, None, None]
+    return jnp.where(mask, scores.reshape(B, K, G, last - first, keys), MASKED), q_BKRH
+
+
+def _matmul(form, a, b):
+    return jnp.einsum(form, a, b, preferred_element_type=jnp.float32)
+
+
+def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans):
+    outs, sums = [], []
+    B, K, G, _, H = q_BKGTH.shape
+    for span in spans:
+        scores, q_BKRH = _scores(q_BKGTH, k_BKSH, places, span)
+        top = scores.max(axis=-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        total = weights.sum(axis=-1, keepdims=True)
+        flat = weights.reshape(*q_BKRH.shape[:3], -1).astype(v_BKSH.dtype)
+        out = _matmul("BKRS,BKSH->BKRH", flat, v_BKSH[:, :, : span[2]])
+        outs.append((out.reshape(B, K, G, -1, H) / total).astype(q_BKGTH.dtype))
+        sums.append((top + jnp.log(total))[..., 0])
+    o_BKGTH, lse_BKGT = jnp.concatenate(outs, axis=3), jnp.concatenate(sums, axis=3)
+    return o_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, places, o_BKGTH, lse_BKGT)
+
+
+def _blocked_backward(spans, kept, do_BKGTH):
+    q_BKGTH, k_BKSH, v_BKSH, places, o_BKGTH, lse_BKGT = kept
+    B, K, G, _, H = q_BKGTH.shape
+    dtype = q_BKGTH.dtype
+    inner_BKGT = jnp.sum(o_BKGTH.astype(jnp.float32) * do_BKGTH, axis=-1)
+    dq, dk = [], jnp.zeros(k_BKSH.shape, jnp.float32)
+    dv = jnp.zeros_like(dk)
+    for span in spans:
+        first, last, keys = span
+        scores, q_BKRH = _scores(q_BKGTH, k_BKSH, places, span)
+        flat = (B, K, G * (last - first), keys)
+        weights = jnp.exp(scores - lse_BKGT[:, :, :, first:last, None]).reshape(flat)
+        do_BKRH = do_BKGTH[:, :, :, first:last].reshape(q_BKRH.shape)
+        dweights = _matmul("BKRH,BKSH->BKRS", do_BKRH, v_BKSH[:, :, :keys])
+        inner = inner_BKGT[:, :, :, first:last].reshape(*flat[:3], 1)
+        dscores = (weights * (dweights - inner)).astype(dtype)
+        dv = dv.at[:, :, :keys].add(_matmul("BKRS,BKRH->BKSH", weights.astype(dtype), do_BKRH))
+        dk = dk.at[:, :, :keys].add(_matmul("BKRS,BKRH->BKSH", dscores, q_BKRH))
+        block = _matmul("BKRS,BKSH->BKRH", dscores, k_BKSH[:, :, :keys])
+        dq.append(block.reshape(B, K, G, last - first, H))
+    grads = (jnp.concatenate(dq, axis=3), dk, dv)
+    return *(g.astype(dtype) for g in grads), None
+
+
+_blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
 def attend(q_BKGTH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, mask: jax.Array) -> jax.Array:
