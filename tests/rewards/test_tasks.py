@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from dataclasses import asdict, replace
 
@@ -74,6 +75,31 @@ def test_train_and_heldout_never_share_a_prompt(task):
         for split in SPLITS
     }
     assert not asked["train"] & asked["heldout"]
+
+
+# What a problem is about, wording apart.
+CONTENT = {
+    "lock": lambda p: [row[1:] for row in p.answer["locks"]],
+    "word_problems": lambda p: [row[1:] for row in p.answer["locks"]],
+    "mode_following": lambda p: [row[1:] for row in p.answer["locks"]],
+    "maths": lambda p: re.findall(r"\d+", p.messages[0]["content"]) + [p.answer["gold"]],
+    "countdown": lambda p: p.answer["numbers"] + [p.answer["target"]],
+    "coding": lambda p: p.answer["solution"].split("\n")[1:],
+    "format": lambda p: list(p.answer["rows"][0]),
+    "length_control": lambda p: p.answer["keywords"],
+    "constraints": lambda p: list(p.answer["constraints"]),
+    "tool_call": lambda p: p.answer["name"],
+    "logic": lambda p: [p.answer["people"], p.answer["solution"]],
+}
+
+
+@EVERY
+def test_train_and_heldout_never_share_content(task):
+    def contents(split):
+        problems = [task.generate(seed, d / 4, split) for seed in range(40) for d in range(5)]
+        return {repr(CONTENT[task.name](problem)) for problem in problems}
+
+    assert not contents("train") & contents("heldout")
 
 
 @EVERY

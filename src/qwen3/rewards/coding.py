@@ -59,7 +59,8 @@ _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 def make(rng, difficulty, split):
     entry = rng.choice(NAMES[split])
-    plan = draw_in_split(lambda: _draw(rng, levels(difficulty, 1, 5)), str, split)
+    size = levels(difficulty, 1, 5)
+    plan = draw_in_split(lambda: _draw(rng, size), lambda plan: source(plan, "f"), split)
     phrases = [STEPS[kind][0].format(k=k) for kind, k in plan["steps"]] + [ENDS[plan["end"]][0]]
     steps = "\n".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
     text = WORDINGS[split].format(entry=entry, steps=steps, form=FORM)

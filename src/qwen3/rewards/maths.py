@@ -23,7 +23,9 @@ LONGEST, MOST_DIGITS = 300, 30
 FORM = "Put the final answer in \\boxed{}."
 
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?(/\d+)?")
-_POWER = re.compile(r"(\^|\*\*)\s*\{?[^{}^*]*(\^|\*\*|\d{4})|!|\\binom|\\uparrow|\\underbrace")
+_HEAVY = re.compile(
+    r"(\^|\*\*)\s*\{?[^{}^*]*(\^|\*\*|\d{4})|!|\\(binom|uparrow|underbrace|sum|prod|i*int|lim)"
+)
 _PLAIN = re.compile(r"-?(\\[dt]?frac\{\d+\}\{\d+\}|[\d.,]+(/\d+)?)")
 _WORK = re.compile(r"(?<=.)[-+]|\*|\\(cdot|times|div|sqrt|pm)|\(.*\)")
 _NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(\([a-z]\))?\s*=(?!=)")
@@ -68,7 +70,7 @@ def acceptable(answer, gold):
     digits = max(MOST_DIGITS, len(gold))
     if len(answer) > max(LONGEST, 4 * len(gold)) or re.search(rf"\d{{{digits + 1}}}", answer):
         return False
-    if _POWER.search(answer) and not _POWER.search(gold):
+    if _HEAVY.search(answer) and not _HEAVY.search(gold):
         return False
     # "7 + 5" is the question again, not a final answer, where the reference is one number.
     if _PLAIN.fullmatch(gold) and _WORK.search(answer):

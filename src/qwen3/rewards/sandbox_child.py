@@ -1,8 +1,9 @@
 """What runs inside the sandbox, as `python -I -S -c <this file>`: candidate code and its calls.
 
-Reads one JSON job {code, entry, inputs, seconds} from file 0, writes to a private copy of file 1
-the line READY and then one JSON line per call: {"i", "value"} or {"i", "error"}. Nothing here is trusted: expected values
-never enter this process, the other side compares. Standard library only, no package imports.
+Reads one JSON job {code, entry, inputs, seconds} from file 0. Writes to a private copy of file 1
+READY, then one JSON line per call: {"i", "value"} or {"i", "error"}. Nothing here is trusted:
+expected values never enter this process, the other side compares. Standard library only, no
+package imports.
 """
 
 import json

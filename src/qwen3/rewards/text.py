@@ -3,7 +3,7 @@
 import re
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+|(?<=\d)[.,]\d+)*")
-_SENTENCE = re.compile(r"[.!?。！？]+(?=\s|$|[^\s.!?])")
+_SENTENCE = re.compile(r"[.!?。！？]+")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|e\.g|i\.e|etc|vs|[A-Z])\.|(?<=\d)\.(?=\d)")
 
 
