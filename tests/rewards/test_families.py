@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,16 @@ CHECKS = [
 def test_each_check_accepts_and_refuses(check, options, good, bad):
     assert check(good, **options) is True
     assert check(bad, **options) is False
+
+
+@pytest.mark.parametrize(
+    "check, options, good, bad", CHECKS, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_each_check_is_quick_on_long_hostile_texts(check, options, good, bad):
+    for unit in ("\n", " ", "**a", "*a", "[a", "```\n ", "a", "<<", "{", '"', "Part ", "- ", "A. "):
+        start = time.monotonic()
+        check(good[:2] + unit * (50_000 // len(unit)), **options)
+        assert time.monotonic() - start < 2, unit
 
 
 def test_every_check_has_such_a_case():

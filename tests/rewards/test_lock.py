@@ -36,7 +36,7 @@ def test_the_table_of_operations_is_covered_and_drawn_by_weight():
 
 
 def test_the_worked_example_reads_as_specified():
-    problem = word_problems._ONE
+    problem = word_problems.EXAMPLE
     assert problem.messages[0]["content"] == (
         "Mia has a lock at 604. Monday swap last pair. Tuesday reverse. "
         "Wednesday turn first up 3. Where does it end?"

@@ -199,6 +199,30 @@ def test_no_scorer_raises_or_hangs_on_fuzzed_outputs(task):
     fuzz_task(task, 15 if task.name in RUNS_CODE else 60)
 
 
+LONG = [
+    piece + unit * (60_000 // len(unit)) + end
+    for piece, unit, end in [
+        ("**", "a", ""), ("[", "a", ""), ("", "\n", "x"), ("", " ", "x"), ("```\n", " ", "```x"),
+        ("", "<tool_call>", ""), ("<tool_call>", "\n", "</tool_call>"), ("", "<think>", ""),
+        ("<think>\n", "\n</think>", ""), ("", "\\boxed{", ""), ("\\boxed{", "{", ""),
+        ("\\boxed{", " ", "}"), ("\\boxed{", "x=", "}"), ("\\boxed{", "9", "}"),
+        ("", "Answer:", ""),
+        ("Answer: ", "(", ""), ("", "a-", ""), ("", "1,", ""), ("", "*a", ""), ("", "<a>", ""),
+        ("", "| a ", "|"), ("", "[", ""), ("", '{"a":', ""), ("", '"', ""), ("", "A. ", ""),
+        ("```python\n", "(", "\n```"), ("```python\n", "x = 1\n", "```"), ("<<", "<", ">>"),
+    ]
+]  # fmt: skip
+
+
+@EVERY
+def test_long_hostile_answers_are_scored_at_once(task):
+    problem = task.generate(0, 0.5)
+    for text in LONG:
+        start = time.monotonic()
+        assert task.score(problem, text) == 0.0, text[:20]
+        assert time.monotonic() - start < 5, text[:20]
+
+
 @EVERY
 @pytest.mark.slow
 def test_no_scorer_raises_or_hangs_on_ten_thousand_fuzzed_outputs(task):

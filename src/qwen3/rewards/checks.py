@@ -83,22 +83,22 @@ def letter(answer, *, letter, compare, n):
 
 def bullets(answer, *, n):
     """Exactly n Markdown list lines."""
-    return len(re.findall(r"(?m)^\s*[*\-+]\s+\S", answer)) == n
+    return len(re.findall(r"(?m)^[ \t]*[*\-+][ \t]+\S", answer)) == n
 
 
 def highlights(answer, *, n):
     """At least n spans of *text* or **text**."""
-    spans = r"\*\*[^\n*]*\w[^\n*]*\*\*|(?<!\*)\*[^\n*\s][^\n*]*\*(?!\*)"
-    return len(re.findall(spans, answer)) >= n
+    spans = re.findall(r"\*\*([^\n*]+)\*\*|(?<!\*)\*([^\n*\s][^\n*]*)\*(?!\*)", answer)
+    return sum(1 for span in spans if text.words("".join(span))) >= n
 
 
 def placeholders(answer, *, n):
-    return len(re.findall(r"\[[^\[\]\n]*\w[^\[\]\n]*\]", answer)) >= n
+    return sum(1 for blank in re.findall(r"\[([^\[\]\n]+)\]", answer) if text.words(blank)) >= n
 
 
 def sections(answer, *, mark, n):
     """At least n headings "mark 1", "mark 2", ... on lines of their own."""
-    return len(re.findall(rf"(?mi)^\W*{re.escape(mark)}\s+\S+", answer)) >= n
+    return len(re.findall(rf"(?mi)^[^\w\n]*{re.escape(mark)}[ \t]+\S", answer)) >= n
 
 
 def title(answer):
@@ -107,7 +107,7 @@ def title(answer):
 
 def postscript(answer, *, mark):
     """A last part that starts a line with `mark` ("P.S.") and says something."""
-    found = re.search(rf"(?mi)^\s*{re.escape(mark)}(.*)", answer, re.DOTALL)
+    found = re.search(rf"(?mi)^[ \t]*{re.escape(mark)}(.*)", answer, re.DOTALL)
     return found is not None and bool(text.words(found[1]))
 
 
@@ -139,9 +139,11 @@ def one_of(answer, *, options):
 
 def json_only(answer):
     """The whole answer, or the inside of its one code fence, is JSON."""
-    fenced = re.fullmatch(r"(?si)```(?:json)?\s*\n(.*?)\n?\s*```", answer.strip())
+    body = answer.strip()
+    if body.startswith("```") and body.endswith("```") and body.count("```") == 2:
+        body = body.strip("`").removeprefix("json").removeprefix("JSON")
     try:
-        json.loads(fenced[1] if fenced else answer)
+        json.loads(body)
     except (ValueError, RecursionError):
         return False
     return True

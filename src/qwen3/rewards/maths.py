@@ -80,11 +80,12 @@ def acceptable(answer, gold):
 
 def same(gold, answer):
     """Whether the final answers are equal; raises NoVerdict if no child could tell."""
-    if "=" not in gold:
-        answer = _NAMED.sub("", answer, count=1)
+    named = _NAMED.match(answer)
+    if named and "=" not in gold:
+        answer = answer[named.end() :].strip()
     if answer == gold:
         return True
-    # Digits beyond the limit would be quadratic work in Fraction: check the size first.
+    # Size first: all that follows may be quadratic in it, or worse.
     if not acceptable(answer, gold):
         return False
     wanted, got = number(gold), number(answer)

@@ -53,7 +53,7 @@ def followed(problem, text):
 
 
 def _dialogue(flags, mode):
-    problem = word_problems._ONE
+    problem = word_problems.EXAMPLE
     text = problem.messages[0]["content"]
     messages = []
     for flag in flags:

@@ -45,10 +45,8 @@ def read(text):
     opened, closed = text.count("<think>"), text.count("</think>")
     if opened == closed == 0:
         return Response(None, text.strip())
-    turn = _TURN.fullmatch(text)
-    if turn is None or (opened, closed) != (1, 1):
-        return None
-    return Response(turn["thinking"], turn["answer"].strip())
+    turn = _TURN.fullmatch(text) if (opened, closed) == (1, 1) else None
+    return None if turn is None else Response(turn["thinking"], turn["answer"].strip())
 
 
 def render(thinking, answer):

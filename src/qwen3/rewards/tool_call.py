@@ -89,13 +89,13 @@ def describe(name, description, _, fields):
 
 def read_call(answer):
     """The one call {"name", "arguments"} of an answer that ends with it, or None."""
-    found = _CALL.findall(answer)
     tags = answer.count("<tool_call>"), answer.count("</tool_call>")
-    if len(found) != 1 or tags != (1, 1) or not answer.endswith("</tool_call>"):
+    if tags != (1, 1) or not answer.endswith("</tool_call>"):
         return None
+    found = _CALL.findall(answer)
     try:
         call = parse_json(found[0])
-    except ValueError:
+    except (ValueError, IndexError):
         return None
     return call if isinstance(call, dict) and set(call) == {"name", "arguments"} else None
 

@@ -91,7 +91,7 @@ def guess(problem, rng):
 _MIA = lock.Lock("Mia", "604", (("swap_last", 0, 0), ("reverse", 0, 0), ("up", 0, 3)))
 _ANN = lock.Lock("Ann", "452", (("down", 0, 5),))
 _BOB = lock.Lock("Bob", "614", (("reverse", 0, 0), ("left", 0, 0)))
-_ONE, _TWO = problem([_MIA]), problem([_ANN, _BOB], name="word_problems")
+EXAMPLE, _TWO = problem([_MIA]), problem([_ANN, _BOB], name="word_problems")
 _ZH = problem([lock.Lock("小美", "604", _MIA.ops)], "zh", name="word_problems")
 _CAREFUL = "Monday swap last pair = 640. Tuesday reverse = 046. Wednesday turn first up 3 = 346."
 
@@ -101,14 +101,14 @@ one_lock = Task(
             wordings={"train": "train", "heldout": "train"}),
     grade, solve, guess,
     examples=(
-        (_ONE, f"<think>\n{_CAREFUL}\n</think>\n\nThe lock ends at 346.", 1.0),
-        (_ONE, "<think>\n\n</think>\n\nThe lock ends at 346.<|im_end|>\n", 1.0),
-        (_ONE, "<think>\n\n</think>\n\nThe lock ends at 345.", 0.0),
-        (_ONE, "The lock ends at 346. The lock ends at 345.", 0.0),
-        (_ONE, "<think>\n346\n</think>\n\n", 0.0),
-        (_ONE, "<think>\nThe lock ends at 346.", 0.0),
-        (_ONE, "<think>\na\n</think>\n\n<think>\nb\n</think>\n\nThe lock ends at 346.", 0.0),
-        (_ONE.flagged("think"), "<think>\n\n</think>\n\nThe lock ends at 346.", 0.0),
+        (EXAMPLE, f"<think>\n{_CAREFUL}\n</think>\n\nThe lock ends at 346.", 1.0),
+        (EXAMPLE, "<think>\n\n</think>\n\nThe lock ends at 346.<|im_end|>\n", 1.0),
+        (EXAMPLE, "<think>\n\n</think>\n\nThe lock ends at 345.", 0.0),
+        (EXAMPLE, "The lock ends at 346. The lock ends at 345.", 0.0),
+        (EXAMPLE, "<think>\n346\n</think>\n\n", 0.0),
+        (EXAMPLE, "<think>\nThe lock ends at 346.", 0.0),
+        (EXAMPLE, "<think>\na\n</think>\n\n<think>\nb\n</think>\n\nThe lock ends at 346.", 0.0),
+        (EXAMPLE.flagged("think"), "<think>\n\n</think>\n\nThe lock ends at 346.", 0.0),
     ),
 )  # fmt: skip
 
