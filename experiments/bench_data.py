@@ -100,7 +100,8 @@ def input_wait(paths):
         return lm.next_token(apply, params, batch, frozen)
 
     seen = []
-    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(meshes.make_mesh()) as mesh:
+    mesh = meshes.make_mesh()
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         corpus = corpora.prepare(opened, tokenizer, Path(folder) / "corpus")
         stage = Stage("bench", {"all": 1}, TINY_LENGTH, BATCH)
         batches = Batches(stage, {"all": corpus}, 0, vocab=config.vocab)

@@ -8,6 +8,7 @@ is mapped into memory); sources may be remote.
 """
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -137,6 +138,7 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
     return Corpus(folder)
 
 
+@functools.lru_cache(maxsize=8)
 def fingerprint(tokenizer):
     """Hash of a tokenizer's whole definition: equal exactly if it gives equal ids."""
     return hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()[:16]

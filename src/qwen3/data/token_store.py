@@ -7,7 +7,8 @@ from itertools import chain
 
 import numpy as np
 
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 1024, 1 << 21
+# Small enough that the library's encodings, some 100 bytes a token, stay near the processor.
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1024, 1 << 18
 MISSING_WORD, MISSING_NUMBER = -1, float("nan")
 
 
@@ -28,7 +29,8 @@ def write(sources, tokenizer, folder):
                 labels.add(document.labels, len(lengths))
                 lengths.append(len(document_ids))
                 size += len(document.content.encode()) if isinstance(document.content, str) else 0
-            flat = np.fromiter(chain.from_iterable(i for i in ids if len(i) > 1), np.int64)
+            kept = [i for i in ids if len(i) > 1]
+            flat = np.fromiter(chain.from_iterable(kept), np.int64, count=sum(map(len, kept)))
             if len(flat) and not 0 <= flat.min() <= flat.max() < tokenizer.vocab_size:
                 bad = flat.min() if flat.min() < 0 else flat.max()
                 raise ValueError(
