@@ -125,6 +125,7 @@ def test_the_tokenizer_goes_along(tiny, tokenizer, tmp_path):
     generation["top_k"] = 5
     (tmp_path / "first" / "generation_config.json").write_text(json.dumps(generation))
     loaded.save(tmp_path / "second")
+    loaded.save(tmp_path / "first")  # onto where its own files come from
     for name in ("tokenizer.json", "tokenizer_config.json"):
         first, second = (tmp_path / part / name for part in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()

@@ -352,6 +352,21 @@ def test_a_killed_export_leaves_the_old_one_and_the_next_cleans_up(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_where_folders_cannot_be_exchanged_in_one_step_they_are_moved(tmp_path, monkeypatch):
+    out, config, old = (
+        tmp_path / "out",
+        config_of(GOLDEN / "dense_tied"),
+        load(GOLDEN / "dense_tied"),
+    )
+    hf.save(out, config, old)
+    new = jax.tree.map(lambda x: x + 1, old)
+    monkeypatch.setattr(hf_folder.ctypes, "CDLL", lambda *args, **options: object())
+    with pytest.warns(UserWarning, match="cannot exchange two folders in one step"):
+        hf.save(out, config, new)
+    assert_bitwise_equal(load(out), new)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     config, params = config_of(GOLDEN / "dense_tied"), load(GOLDEN / "dense_tied")
