@@ -9,9 +9,9 @@ import re
 import sys
 from fractions import Fraction
 from functools import cache
-from math import comb, gcd, isqrt
 from pathlib import Path
 
+from qwen3.rewards import maths_questions as questions
 from qwen3.rewards.children import ChildFailed, ChildPool
 from qwen3.rewards.files import records
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
@@ -27,7 +27,7 @@ _HEAVY = re.compile(
     r"(\^|\*\*)\s*\{?[^{}^*]*(\^|\*\*|\d{4})|!|\\(binom|uparrow|underbrace|sum|prod|i*int|lim)"
 )
 _PLAIN = re.compile(r"-?(\\[dt]?frac\{\d+\}\{\d+\}|[\d.,]+(/\d+)?)")
-_WORK = re.compile(r"(?<=.)[-+]|\*|\\(cdot|times|div|sqrt|pm)|\(.*\)")
+_WORK = re.compile(r"(?<=[^{\s])\s*[-+]|\*|\\(cdot|times|div|sqrt|pm)|\(.*\)")
 _NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(\([a-z]\))?\s*=(?!=)")
 
 
@@ -123,78 +123,13 @@ def guess(problem, rng):
     return f"The answer is \\boxed{{{rng.randint(-200, 1000)}}}."
 
 
-# --- generated questions
-
-
-def _linear(rng, size):
-    a, x, b = rng.randint(2, 3 * size), rng.randint(-9 * size, 9 * size), rng.randint(1, 20 * size)
-    return {"a": a, "b": b, "c": a * x + b}, str(x)
-
-
-def _fractions(rng, size):
-    p, q, r, s = (rng.randint(2, 4 + 3 * size) for _ in range(4))
-    return {"p": p, "q": q, "r": r, "s": s}, latex(Fraction(p, q) + Fraction(r, s))
-
-
-def _root(rng, size):
-    n = rng.randint(2, 2 + size) ** 2 * rng.choice((2, 3, 5, 6, 7, 10, 11))
-    square = max(k for k in range(1, isqrt(n) + 1) if n % (k * k) == 0)
-    return {"n": n}, f"{square}\\sqrt{{{n // square**2}}}"
-
-
-def _quadratic(rng, size):
-    u, v = rng.sample(range(-4 * size - 2, 4 * size + 3), 2)
-    return {"b": f"{-(u + v):+d}", "c": f"{u * v:+d}"}, f"\\{{{min(u, v)}, {max(u, v)}\\}}"
-
-
-def _choose(rng, size):
-    n = rng.randint(5, 6 + 2 * size)
-    k = rng.randint(2, n - 2)
-    return {"n": n, "k": k}, str(comb(n, k))
-
-
-def _remainder(rng, size):
-    a, m = rng.randint(50, 10 ** (1 + size)), rng.randint(7, 9 + 10 * size)
-    return {"a": a, "m": m, "g": gcd(a, m)}, str(a % m)
-
-
-def latex(value):
-    """A Fraction in LaTeX."""
-    if value.denominator == 1:
-        return str(value.numerator)
-    sign = "-" if value < 0 else ""
-    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
-
-
-# kind: (train wording, held-out wording, draw(rng, size) -> (values, gold))
-KINDS = {
-    "linear": ("Solve ${a}x + {b} = {c}$ for $x$.",
-               "For which $x$ is ${a}x + {b}$ equal to ${c}$?", _linear),
-    "fractions": ("Compute $\\frac{{{p}}}{{{q}}} + \\frac{{{r}}}{{{s}}}$ as one fraction.",
-                  "What is the sum of ${p}/{q}$ and ${r}/{s}$, as one fraction?", _fractions),
-    "root": ("Simplify $\\sqrt{{{n}}}$.",
-             "Write the square root of ${n}$ with the smallest possible number under the root.",
-             _root),
-    "quadratic": ("Find the set of solutions of $x^2 {b}x {c} = 0$.",
-                  "Which two numbers solve $x^2 {b}x {c} = 0$? Give them as a set.", _quadratic),
-    "choose": ("In how many ways can {k} of {n} people be chosen?",
-               "A team of {k} is picked from {n} players. How many different teams are there?",
-               _choose),
-    "remainder": ("What is the remainder when {a} is divided by {m}?",
-                  "Compute {a} modulo {m}.", _remainder),
-}  # fmt: skip
-
-# Forms that the final answer must have where the value alone would accept the question itself.
-SHAPES = {"root": r"\d+ ?\\sqrt ?\{?\d+\}?"}
-
-
 def make(rng, difficulty, split):
-    kind = rng.choice(list(KINDS))
-    train, heldout, draw = KINDS[kind]
+    kind = rng.choice(list(questions.KINDS))
+    train, heldout, draw = questions.KINDS[kind]
     size = levels(difficulty, 1, 6)
     values, gold = draw_in_split(lambda: draw(rng, size), str, split)
     text = (train if split == "train" else heldout).format(**values)
-    shape = {"shape": SHAPES[kind]} if kind in SHAPES else {}
+    shape = {"shape": questions.SHAPES[kind]} if kind in questions.SHAPES else {}
     return problem(f"{text} {FORM}", gold, difficulty=difficulty, **shape)
 
 
