@@ -4,8 +4,9 @@ Command:   python experiments/bench_losses.py
 Hardware:  any CPU; about 16 GB of memory and ten minutes on one core.
 Measures:  value and gradient by hidden states and head, fp32: reverse KL to a teacher, next-token
            cross-entropy, and a policy-gradient-like function of log-probs. Each side has a process
-           of its own; both are warm, then take turns. "peak" is the process's highest resident
-           memory over what it held after compiling, with its arguments in place.
+           of its own; both are warm, then take turns. "peak" is the highest resident memory of one
+           call in a further process, over what it held after compiling, with arguments in place
+           (plain malloc there: the tuned one keeps freed pages, which would count too).
 Expected:  see README; the goal for the divergence is at most 1/8 of the memory at 1.05 times the
            time, or 1/20 at 1.3 times.
 """
@@ -23,8 +24,8 @@ ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "40000000000",
     "MALLOC_ARENA_MAX": "1",
-    "JAX_PLATFORMS": "cpu",
 }
+SIDES = ("naive", "chunked")
 CASES = ("divergence", "cross_entropy", "log_probs")
 
 
@@ -49,18 +50,30 @@ def main():
 
 
 def measure(case, arguments):
-    """{side: facts}, the sides taking turns."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", case]
-    sides = {}
-    for side in ("naive", "chunked"):
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        sides[side] = subprocess.Popen([*command, side], env=os.environ | ALLOCATOR, **pipes)
-        sides[side].stdout.readline()  # compiled and warm
+    """{side: facts}: memory of one call each, then times, the sides taking turns."""
+    peaks = {side: finish(start(case, side, {}))["peak_mb"] for side in SIDES}
+    processes = {side: start(case, side, ALLOCATOR) for side in SIDES}
     for _ in range(arguments.repeats):
-        for process in sides.values():
+        for process in processes.values():
             print("go", file=process.stdin, flush=True)
             process.stdout.readline()
-    return {side: json.loads(process.communicate("stop\n")[0]) for side, process in sides.items()}
+    return {side: finish(process) | {"peak_mb": peaks[side]} for side, process in processes.items()}
+
+
+def start(case, side, environment):
+    """A child that has compiled its side and called it once."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", case, side]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = kept | {"JAX_PLATFORMS": "cpu"} | environment
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, **pipes)
+    if process.stdout.readline() != "ready\n":
+        raise RuntimeError(f"the {side} side of {case} ended with status {process.wait()}")
+    return process
+
+
+def finish(process):
+    return json.loads(process.communicate("stop\n")[0])
 
 
 def report(case, sides, row):

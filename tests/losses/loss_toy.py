@@ -10,9 +10,12 @@ V, D, L, E = 6, 3, 2, 4
 
 
 class Router(NamedTuple):
-    counts_LBE: jax.Array
-    probs_LBE: jax.Array
+    """As the model gives it: each field with a leading layer axis."""
+
+    counts_BE: jax.Array
+    probs_BE: jax.Array
     tokens_B: jax.Array
+    dropped_B: jax.Array
 
 
 class Output(NamedTuple):
@@ -40,8 +43,9 @@ def apply_moe(params, tokens, positions, segment_ids):
     probs = jax.nn.softmax(jnp.einsum("BTD,LDE->LBTE", hidden, params["router"]), axis=-1)
     probs *= real_BT[None, ..., None]
     counts = jax.nn.one_hot(jnp.argmax(probs, axis=-1), E) * real_BT[None, ..., None]
-    sums = jax.lax.stop_gradient(counts.sum(2)), probs.sum(2), real_BT.sum(1).astype(hidden.dtype)
-    return Output(hidden, head, Router(*sums))
+    tokens_LB = jnp.broadcast_to(real_BT.sum(1), (L, len(real_BT))).astype(hidden.dtype)
+    sums = jax.lax.stop_gradient(counts.sum(2)), probs.sum(2), tokens_LB
+    return Output(hidden, head, Router(*sums, dropped_B=jnp.ones_like(tokens_LB)))
 
 
 def log_probs(params, sequence):

@@ -168,6 +168,7 @@ def test_balance_metrics_are_means_after_the_division():
     want = loop_balance(policy, made, FORMS["global"])
     np.testing.assert_allclose(sums["balance"] / sums["weight"], want)
     np.testing.assert_allclose(total, sums["ce"] + 0.4 * sums["balance"])
+    assert sums["dropped"] == L * len(made)  # the toy claims one a row and layer
     assert 1 < sums["max_load"] / sums["weight"] <= E > sums["min_load"] / sums["weight"]
 
 

@@ -1,5 +1,7 @@
 """Chunked cross-entropy, log-probabilities and top-k against float64 loops over rows."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +181,31 @@ def test_every_chunk_of_rows_spans_all_devices_of_the_batch():
         assert {s.data.shape for s in chunks.addressable_shards} == {(2, 1, 2)}
         np.testing.assert_array_equal(chunks[0, 3], [12, 13])
         np.testing.assert_array_equal(rows.join(chunks, 32), x)
+
+
+def test_the_gradient_of_the_head_is_reduced_once_after_all_chunks():
+    """Inside the scan only per-row sums and the hidden states' gradient cross devices."""
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2, **{a: 1 for a in ("data", "context", "expert")}))
+    by_row, head = PartitionSpec("fsdp"), PartitionSpec("tensor", "fsdp")
+    shapes = [((64, 8), by_row), ((32, 8), head), ((64,), by_row), ((64,), by_row)]
+    kinds = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
+    arguments = [
+        jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+        for (shape, spec), kind in zip(shapes, kinds, strict=True)
+    ]
+
+    def loss(hidden, head, targets, weights):
+        return chunked.cross_entropy(hidden, head, targets, weights, chunk=4)[0]
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*arguments)
+    text = lowered.compile().as_text()
+    collective = re.compile(r"= f32\[([\d,]*)\]\S* (?:all-reduce|all-gather|reduce-scatter)\(")
+    inside, outside = set(), set()
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            place = outside if line.startswith("ENTRY") else inside
+        elif found := collective.search(line):
+            place.add(found.group(1))
+    assert inside == {"1,4", "1,4,8"}  # rows, and rows by width: nothing with the vocabulary's 16
+    assert any(shape.startswith("16,") for shape in outside)

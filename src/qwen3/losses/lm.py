@@ -37,8 +37,9 @@ def next_token(
     """(sum of weight * (cross-entropy + z_loss * normaliser^2) + balance, sums).
 
     balance: None or a form of `ops.balance` ("global" is Qwen3's), with balance_coef above 0.
-    sums: weight, ce, correct (both weighted); z (where there is a z_loss); balance, max_load and
-    min_load (means over layers, times the weight); ce and tokens per mode where batch has "mode".
+    sums: weight, ce, correct (both weighted); z (where there is a z_loss); dropped (selections that
+    no expert computed, for a mixture); balance, max_load and min_load (means over layers, times the
+    weight); ce and tokens per mode where batch has "mode".
     Raises ValueError for a balance form without a coefficient or the reverse, for a dense model
     with one, and for "buffered" with totals but no batch["part"].
     """
@@ -58,6 +59,8 @@ def next_token(
         **by_mode(ce_BT, used_BT, batch, "ce"),
         **by_mode(jnp.ones_like(used_BT), used_BT, batch, "tokens"),
     }
+    if output.router is not None:
+        sums["dropped"] = jnp.sum(output.router.dropped_B)
     if z_loss:
         sums["z"] = jnp.sum(weights_M * jnp.square(rows["normaliser"]))
     if balance is not None:
@@ -88,8 +91,8 @@ def prepass(apply, *, balance, parts=1):
         totals = {"weight": jnp.sum(batch["weights"])}
         if balance not in _COUNTED:
             return totals | {"tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)}
-        router = _router(run(apply, params, batch)[0].router)
-        totals |= balancing.totals(router.counts_LBE, router.tokens_B)
+        counts_LBE, _, tokens_B = _routers(run(apply, params, batch)[0].router)
+        totals |= balancing.totals(counts_LBE, tokens_B)
         if balance == "buffered":
             mine = jnp.arange(parts) == _part(batch)
             totals["counts_by_part"] = mine[:, None, None] * totals["counts"]
@@ -100,7 +103,8 @@ def prepass(apply, *, balance, parts=1):
 
 def _balance(router, batch, form):
     """(balance part times the step's weight, mean loads times this batch's weight)."""
-    router, totals = _router(router), batch.get("totals")
+    counts_LBE, probs_LBE, tokens_B = _routers(router)
+    totals = batch.get("totals")
     whole = totals or {"weight": jnp.sum(batch["weights"]), "tokens": None}
     options = {"form": form, "tokens": whole["tokens"]}
     if form == "micro":
@@ -112,17 +116,18 @@ def _balance(router, batch, form):
         counts = totals["counts_by_part"]
         before = jnp.arange(counts.shape[0]) < _part(batch)
         options["counted"] = jnp.sum(before[:, None, None] * counts, axis=0)
-    part = balancing.loss(router.counts_LBE, router.probs_LBE, router.tokens_B, **options)
-    loads = balancing.load(whole.get("counts", jnp.sum(router.counts_LBE, axis=1)))
+    part = balancing.loss(counts_LBE, probs_LBE, tokens_B, **options)
+    loads = balancing.load(whole.get("counts", jnp.sum(counts_LBE, axis=1)))
     mine = jnp.sum(batch["weights"])
     means = {name: mine * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
     return whole["weight"] * part, means
 
 
-def _router(router):
+def _routers(router):
+    """(counts_LBE, probs_LBE, tokens_B): the model stacks `ops.transport.MoeStats` over layers."""
     if router is None:
         raise ValueError("a balance loss needs a mixture of experts; this model has no router")
-    return router
+    return router.counts_BE, router.probs_BE, router.tokens_B[0]
 
 
 def _part(batch):

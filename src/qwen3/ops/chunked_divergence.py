@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from qwen3.ops.chunked import at, logits_of, max_and_normaliser, one_hot_times, sum_over_rows, top_k
-from qwen3.ops.rows import pin
+from qwen3.ops.rows import default_chunk, pin
 
 
 def _reverse_kl(log_s, log_t, _):
@@ -129,6 +129,7 @@ def divergence(
     rows = {"teacher": teacher_ME, "targets": targets_M, "weights": weights_M}
     rows, teacher_head = jax.lax.stop_gradient((rows, teacher_head))
     row_loss = partial(_divergence_rows, settled, top, sampled, float(temperature))
+    chunk = chunk or default_chunk(vocab, tables=2)
     return sum_over_rows(row_loss, chunk, student_MD, student_head_VD[:vocab], rows, teacher_head)
 
 

@@ -22,13 +22,15 @@ _LENGTH_AXES = (RULES["length"],)
 _CHUNK_ELEMENTS = 2**25  # fp32 logits of 128 MiB a device
 
 
-def default_chunk(vocab: int) -> int:
+def default_chunk(vocab: int, tables: int = 1) -> int:
     """Rows a device takes at once: their fp32 logits fill 128 MiB, but at least 256 rows.
+
+    With two tables of logits alive (student and teacher), half as many.
 
     Every chunk reads and writes the head's gradient once, so on accelerators 1,024 rows and more
     are better where memory allows: pass `chunk` there.
     """
-    return max(256, _CHUNK_ELEMENTS // vocab)
+    return max(256, _CHUNK_ELEMENTS // vocab) // tables
 
 
 def _auto_sizes() -> dict[str, int]:
