@@ -92,6 +92,13 @@ def run(
     return kills
 
 
+def wait_for_step(workdir: Path, step: int, *processes: subprocess.Popen) -> None:
+    """Until step `step` is recorded; AssertionError if a process ends before."""
+    while last_step(workdir) < step:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.005)
+
+
 def assert_same_run(one: Path, other: Path) -> None:
     """Final parameters bitwise equal, and the same metrics line for line (speed aside)."""
     assert newest(one).name == newest(other).name
@@ -102,13 +109,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     speed = ("seconds", "input_wait", "tokens_per_second", "mfu")
     records = [
         [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
-        for lines in (_metrics(one), _metrics(other))
+        for lines in (metrics(one), metrics(other))
     ]
     assert records[0] == records[1]
 
 
 def last_step(workdir: Path) -> int:
-    for line in reversed(_metrics(workdir)):
+    for line in reversed(metrics(workdir)):
         try:
             return json.loads(line)["step"]
         except ValueError:  # torn by a kill
@@ -116,7 +123,7 @@ def last_step(workdir: Path) -> int:
     return 0
 
 
-def _metrics(workdir: Path) -> list[str]:
+def metrics(workdir: Path) -> list[str]:
     file = workdir / "metrics.jsonl"
     return file.read_text().splitlines() if file.exists() else []
 

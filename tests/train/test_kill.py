@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -56,8 +57,7 @@ def test_sigterm_saves_where_it_is_and_the_next_start_goes_on(tmp_path):
     work = tmp_path / "run"
     arguments = command(work, "--every", "1000", "--steps", "5000")
     process = subprocess.Popen(arguments, env={**os.environ, **devices(2)})
-    while harness.last_step(work) < 3:
-        assert process.poll() is None
+    harness.wait_for_step(work, 3, process)
     process.terminate()
     assert process.wait(60) == 42
     saved = steps_in(work / "checkpoints")
@@ -65,19 +65,24 @@ def test_sigterm_saves_where_it_is_and_the_next_start_goes_on(tmp_path):
     assert read_seal(work / "checkpoints" / str(saved[0]))["extra"]["position"] == saved[0]
 
 
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path):
-    work = tmp_path / "run"
+def two_processes(work):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    arguments = command(work, "--every", "1000", "--steps", "5000", "--coordinator", coordinator)
-    processes = [
+    arguments = command(work, "--coordinator", coordinator)
+    return [
         subprocess.Popen([*arguments, "--process", str(i)], env={**os.environ, **devices(2)})
         for i in range(2)
     ]
-    while harness.last_step(work) < 3:
-        assert all(process.poll() is None for process in processes)
-    processes[1].send_signal(signal.SIGTERM)
-    assert [process.wait(60) for process in processes] == [42, 42]
-    saved = steps_in(work / "checkpoints")
-    assert len(saved) == 1 and saved[0] >= 3
+
+
+def test_sigterm_to_one_of_two_processes_saves_at_one_step_and_one_process_goes_on(tmp_path):
+    work = tmp_path / "run"
+    for reach in (3, 12):  # the second start restores on two processes
+        processes = two_processes(work)
+        harness.wait_for_step(work, reach, *processes)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [42, 42]
+        assert steps_in(work / "checkpoints")[-1] == harness.last_step(work) >= reach
+    harness.run(command(work), work, env=devices(2))
+    assert [json.loads(line)["step"] for line in harness.metrics(work)] == list(range(1, 61))

@@ -1,6 +1,6 @@
 """A whole run of the toy model, as a stage would do it: two stages, resume, save, metrics.
 
-python toy_run.py WORKDIR [--steps 60] [--every 7] [--pause 0.02] [--until-signal]
+python toy_run.py WORKDIR [--steps 60] [--every 7] [--pause 0.02]
 """
 
 import argparse
