@@ -73,7 +73,7 @@ def read_humaneval_plus(path, *, most_inputs=200):
 
 def _humaneval(row, entry, tests, solution) -> Problem:
     text = HUMANEVAL_TEXT.format(prompt=row["prompt"].rstrip(), form=coding.FORM)
-    # Imports and helpers of the prompt come along, whether or not the answer repeats them.
+    # Imports and other functions of the prompt come along, whether or not the answer repeats them.
     preamble = re.split(rf"(?m)^def {re.escape(entry)}\b", row["prompt"])[0]
     problem = coding.problem(
         text, entry, tests, solution, preamble=preamble, atol=float(row.get("atol") or 0)
