@@ -100,7 +100,7 @@ def child(case, side, arguments):
         os.sched_setaffinity(0, {arguments.core})
     import jax
 
-    function, operands = build(case, side, arguments)
+    function, operands = jax.block_until_ready(build(case, side, arguments))
     compiled = jax.jit(jax.value_and_grad(function, (0, 1))).lower(*operands).compile()
     with open("/proc/self/clear_refs", "w") as marks:
         marks.write("5")  # forget the compiler's peak
