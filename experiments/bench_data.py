@@ -41,11 +41,8 @@ def pipeline(paths, tokenizer, folder):
     corpus = corpora.prepare(opened, tokenizer, folder)
     stage = Stage("bench", {"all": 1}, LENGTH, BATCH, repeat_small=True)
     batches = Batches(stage, {"all": corpus}, 0, vocab=tokenizer.vocab_rows)
-    tokens, step = 0, 0
-    while batches.report(step)["epochs"]["all"] < 1:
-        tokens += int((batches[step]["segment_ids"] > 0).sum())
-        step += 1
-    return tokens
+    steps = -(-batches.report(0)["epoch_rows"]["all"] // BATCH)
+    return sum(int((batches[step]["segment_ids"] > 0).sum()) for step in range(steps))
 
 
 def timed(function, *arguments):

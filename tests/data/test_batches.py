@@ -136,6 +136,7 @@ def test_the_report_counts_what_was_read(mixed):
             report["tokens"][name] / len(corpus.tokens), rel=0.02
         )
     assert report["split"] == {"a": 0, "b": 0}
+    assert 1 <= report["epoch_rows"]["a"] * 64 / len(mixed["a"].tokens) < 1.06
     assert batches.report(0)["wasted"] == 0
 
 

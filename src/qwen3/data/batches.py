@@ -56,6 +56,7 @@ class Batches:
             Stream(corpus, part, stage, [seed, stage.name, name])
             for (name, part), corpus in zip(parts.items(), self._corpora, strict=True)
         ]
+        self._count = np.arange(stage.length, dtype=np.int32)
         facts = [
             ORDER,
             seed,
@@ -95,44 +96,53 @@ class Batches:
 
     def _fill(self, row, corpus, spans):
         at, across = 0, self.stage.across_documents
-        for segment, (document, start, length) in enumerate(np.stack(spans, 1).tolist(), 1):
-            begin = int(corpus.offsets[document]) + start
-            slots = slice(at, at + length)
-            ends = begin + length == corpus.offsets[document + 1]
-            row["tokens"][slots] = corpus.tokens[begin : begin + length]
-            row["targets"][at : at + length - ends] = corpus.tokens[
-                begin + 1 : begin + length + 1 - ends
-            ]
-            row["weights"][at : at + length - ends] = 1
-            row["positions"][slots] = np.arange(at if across else 0, length + (at if across else 0))
-            row["segment_ids"][slots] = 1 if across else segment
-            # Only a finished document's end predicts the next one; a cut piece keeps its own next
-            # token as target.
-            if across and at and row["weights"][at - 1] == 0:
-                row["targets"][at - 1], row["weights"][at - 1] = row["tokens"][at], 1
-            at += length
+        tokens, targets, weights, positions, segment_ids = row.values()
+        documents, starts, lengths = spans
+        begins = (corpus.offsets[documents] + starts).tolist()
+        ended = (starts + lengths == corpus.lengths[documents]).tolist()
+        pieces = zip(begins, lengths.tolist(), ended, strict=True)
+        for piece, (begin, length, ends) in enumerate(pieces):
+            end = at + length
+            ids = corpus.tokens[begin : begin + length + 1 - ends]
+            tokens[at:end] = ids[:length]
+            targets[at : end - ends] = ids[1:]
+            weights[at : end - ends] = 1
+            positions[at:end] = self._count[at:end] if across else self._count[:length]
+            segment_ids[at:end] = 1 if across else piece + 1
+            # A finished document's end predicts the next one; a cut piece keeps its own next token.
+            if across and piece and ended[piece - 1]:
+                targets[at - 1], weights[at - 1] = tokens[at], 1
+            at = end
 
     def report(self, step):
-        """What the first `step` steps read: per part `epochs`, `rows`, `tokens`, `split` (documents
-        longer than a row,
-        cut); and `wasted`, the share of slots that are padding."""
+        """What the first `step` steps read.
+
+        Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, which are cut) and
+        `epoch_rows` (rows of its first epoch); `wasted` is the share of slots that are padding.
+        """
         rows = self._schedule.before(step * self.stage.batch)
         progress = [stream.progress(int(n)) for stream, n in zip(self._streams, rows, strict=True)]
+        streams = list(zip(self.names, self._streams, strict=True))
         slots = int(rows.sum()) * self.stage.length
         return {
             "epochs": {name: p[0] for name, p in zip(self.names, progress, strict=True)},
             "rows": {name: int(n) for name, n in zip(self.names, rows, strict=True)},
             "tokens": {name: p[1] for name, p in zip(self.names, progress, strict=True)},
-            "split": {name: s.split for name, s in zip(self.names, self._streams, strict=True)},
+            "split": {name: s.split for name, s in streams},
+            "epoch_rows": {name: s.first_epoch for name, s in streams},
             "wasted": 1 - sum(p[1] for p in progress) / slots if slots else 0.0,
         }
+
+    def epoch_rows(self, name):
+        """How many rows a part's first epoch has; those are rows 0, 1, ... of a lone part."""
+        return len(self._streams[self.names.index(name)].plan(0))
 
     def _check_sizes(self):
         shares = self._schedule.quotas / PERIOD
         for name, stream, corpus, share in zip(
             self.names, self._streams, self._corpora, shares, strict=True
         ):
-            there, needed = len(stream.plan(0)), int(np.ceil(share * self.stage.batch))
+            there, needed = stream.first_epoch, int(np.ceil(share * self.stage.batch))
             if there < needed:
                 raise ValueError(
                     f"stage {self.stage.name!r}: {name!r} ({corpus.folder}) makes {there} rows "

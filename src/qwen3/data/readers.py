@@ -120,7 +120,7 @@ class ArrayRecordFile:
 def json_object(data, where):
     """Bytes -> dict, or BadData naming `where`."""
     try:
-        fields = json.loads(data)
+        fields = json.loads(data.decode())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadData(f"{where}: not JSON ({error})") from error
     if not isinstance(fields, dict):

@@ -74,6 +74,12 @@ class Stream:
             epoch = int(np.searchsorted(self._starts, row, side="right")) - 1
             return epoch, row - self._starts[epoch]
 
+    @property
+    def first_epoch(self):
+        """Rows of the first epoch; later ones differ by a few."""
+        self.locate(0)
+        return self._starts[1]
+
     def plan(self, epoch):
         """The packed `Rows` of an epoch."""
         with self._lock:
