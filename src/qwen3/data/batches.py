@@ -117,7 +117,7 @@ class Batches:
     def report(self, step):
         """What the first `step` steps read.
 
-        Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, which are cut) and
+        Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, so cut) and
         `epoch_rows` (rows of its first epoch); `wasted` is the share of slots that are padding.
         """
         rows = self._schedule.before(step * self.stage.batch)
