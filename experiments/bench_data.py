@@ -55,16 +55,17 @@ def timed(function, *arguments):
 def compare(paths, tokenizer, repeats):
     texts = [document.content for path in paths for document in sources.open_source(path)]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    library = tokenizer.backend
     times = {"library": [], "pipeline": []}
     for repeat in range(repeats):
-        times["library"].append(timed(library.encode_batch, texts))
+        times["library"].append(timed(tokenizer.backend.encode_batch, texts))
         with tempfile.TemporaryDirectory() as folder:
             times["pipeline"].append(timed(pipeline, paths, tokenizer, Path(folder) / "corpus"))
         print(f"repeat {repeat}: " + ", ".join(f"{k} {v[-1][0]:.2f} s" for k, v in times.items()))
     for clock, name in enumerate(("wall", "cpu")):
         rates = {k: megabytes / statistics.median(t[clock] for t in v) for k, v in times.items()}
-        ratio = rates["pipeline"] / rates["library"]
+        # Repeat by repeat: a machine that slows down between repeats slows both.
+        pairs = zip(times["library"], times["pipeline"], strict=True)
+        ratio = statistics.median(library[clock] / ours[clock] for library, ours in pairs)
         print(
             f"{name:<5} {megabytes:.1f} MB: library {rates['library']:.3f} MB/s, "
             f"read + tokenise + pack {rates['pipeline']:.3f} MB/s, "
