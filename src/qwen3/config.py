@@ -64,6 +64,9 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
     if isinstance(node, dict):
         value = _set(node[key], rest, text, path) if rest and key in node else _loads(text)
         return {**node, key: value}
+    if isinstance(node, (tuple, list)) and rest:
+        at = _index(node, key, path)
+        return type(node)(_set(x, rest, text, path) if i == at else x for i, x in enumerate(node))
     if not dataclasses.is_dataclass(node):
         raise ValueError(f"{path}: {node!r} has no field {key!r}")
     hints = typing.get_type_hints(type(node))
@@ -74,6 +77,15 @@ def _set(node: Any, keys: list[str], text: str, path: str) -> Any:
     else:
         value = _coerce(_loads(text), hints[key], path)
     return dataclasses.replace(node, **{key: value})
+
+
+def _index(items: Any, key: str, path: str) -> int:
+    """Which of several configs "a.KEY.b" means: by its number, or by its name."""
+    names = [getattr(item, "name", None) for item in items]
+    known = {**{str(i): i for i in range(len(items))}, **{n: i for i, n in enumerate(names) if n}}
+    if key not in known:
+        raise ValueError(f"unknown setting {path!r}: {key!r} is none of {', '.join(known)}")
+    return known[key]
 
 
 def _loads(text: str) -> Any:

@@ -35,8 +35,8 @@ class Cache(NamedTuple):
 class Output(NamedTuple):
     """hidden_BTD follows the final norm; head_VD is the vocabulary matrix (logits = h head^T).
 
-    router: statistics with a leading layer axis (None for dense models). cache: given one, the
-    updated one; else, where "cache" was asked for, one that holds just these tokens.
+    router: ops.transport.MoeStats with a leading layer axis (None for dense models). cache: given
+    one, the updated one; else, where "cache" was asked for, one that holds just these tokens.
     blocks_LBTD: the residual stream after each block, where "blocks" was asked for.
     """
 
@@ -58,6 +58,12 @@ def abstract(config: ModelConfig, dtype: Any = jnp.float32) -> Any:
 
 
 def _init(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
+    # No ambient mesh: the one token that finds the shapes divides over no devices.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        return _declare(config, key, dtype)
+
+
+def _declare(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
     embed_key, layers_key, head_key = jax.random.split(key, 3)
     block = Block(config, Execution(experts="dense"))
     x_BTD = jnp.zeros((1, 1, config.hidden))

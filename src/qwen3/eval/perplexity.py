@@ -1,0 +1,99 @@
+"""Held-out loss by domain and by position in the document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from qwen3.data.batches import Batches
+from qwen3.data.corpora import Corpus
+from qwen3.data.mixture import Stage
+from qwen3.losses.rows import token_log_probs
+from qwen3.train.feed import local_rows, place
+
+
+class HeldOut:
+    """Loss of a model on held-out corpora, each packed once into rows of `length` tokens.
+
+    apply(params, tokens, positions, segment_ids) -> Output. corpora: domain -> Corpus. edges:
+    first positions of the buckets, rising, from 0 on; the last bucket ends at `length`. rows: at
+    most so many a domain (0: all), always the same ones. batch: rows at a time, over the mesh.
+    A position counts from the start of its document, or of its piece where one is cut into rows.
+    """
+
+    def __init__(
+        self,
+        apply: Callable,
+        corpora: Mapping[str, Corpus],
+        mesh: Mesh,
+        *,
+        length: int,
+        batch: int,
+        vocab: int,
+        edges: Sequence[int] = (0,),
+        rows: int = 0,
+    ):
+        self._edges = check_edges(edges, length)
+        self._mesh, self._batch, self._length, self._limit = mesh, batch, length, rows
+        self._sets = {
+            name: Batches(
+                Stage(f"held out {name}", {name: 1}, length, batch, repeat_small=True),
+                {name: corpus},
+                0,
+                vocab=vocab,
+            )
+            for name, corpus in corpora.items()
+        }
+        self._sums = jax.jit(lambda params, part: bucket_sums(apply, params, part, self._edges))
+
+    def __call__(self, params: Any) -> dict[str, dict]:
+        """{domain: {"loss": nats a token, "tokens": n, "by_position": {"0-128": loss, ...}}}.
+
+        A bucket that no token falls into is left out.
+        """
+        return {name: self._table(self._one(params, name)) for name in self._sets}
+
+    def _one(self, params, name):
+        """float64 [2, buckets]: summed loss and tokens of one domain."""
+        batches, here = self._sets[name], local_rows(self._mesh, self._batch)
+        there = batches.report(0)["epoch_rows"][name]
+        count = min(there, self._limit or there)
+        found = []
+        for first in range(0, count, self._batch):
+            wanted = first + np.arange(here.start, here.stop)
+            part = batches.rows(0, (wanted % count).tolist())
+            part["weights"][wanted >= count] = 0  # the last batch is filled up, not counted
+            found.append(self._sums(params, place(part, self._mesh, self._batch)))
+        return np.sum(np.asarray(jax.device_get(found), np.float64), axis=0)
+
+    def _table(self, sums):
+        (losses, tokens), ends = sums, (*self._edges[1:], self._length)
+        spans = [f"{low}-{high}" for low, high in zip(self._edges, ends, strict=True)]
+        rows = [row for row in zip(spans, losses, tokens, strict=True) if row[2]]
+        return {
+            "loss": float(losses.sum() / max(tokens.sum(), 1)),
+            "tokens": int(tokens.sum()),
+            "by_position": {span: float(loss / count) for span, loss, count in rows},
+        }
+
+
+def check_edges(edges: Sequence[int], length: int) -> tuple[int, ...]:
+    """The edges, or ValueError when they do not rise from 0 to below `length`."""
+    edges = tuple(edges)
+    if not edges or edges[0] != 0 or any(b <= a for a, b in zip(edges, (*edges[1:], length))):
+        raise ValueError(f"position edges {edges} do not rise from 0 to below {length}")
+    return edges
+
+
+def bucket_sums(apply: Callable, params: Any, batch: dict, edges: Sequence[int]) -> jax.Array:
+    """float32 [2, buckets]: summed cross-entropy and number of tokens by position."""
+    logp_BT, _ = token_log_probs(apply, params, batch)
+    used_BT = (batch["weights"] > 0).astype(jnp.float32)
+    bucket_BT = jnp.searchsorted(jnp.asarray(edges), batch["positions"], side="right") - 1
+    hot_BTX = jax.nn.one_hot(bucket_BT, len(edges)) * used_BT[..., None]
+    return jnp.stack([jnp.einsum("BT,BTX->X", -logp_BT, hot_BTX), jnp.sum(hot_BTX, axis=(0, 1))])

@@ -1,0 +1,103 @@
+"""The loss functions of post-training, bound to models: what the stages train and `plan` compiles.
+
+Each builder takes ModelConfigs and switches and gives loss(params, batch, frozen) -> (sum, sums);
+`batch_shapes` and `teacher_shapes` give what it is called with, as shapes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from qwen3.losses import distill, grpo, lm
+from qwen3.losses.distill import Distill
+from qwen3.losses.grpo import Grpo
+from qwen3.losses.rows import token_log_probs
+from qwen3.mesh import spec
+from qwen3.model import transformer
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig
+from qwen3.stages.start import abstract_parameters
+
+ROW_FIELDS = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32,
+              "positions": jnp.int32, "segment_ids": jnp.int32, "mode": jnp.int32}  # fmt: skip
+RL_FIELDS = {name: jnp.float32 for name in ("advantages", "old_logp", "rollout_logp")}
+
+
+def applying(model: ModelConfig, execution: Execution):
+    """apply(params, tokens, positions, segment_ids) -> Output, as the losses take it."""
+
+    def apply(params, tokens, positions, segments):
+        return transformer.forward(params, model, tokens, positions, segments, execution=execution)
+
+    return apply
+
+
+def next_token(model: ModelConfig, execution: Execution, *, balance: str = "global"):
+    """(loss, prepass or None) of supervised fine-tuning; experts are balanced in `balance` form."""
+    apply = applying(model, execution)
+    if not model.moe:
+        return partial(lm.next_token, apply), None
+    loss = partial(lm.next_token, apply, balance=balance, balance_coef=model.balance_coef)
+    return loss, lm.prepass(apply, balance=balance)
+
+
+def stored(model: ModelConfig, execution: Execution, config: Distill):
+    """Off-policy distillation from a teacher's stored top-k logits."""
+    return partial(distill.stored, applying(model, execution), config=config)
+
+
+def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo):
+    """GRPO. frozen: () or {"reference": parameters}; the entropy bonus's coefficient, which moves
+    from step to step, comes with the batch: entropy_coef, float32 [B], all rows the same.
+    """
+    apply = applying(model, execution)
+
+    def loss(params, batch, frozen):
+        frozen = dict(frozen or {})
+        if config.entropy:
+            frozen["entropy_coef"] = batch["entropy_coef"][0]
+        return grpo.policy_gradient(apply, params, batch, frozen, config=config)
+
+    return loss
+
+
+def divergence(student: ModelConfig, teacher: ModelConfig, execution: Execution, config: Distill):
+    """On-policy distillation. frozen: {"teacher": parameters}."""
+    return partial(
+        distill.divergence, applying(student, execution),
+        teacher_apply=applying(teacher, execution), config=config,
+    )  # fmt: skip
+
+
+def log_probs(model: ModelConfig, execution: Execution):
+    """Jitted (params, batch) -> log p(targets), [B, T]: by the operations of the loss itself, so
+    that a policy's ratio to itself is exactly 1.
+    """
+    apply = applying(model, execution)
+    return jax.jit(lambda params, batch: token_log_probs(apply, params, batch)[0])
+
+
+def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:
+    """The abstract batch of a step; with `policy` that of its policy gradient."""
+    fields = dict(ROW_FIELDS)
+    if policy is not None:
+        fields |= RL_FIELDS
+    wide = NamedSharding(mesh, spec("batch", "length"))
+    shapes = {
+        name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=wide)
+        for name, dtype in fields.items()
+    }
+    if policy is not None and policy.entropy:
+        one = NamedSharding(mesh, spec("batch"))
+        shapes["entropy_coef"] = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=one)
+    return shapes
+
+
+def teacher_shapes(model: ModelConfig, mesh: Mesh, dtype: Any = jnp.bfloat16) -> dict:
+    """The abstract `frozen` of a distillation step."""
+    return {"teacher": abstract_parameters(model, mesh, dtype)}

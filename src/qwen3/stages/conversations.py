@@ -1,0 +1,165 @@
+"""Conversations -> sequences with token-exact masks -> packed batches that are f(seed, step).
+
+A file is JSON lines, {"messages": [...], "tools": [...]}, or tokens that were made elsewhere,
+{"ids": [...], "mask": [0, 1, ...], "think": true}; or an .npz of `curate.teacher_logits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from qwen3.curate import stored_logits
+from qwen3.data import chat
+from qwen3.data.chat_render import split_thought
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.losses.rows import MODES
+from qwen3.stages import rows
+from qwen3.stages.rows import Sequence
+
+log = logging.getLogger("qwen3")
+
+TOO_LONG = ("error", "drop")
+USERS = ("system", "user", "tool")  # whose text is never read as control tokens
+
+
+def read(path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target") -> list[Sequence]:
+    """All sequences of a file. Raises ValueError naming the file, the line and what is wrong."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        return [
+            Sequence(each.tokens, each.mask.astype(np.float32), each.mode, each.fields)
+            for each in stored_logits.read(path)
+        ]
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found += sequences(json.loads(line), tokenizer, empty_think=empty_think)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    if not found:
+        raise ValueError(f"{path} holds no conversation")
+    return found
+
+
+def sequences(
+    sample: Mapping, tokenizer: Tokenizer, *, empty_think: str = "target"
+) -> list[Sequence]:
+    """One sample of a file; a dialogue gives one sequence per rendering that its answers need.
+
+    Every answer is trained exactly once, in the rendering in which it is written at inference
+    (`data.chat.training_views`). empty_think: see `data.chat.render_tokens`.
+    """
+    if not isinstance(sample, Mapping) or not {"messages", "ids"} & set(sample):
+        raise ValueError(f"a sample has 'messages' or 'ids', this is {str(sample)[:80]}")
+    if "ids" in sample:
+        return [_from_ids(sample, tokenizer)]
+    messages, tools = sample["messages"], sample.get("tools")
+    # Escaped below for everybody but the assistant, whose text must be free of them.
+    chat.validate(messages, allow_control=True)
+    chat.validate([m for m in messages if m["role"] == "assistant"] or messages)
+    found = []
+    for count, answers in chat.training_views(messages, tools=tools):
+        ids, mask = chat.render_tokens(
+            tokenizer, messages[:count], tools=tools, train_on=answers,
+            empty_think=empty_think, literal_roles=USERS,
+        )  # fmt: skip
+        thinks = bool(split_thought(messages[answers[-1]])[0].strip())
+        found.append(_sequence(ids, mask, thinks))
+    if not found:
+        raise ValueError("no assistant message to train on")
+    return found
+
+
+def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> Sequence:
+    ids, mask = sample["ids"], sample.get("mask", [])
+    if len(ids) != len(mask) or len(ids) < 2 or set(mask) - {0, 1}:
+        raise ValueError(f"{len(ids)} ids and a mask of {len(mask)}; one of 0 or 1 per id wanted")
+    if not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+        raise ValueError(f"ids run from {min(ids)} to {max(ids)}, not 0 to {tokenizer.vocab_size}")
+    return _sequence(ids, mask, tokenizer.think_open in ids if "think" not in sample else
+                     bool(sample["think"]))  # fmt: skip
+
+
+def _sequence(ids, mask, thinks: bool) -> Sequence:
+    mode = MODES.index("think" if thinks else "no_think")
+    return Sequence(np.array(ids, np.int32), np.array(mask, np.float32), mode)
+
+
+def fitting(found: Iterable[Sequence], length: int, too_long: str) -> list[Sequence]:
+    """The sequences that fit into a row of `length` and have something to learn.
+
+    too_long "error": ValueError for one that does not fit; "drop": left out, with a warning that
+    says how many. Raises ValueError when nothing is left.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long {too_long!r} is none of {', '.join(TOO_LONG)}")
+    found = [each for each in found if each.weights[1:].any()]
+    longest = max((len(each) for each in found), default=0)
+    if longest > length and too_long == "error":
+        raise ValueError(
+            f"a sequence takes {longest} slots, a row has {length}: raise the length, or drop "
+            'those that are too long with too_long="drop"'
+        )
+    kept = [each for each in found if len(each) <= length]
+    if not kept:
+        raise ValueError(f"no sequence of {len(found)} has a trained token and fits into {length}")
+    if len(kept) < len(found):
+        log.warning("%d of %d sequences dropped: too long", len(found) - len(kept), len(found))
+    return kept
+
+
+def _hash(found: list[Sequence]) -> str:
+    hasher = hashlib.sha256()
+    for each in found:
+        for value in (each.tokens, each.weights, each.mode, *each.fields.values()):
+            hasher.update(np.ascontiguousarray(value).tobytes())
+    return hasher.hexdigest()[:16]
+
+
+class Packed:
+    """`source[step]`: `batch` rows of `length`; every epoch has all rows once, in its own order.
+
+    hash: of the data, for checkpoints.
+    """
+
+    def __init__(self, found: list[Sequence], *, batch: int, length: int, seed: int, pad: int):
+        self.sequences, self.batch, self.length = found, batch, length
+        self.seed, self.pad = seed, pad
+        self._orders: dict[int, np.ndarray] = {}
+        self.hash = _hash(found)
+        # Sequences of equal length would else always meet in the order of the file.
+        order = np.random.default_rng([seed, 0]).permutation(len(found))
+        where = rows.plan([len(found[i]) for i in order], length)
+        self._members: list[list[int]] = [[] for _ in range(where.rows)]
+        for index, row in zip(order.tolist(), where.row.tolist(), strict=True):
+            self._members[row].append(index)
+
+    @property
+    def rows(self) -> int:
+        """In an epoch."""
+        return len(self._members)
+
+    def __getitem__(self, step: int) -> dict:
+        numbers = [self._number(step * self.batch + i) for i in range(self.batch)]
+        members = [index for number in numbers for index in self._members[number]]
+        row = np.repeat(np.arange(self.batch), [len(self._members[n]) for n in numbers])
+        start, used = np.zeros(len(members), np.int64), np.zeros(self.batch, np.int64)
+        for i, index in enumerate(members):
+            start[i], used[row[i]] = used[row[i]], used[row[i]] + len(self.sequences[index])
+        where = rows.Plan(row, start, self.batch)
+        mine = [self.sequences[index] for index in members]
+        return rows.fill(mine, where, self.length, pad=self.pad, rows=self.batch)
+
+    def _number(self, place: int) -> int:
+        epoch, place = divmod(place, self.rows)
+        if epoch not in self._orders:
+            order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
+            before = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders = {**before, epoch: order}
+        return int(self._orders[epoch][place])

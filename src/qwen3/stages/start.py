@@ -1,0 +1,89 @@
+"""Where a stage begins, the same for all: resume; else other parameters; else fresh ones."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from qwen3.mesh import shardings_of
+from qwen3.model import hf, transformer
+from qwen3.model.sizes import ModelConfig
+from qwen3.train import checkpoint
+from qwen3.train import state as states
+from qwen3.train.seal import SEAL
+from qwen3.train.state import TrainState
+from qwen3.train.workdir import Workdir
+
+log = logging.getLogger("qwen3")
+
+
+class Begun(NamedTuple):
+    """The state a stage starts from; `extra` is what its last checkpoint was told, {} if new."""
+
+    state: TrainState
+    extra: dict
+
+
+def begin(
+    work: Workdir,
+    model: ModelConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    init_from: str = "",
+) -> Begun:
+    """The first of these that there is, placed on `mesh`, weights in fp32:
+
+    1. the newest whole checkpoint in `work`: parameters, optimizer, step, and its `extra`;
+    2. the parameters alone of `init_from`, another run's workdir or one checkpoint of it;
+    3. those of `init_from`, a Hugging Face folder, converted;
+    4. new parameters from `seed`.
+    2 to 4 start at step 0 with a new optimizer. Raises what `Checkpoints.restore` and
+    `parameters` raise.
+    """
+    template = states.abstract(abstract_parameters(model, mesh), tx)
+    restored = work.restore(template)
+    if restored is not None:
+        log.info("resumed %s at step %d", work.path, int(restored.state.step))
+        return Begun(restored.state, restored.extra)
+    if init_from:
+        params = parameters(init_from, model, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+        begun = jax.jit(lambda p: states.create(p, tx), out_shardings=shardings, donate_argnums=0)
+        return Begun(begun(params), {})
+    key = jax.random.key(seed)
+    return Begun(states.fresh(lambda: transformer.init(model, key), tx, template), {})
+
+
+def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
+    """Parameters of a run, a checkpoint or a Hugging Face folder, placed on `mesh`.
+
+    Serves a teacher or a reference too. Raises ValueError where `source` is none of the three,
+    and for arrays of another model, naming them.
+    """
+    path = epath.Path(source)
+    if (path / SEAL).exists() or checkpoint.steps_in(path / "checkpoints"):
+        return checkpoint.load_params(path, abstract_parameters(model, mesh, dtype))
+    if path.exists() and any(path.glob("*.safetensors")):
+        return hf.load_params(source, model, mesh, dtype)
+    raise ValueError(
+        f"{source!r} is no workdir with checkpoints, no checkpoint and no folder with safetensors"
+    )
+
+
+def abstract_parameters(model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
+    """ShapeDtypeStructs of the parameters with their shardings; nothing is allocated."""
+    boxed = transformer.abstract(model, dtype)
+
+    def one(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, nn.meta.unbox(boxed), shardings_of(boxed, mesh))

@@ -1,0 +1,126 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+import toy_pretraining as toy
+
+from qwen3.config import override
+from qwen3.data import corpora
+from qwen3.stages import pretrain
+from qwen3.train.checkpoint import load_params
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """(workdir, config, last state) of a whole run on eight devices."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    config = toy.config(folder / "corpora")
+    return folder / "run", config, pretrain.run(config, str(folder / "run"))
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def evaluations(workdir):
+    found = json.loads((workdir / "evaluation.json").read_text())
+    return {(each["stage"], each["step"]): each for each in found}
+
+
+def test_three_stages_run_one_after_the_other_with_their_own_rates(done):
+    workdir, config, state = done
+    lines = records(workdir)
+    assert [line["step"] for line in lines] == list(range(1, 37))
+    assert [line["stage"] for line in lines] == ["s1"] * 12 + ["s2"] * 12 + ["s3"] * 12
+    assert int(state.step) == 36
+    # Warm-up anew at each border: half the peak, then the peak.
+    assert [lines[i]["learning_rate"] for i in (0, 12, 24)] == [pytest.approx(5e-3)] * 3
+    assert json.loads((workdir / "config.json").read_text())["stages"][2]["rope_theta"] == 1e6
+
+
+def test_each_stage_is_measured_on_its_own_sets_before_and_after(done):
+    found = evaluations(done[0])
+    assert list(found) == [
+        ("s1", 0), ("s1", 12), ("s2", 12), ("s2", 24), ("s3", 24), ("s3", 36)
+    ]  # fmt: skip
+    assert set(found["s1", 12]["sets"]) == {"general"}
+    assert set(found["s2", 12]["sets"]) == {"general", "reasoning"}
+    # Counting in ones is learnt in S1, counting in sevens not before S2.
+    before, after = (found[key]["sets"] for key in (("s1", 0), ("s1", 12)))
+    assert after["general"]["loss"] < before["general"]["loss"] - 1
+    before, after = (found[key]["sets"] for key in (("s2", 12), ("s2", 24)))
+    assert after["reasoning"]["loss"] < before["reasoning"]["loss"] - 1
+    assert set(found["s3", 36]["sets"]["general"]["by_position"]) == {"0-16", "16-32"}
+    # The same parameters, read with another base: other losses.
+    assert found["s3", 24]["sets"]["general"]["loss"] != found["s2", 24]["sets"]["general"]["loss"]
+
+
+def test_a_finished_run_started_again_changes_nothing(done):
+    workdir, config, state = done
+    before = (workdir / "metrics.jsonl").read_text()
+    again = pretrain.run(config, str(workdir))
+    assert jax.tree.all(jax.tree.map(np.array_equal, state.params, again.params))
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_moments_of_the_optimizer_cross_the_borders(done, tmp_path):
+    """S1 alone and then S2 from its parameters is another run than S1 and S2 in one."""
+    workdir, config, _ = done
+    first = tmp_path / "s1"
+    pretrain.run(toy.config(workdir.parent / "corpora", stages=config.stages[:1]), str(first))
+    lone = toy.config(workdir.parent / "corpora", stages=config.stages[1:2], init_from=str(first))
+    pretrain.run(lone, str(tmp_path / "s2"))
+    losses = [line["loss"] for line in records(tmp_path / "s2")]
+    carried = [line["loss"] for line in records(workdir)][12:24]
+    # The first batch meets the same parameters; the second those that other moments made.
+    assert losses[0] == pytest.approx(carried[0], rel=1e-6) and losses[1] != carried[1]
+
+
+def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_path):
+    runs = {}
+    for parts in (1, 2):
+        config = toy.config(tmp_path / "corpora", toy.MOE)
+        config = override(config, [f"stages.{i}.microbatches={parts}" for i in ("s1", "s2", "s3")])
+        config = override(config, [f"stages.{i}.steps=3" for i in ("s1", "s2", "s3")])
+        state = pretrain.run(config, str(tmp_path / str(parts)))
+        runs[parts] = records(tmp_path / str(parts)), state
+    for one, two in zip(runs[1][0], runs[2][0], strict=True):
+        assert one["balance"] == pytest.approx(two["balance"], rel=1e-4)
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+        assert one["max_load"] >= 1 and one["dropped"] == 0
+
+
+def test_a_corpus_prepared_anew_is_refused_on_resume(done):
+    workdir, config, _ = done
+    folder = config.corpora["reasoning"]
+    other = workdir.parent / "other"
+    manifest = corpora.Corpus(folder)
+    with pytest.raises(ValueError, match="was prepared anew"):
+        pretrain._refuse_other_data(
+            {"s1": manifest.hash, "s2": "x"}, {"s1": manifest.hash, "s2": "y"}
+        )
+    assert not other.exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"stages": ()}, "at least one is needed"),
+        ({"held_out": {}}, "'general', which is none of held_out"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_with_its_reason(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        toy.config(tmp_path, **changes)
+
+
+def test_an_optimizer_that_cannot_be_carried_over_is_refused(done):
+    with pytest.raises(ValueError, match="optim.optimizer differs between stages"):
+        override(done[1], ["stages.s2.optim.optimizer=muon"])
+
+
+def test_init_from_of_nothing_is_refused(done, tmp_path):
+    with pytest.raises(ValueError, match="no workdir with checkpoints"):
+        pretrain.run(override(done[1], [f"init_from={tmp_path}"]), str(tmp_path / "run"))
+    assert load_params(done[0])["embed"].shape == (toy.VOCAB, 16)

@@ -1,0 +1,231 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import post
+import pytest
+
+from qwen3.curate import stored_logits
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.losses.distill import Distill
+from qwen3.mesh import make_mesh
+from qwen3.model import transformer
+from qwen3.model.execution import Execution
+from qwen3.stages import builders, conversations, rows, sft
+from qwen3.stages.modes import ModeWeights, Weighting
+from qwen3.train.loop import Stopped
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load(post.tokenizer_folder())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    samples = [post.conversation(post.lock(seed), thinks=seed % 2 == 0) for seed in range(12)]
+    return post.write(tmp_path_factory.mktemp("data"), samples)
+
+
+def config(data, **changes):
+    values = dict(
+        model=post.model(), tokenizer=post.tokenizer_folder(), data=(data,), steps=6,
+        optim=post.CONSTANT, batch=4, length=128, save_every=100, mesh=post.ONE, log=post.QUIET,
+    )  # fmt: skip
+    return sft.Config(**{**values, **changes})
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    monkeypatch.setattr(sft, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+
+
+def losses(work):
+    return [json.loads(line)["ce"] for line in (work / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_falls_on_a_memorisable_set(data, tmp_path):
+    sft.run(config(data, steps=40), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert found[0] > 5 and found[-1] < 0.5 * found[0]
+
+
+def test_a_run_that_was_stopped_goes_on_bitwise_also_with_adapting_weights(data, tmp_path):
+    adapting = config(data, modes=ModeWeights(think=2.0, adapt=1.0, horizon=2.0), steps=5)
+    whole = sft.run(adapting, tmp_path / "whole")
+    with stopping_at(3), pytest.raises(Stopped):
+        sft.run(adapting, tmp_path / "again")
+    again = sft.run(adapting, tmp_path / "again")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "again")
+
+
+def stopping_at(step):
+    """As if a signal had come during `step`."""
+    context = pytest.MonkeyPatch.context()
+    patch = context.__enter__()
+    patch.setattr("qwen3.train.stop._Requests.reached", lambda self, at: at == step)
+
+    class Leaves:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            context.__exit__(None, None, None)
+
+    return Leaves()
+
+
+def test_sequences_of_a_dialogue_train_each_answer_once_as_it_is_written(tokenizer):
+    problem = post.lock(1)
+    dialogue = {
+        "messages": [
+            *post.conversation(problem)["messages"],
+            {"role": "user", "content": "again? /no_think"},
+            {"role": "assistant", "content": "The lock ends at 123."},
+        ]
+    }
+    found = conversations.sequences(dialogue, tokenizer)
+    trained = [tokenizer.decode(each.tokens[each.weights > 0]) for each in found]
+    answer = post.conversation(problem)["messages"][1]
+    assert trained == [
+        f"<think>\n{answer['reasoning_content']}\n</think>\n\n{answer['content']}<|im_end|>",
+        "<think>\n\n</think>\n\nThe lock ends at 123.<|im_end|>",
+    ]
+    assert [each.mode for each in found] == [1, 0]
+    hard = conversations.sequences(dialogue, tokenizer, empty_think="prompt")[1]
+    assert tokenizer.decode(hard.tokens[hard.weights > 0]) == "The lock ends at 123.<|im_end|>"
+
+
+def test_control_tokens_that_a_user_typed_are_text(tokenizer):
+    sample = {
+        "messages": [
+            {"role": "user", "content": "x<|im_end|>"},
+            {"role": "assistant", "content": "y"},
+        ]
+    }
+    [found] = conversations.sequences(sample, tokenizer)
+    assert (found.tokens == tokenizer.im_end).sum() == 2
+
+
+@pytest.mark.parametrize(
+    "sample, message",
+    [
+        ({"messages": [{"role": "robot", "content": "a"}]}, "line 1: message 0: role 'robot'"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no assistant message"),
+        ({"text": "a"}, "has 'messages' or 'ids'"),
+        ({"ids": [1, 2, 3], "mask": [0, 1]}, "3 ids and a mask of 2"),
+        ({"ids": [1, 2**20], "mask": [0, 1]}, "ids run from 1 to 1048576"),
+        (
+            {"messages": [{"role": "user", "content": "a"},
+                          {"role": "assistant", "content": "<|im_end|>"}]},
+            "control token",
+        ),
+    ],
+)  # fmt: skip
+def test_malformed_samples_are_named_with_file_and_line(tmp_path, tokenizer, sample, message):
+    path = post.write(tmp_path, [sample])
+    with pytest.raises(ValueError, match=message) as error:
+        conversations.read(path, tokenizer)
+    assert "data.jsonl, line 1" in str(error.value)
+
+
+def test_ids_made_elsewhere_are_trained_as_they_are(tokenizer):
+    [found] = conversations.sequences(
+        {"ids": [5, 6, 7], "mask": [0, 1, 1], "think": False}, tokenizer
+    )
+    assert found.tokens.tolist() == [5, 6, 7] and found.weights.tolist() == [0, 1, 1]
+    assert found.mode == 0
+
+
+def test_sequences_that_are_too_long_stop_the_run_or_are_dropped(data, tokenizer):
+    found = conversations.read(data, tokenizer)
+    longest = max(map(len, found))
+    with pytest.raises(ValueError, match=f"takes {longest} slots"):
+        conversations.fitting(found, longest - 1, "error")
+    assert len(conversations.fitting(found, longest - 1, "drop")) < len(found)
+    with pytest.raises(ValueError, match="no sequence"):
+        conversations.fitting(found, 3, "drop")
+    with pytest.raises(ValueError, match="'cut' is none of error, drop"):
+        conversations.fitting(found, 3, "cut")
+
+
+def test_every_epoch_has_every_sequence_once_in_its_own_order(data, tokenizer):
+    found = conversations.read(data, tokenizer)
+    packed = conversations.Packed(found, batch=1, length=128, seed=3, pad=tokenizer.pad)
+    assert packed.rows < len(found)
+    epochs = []
+    for epoch in range(2):
+        batches = [packed[epoch * packed.rows + i] for i in range(packed.rows)]
+        epochs.append([b["tokens"].tobytes() for b in batches])
+        answers = sorted(
+            tuple(b["targets"][0][b["segment_ids"][0] == s])
+            for b in batches
+            for s in range(1, 1 + b["segment_ids"].max())
+        )
+        assert answers == sorted(tuple(each.tokens[1:]) for each in found)
+    assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
+    other = conversations.Packed(found, batch=1, length=128, seed=4, pad=tokenizer.pad)
+    assert other[0]["tokens"].tobytes() != packed[0]["tokens"].tobytes()
+
+
+def test_rows_give_back_what_was_put_in():
+    found = [
+        rows.Sequence(np.arange(n), np.ones(n), fields={"x": np.arange(n) * 2.0}) for n in (3, 5, 4)
+    ]
+    where = rows.plan([len(each) for each in found], 6)
+    batch = rows.fill(found, where, 6, pad=9, rows=4)
+    assert where.rows == 2 and batch["x"].shape == (4, 6)
+    for each, back in zip(found, rows.read_back(batch["x"], found, where), strict=True):
+        np.testing.assert_array_equal(back, each.fields["x"] * (np.arange(len(back)) > 0))
+    assert (batch["tokens"][2:] == 9).all() and batch["weights"][2:].sum() == 0
+    with pytest.raises(ValueError, match="sequence 0 needs 7 slots"):
+        rows.plan([7], 6)
+    assert {rows.round_up(n, 2, 64) for n in range(1, 65)} == set(range(8, 65, 8))
+
+
+def test_weights_of_the_modes_follow_their_losses():
+    weighting = Weighting(ModeWeights(think=1.0, no_think=0.5, adapt=1.0, horizon=1.0))
+    np.testing.assert_allclose(weighting.weights(), [0.5, 1.0])
+    metrics = {"tokens/think": 0.8, "ce/think": 0.8, "tokens/no_think": 0.2, "ce/no_think": 0.6}
+    weighting.update(1, None, metrics)  # losses 1 and 3, mean 2
+    np.testing.assert_allclose(weighting.weights(), [0.5 * 1.5, 0.5])
+    batch = {"weights": np.ones((1, 2), np.float32), "mode": np.array([[0, 1]])}
+    np.testing.assert_allclose(weighting.apply(batch)["weights"], [[0.75, 0.5]])
+    again = Weighting(weighting.config, weighting.state())
+    np.testing.assert_array_equal(again.weights(), weighting.weights())
+    fixed = Weighting(dataclasses.replace(weighting.config, adapt=0.0), weighting.state())
+    np.testing.assert_allclose(fixed.weights(), [0.5, 1.0])
+    with pytest.raises(ValueError, match="not below 0"):
+        ModeWeights(think=-1.0)
+
+
+def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, tokenizer, tmp_path):
+    model = post.model()
+    apply = builders.applying(model, Execution())
+    teacher = transformer.init(model, jax.random.key(7))
+    teacher = jax.tree.map(lambda x: x * 2, teacher)  # a teacher with opinions
+    samples = [(e.tokens.tolist(), e.weights, e.mode) for e in conversations.read(data, tokenizer)]
+    found = stored_logits.score(stored_logits.top_logits(apply, 8), teacher, samples, length=128)
+    path = tmp_path / "logits.npz"
+    stored_logits.write(path, found)
+    chosen = config(str(path), steps=30, stored=Distill(kind="forward_kl"))
+    sft.run(chosen, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first, last = (json.loads(lines[i])["divergence"] for i in (0, -1))
+    assert last < 0.5 * first
+    with pytest.raises(ValueError, match="hold stored logits; set `stored`"):
+        sft.source(config(str(path)), tokenizer)
+    with pytest.raises(ValueError, match="lack the stored logits"):
+        sft.source(config(data, stored=Distill(kind="forward_kl")), tokenizer)
+
+
+def test_other_data_than_the_checkpoints_are_refused(data, tmp_path):
+    moved = tmp_path / "data.jsonl"
+    moved.write_text(open(data).read())
+    sft.run(config(str(moved), steps=1), tmp_path / "run")
+    moved.write_text("".join(open(data).readlines()[1:]))
+    with pytest.raises(ValueError, match="are not what"):
+        sft.run(config(str(moved), steps=1), tmp_path / "run")
