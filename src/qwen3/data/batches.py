@@ -133,10 +133,6 @@ class Batches:
             "wasted": 1 - sum(p[1] for p in progress) / slots if slots else 0.0,
         }
 
-    def epoch_rows(self, name):
-        """How many rows a part's first epoch has; those are rows 0, 1, ... of a lone part."""
-        return len(self._streams[self.names.index(name)].plan(0))
-
     def _check_sizes(self):
         shares = self._schedule.quotas / PERIOD
         for name, stream, corpus, share in zip(
