@@ -1,4 +1,4 @@
-"""RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467), as Qwen3 uses it: plain weight, fp32 inside."""
+"""RMSNorm (arXiv 1910.07467) as Qwen3 uses it: a plain weight, fp32 inside."""
 
 import jax
 import jax.numpy as jnp
