@@ -1,7 +1,7 @@
 """Steering entropy: "rise steadily or stay level" (report 4.2) as a target with a schedule.
 
-The report gives no mechanism. This one is Skywork-OR1's (arXiv 2505.22312): an entropy bonus whose
-coefficient goes up or down by a fixed step, and which acts only while entropy is at or below target.
+The report gives no mechanism. This one is Skywork-OR1's (arXiv 2505.22312): an entropy bonus that
+acts only while entropy is at or below target, and whose coefficient moves by a fixed change a step.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Config:
     """tasks: the mixture (`stages.prompts.Share`); problems: a file for its share named "file".
     prompts: groups of a phase, split into `minibatches` optimizer steps. length: slots of a row,
     and of prompt and answer together. reference: run or folder for a KL (see `start.parameters`).
-    entropy: steers it; None leaves it alone. steps: optimizer steps. mesh, execution: as everywhere.
+    entropy: steers it; None leaves it alone. steps: optimizer steps.
     """
 
     model: ModelConfig

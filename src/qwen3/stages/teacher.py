@@ -1,0 +1,80 @@
+"""A teacher from a run's workdir, one of its checkpoints, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from etils import epath
+from jax.sharding import Mesh
+
+from qwen3.config import from_dict
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.model import hf_config
+from qwen3.model.sizes import ModelConfig
+from qwen3.stages.start import parameters
+from qwen3.train.seal import SEAL, read_seal
+
+
+class Teacher(NamedTuple):
+    """tokenizer: None where the source does not say."""
+
+    model: ModelConfig
+    params: Any
+    tokenizer: Tokenizer | None
+
+
+def load(source: str, mesh: Mesh, *, dtype: Any) -> Teacher:
+    """Raises ValueError where `source` is none of the three."""
+    model, tokenizer = described(source)
+    return Teacher(model, parameters(source, model, mesh, dtype), tokenizer)
+
+
+def described(source: str) -> tuple[ModelConfig, Tokenizer | None]:
+    """What model it is, and its tokenizer."""
+    path = epath.Path(source)
+    if (path / SEAL).exists():
+        return _of_run(read_seal(path)["config"], source)
+    if not (path / "config.json").exists():
+        raise ValueError(f"teacher {source!r} is no workdir, no checkpoint and no folder with "
+                         "config.json")  # fmt: skip
+    record = json.loads((path / "config.json").read_text())
+    if "model" in record and "architectures" not in record:
+        return _of_run(record, source)
+    there = (path / "tokenizer.json").exists()
+    return hf_config.from_hf(record, path.name), Tokenizer.load(source) if there else None
+
+
+def _of_run(record: dict, source: str) -> tuple[ModelConfig, Tokenizer | None]:
+    if "model" not in record:
+        raise ValueError(f"the config of teacher {source!r} names no model")
+    model = from_dict(ModelConfig, record["model"])
+    folder = record.get("tokenizer")
+    return model, Tokenizer.load(folder) if folder else None
+
+
+def shared_vocabulary(
+    student: ModelConfig, tokenizer: Tokenizer, teacher: ModelConfig, other: Tokenizer | None
+) -> int | None:
+    """Where to cut both heads: None for nowhere. Rows beyond the tokenizer's ids may differ.
+
+    Raises ValueError for a teacher with another vocabulary, naming the first id that differs.
+    """
+    if other is not None:
+        mine, theirs = tokenizer.backend.get_vocab(True), other.backend.get_vocab(True)
+        apart = {token for token in {*mine, *theirs} if mine.get(token) != theirs.get(token)}
+        if apart:
+            ids = {mine[t] for t in apart & set(mine)} | {theirs[t] for t in apart & set(theirs)}
+            first = min(ids)
+            raise ValueError(
+                f"the teacher has another vocabulary: {len(theirs)} tokens against the student's "
+                f"{len(mine)}; id {first} is {other.backend.id_to_token(first)!r} there, "
+                f"{tokenizer.backend.id_to_token(first)!r} here. Distillation compares "
+                "probabilities id by id"
+            )
+    if student.vocab == teacher.vocab:
+        return None
+    if other is None:
+        raise ValueError(f"the teacher has {teacher.vocab} vocabulary rows, the student "
+                         f"{student.vocab}, and no tokenizer says that ids agree")  # fmt: skip
+    return tokenizer.vocab_size
