@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -77,6 +79,17 @@ def test_moments_of_the_optimizer_cross_the_borders(done, tmp_path):
     assert losses[0] == pytest.approx(carried[0], rel=1e-6) and losses[1] != carried[1]
 
 
+def test_a_stage_on_another_mesh_goes_the_same_way(done, tmp_path):
+    """S3 over four rows and two halves of each row instead of eight rows."""
+    workdir, config, _ = done
+    config = override(config, ['stages.s3.mesh={"fsdp": 4, "context": 2}'])
+    pretrain.run(config, str(tmp_path / "other"))
+    losses = [
+        [line["loss"] for line in records(folder)] for folder in (workdir, tmp_path / "other")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_path):
     runs = {}
     for parts in (1, 2):
@@ -91,16 +104,20 @@ def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_
         assert one["max_load"] >= 1 and one["dropped"] == 0
 
 
-def test_a_corpus_prepared_anew_is_refused_on_resume(done):
+def test_a_corpus_prepared_anew_is_refused_on_resume(done, tmp_path):
     workdir, config, _ = done
-    folder = config.corpora["reasoning"]
-    other = workdir.parent / "other"
-    manifest = corpora.Corpus(folder)
-    with pytest.raises(ValueError, match="was prepared anew"):
-        pretrain._refuse_other_data(
-            {"s1": manifest.hash, "s2": "x"}, {"s1": manifest.hash, "s2": "y"}
-        )
-    assert not other.exists()
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    folder = Path(config.corpora["reasoning"])
+    aside = folder.rename(tmp_path / "aside")
+    try:
+        tokenizer = toy.tokenizer()
+        corpora.prepare(toy.Counting(9), tokenizer, folder)
+        with pytest.raises(ValueError, match=r"\['s2', 's3'\] is not what the checkpoint"):
+            pretrain.run(config, str(copy))
+    finally:
+        shutil.rmtree(folder)
+        aside.rename(folder)
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,17 @@ class Counting:
         return {"counting": self.rows}
 
 
+def tokenizer():
+    return Tokenizer.train(["the cat and the hat, the bat; one two three 1234\n" * 3], VOCAB)
+
+
 def prepare(folder):
     """{"corpora": {name: folder}, "held_out": {name: folder}}, prepared once."""
-    tokenizer = Tokenizer.train(["the cat and the hat, the bat; one two three 1234\n" * 3], VOCAB)
+    ours = tokenizer()
     found = {"corpora": {}, "held_out": {}}
     for name, stride in (("general", 1), ("reasoning", 7)):
         for kind, source in zip(found, hold_out(Counting(stride), every=5), strict=True):
-            corpora.prepare(source, tokenizer, Path(folder) / f"{name}-{kind}")
+            corpora.prepare(source, ours, Path(folder) / f"{name}-{kind}")
             found[kind][name] = str(Path(folder) / f"{name}-{kind}")
     return found
 

@@ -85,7 +85,7 @@ class HeldOut:
 def check_edges(edges: Sequence[int], length: int) -> tuple[int, ...]:
     """The edges, or ValueError when they do not rise from 0 to below `length`."""
     edges = tuple(edges)
-    if not edges or edges[0] != 0 or any(b <= a for a, b in zip(edges, (*edges[1:], length))):
+    if edges[:1] != (0,) or list(edges) != sorted(set(edges)) or edges[-1] >= length:
         raise ValueError(f"position edges {edges} do not rise from 0 to below {length}")
     return edges
 

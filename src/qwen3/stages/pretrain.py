@@ -27,7 +27,7 @@ from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.stages.report import Log, reporting
-from qwen3.stages.start import begin
+from qwen3.stages.start import begin, moved
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import Hook, train
@@ -50,13 +50,15 @@ class Evaluation:
 @dataclass(frozen=True)
 class StageConfig:
     """One stage: what it reads (`data`: mixture, length, batch, length rule), how long and fast it
-    learns, and the RoPE base. microbatches cut a step's batch without changing the update."""
+    learns, and the RoPE base. microbatches cut a step's batch without changing the update; mesh,
+    where it is not the run's (long rows want a context axis), is moved to at the border."""
 
     data: Stage
     steps: int
     optim: OptimConfig
     rope_theta: float
     microbatches: int = 1
+    mesh: MeshConfig | None = None
     evaluation: Evaluation = Evaluation()
 
     @property
@@ -111,56 +113,64 @@ def run(config: Config, workdir: str) -> TrainState:
     Writes evaluation.json beside the usual files: one record a step and stage, with the loss by
     domain and position. Raises ValueError where the corpora are not those of the checkpoint.
     """
-    mesh = make_mesh(config.mesh)
-    execution = Execution.for_mesh(mesh, **config.execution)
+    meshes = [make_mesh(stage.mesh or config.mesh) for stage in config.stages]
     rate = optim.chain([(stage.optim, stage.steps) for stage in config.stages])
-    corpora = {name: Corpus(folder) for name, folder in config.corpora.items()}
-    held_out = {name: Corpus(folder) for name, folder in config.held_out.items()}
-    batches = [
+    corpora, held_out = (
+        {name: Corpus(folder) for name, folder in folders.items()}
+        for folders in (config.corpora, config.held_out)
+    )
+    sources = [
         Batches(stage.data, corpora, config.seed, vocab=config.model.vocab)
         for stage in config.stages
     ]
-    mixtures = {each.stage.name: each.hash for each in batches}
-    with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
+    mixtures = {each.stage.name: each.hash for each in sources}
+    with Workdir(workdir, to_dict(config), keep=config.keep) as work:
         tx = optim.build(config.stages[0].optim, rate)
-        state, extra = begin(
-            work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
-        )
+        with jax.set_mesh(meshes[0]):
+            state, extra = begin(
+                work, config.model, tx, meshes[0], seed=config.seed, init_from=config.init_from
+            )
         _refuse_other_data(extra.get("mixtures", mixtures), mixtures)
         borders = itertools.accumulate(stage.steps for stage in config.stages)
-        for stage, read, until in zip(config.stages, batches, borders, strict=True):
-            first, step = until - stage.steps, int(state.step)
-            if step >= until:
+        plans = zip(config.stages, sources, meshes, borders, strict=True)
+        for stage, batches, mesh, until in plans:
+            if int(state.step) >= until:
                 continue
-            model = replace(config.model, rope_theta=stage.rope_theta)
-            apply = partial(_apply, model, execution)
-            measure = Measure(work, stage, apply, held_out, mesh, config.model.vocab)
-            if step == first:
-                measure(step, state)
-            source = Feed(read, batch_sharding(mesh), start=step - first)
-            tokens = stage.data.batch * stage.data.length
-            with reporting(
-                work,
-                config.log,
-                stage=stage.name,
-                step=step,
-                until=until,
-                tokens_per_step=tokens,
-                flops_per_token=flops_per_token(model, stage.data.length),
-                derived={"learning_rate": rate},
-            ) as hooks:
-                save = work.checkpoints.hook(
-                    config.save_every,
-                    partial(_extra, stage.name, first, mixtures),
-                )
-                state = train(
-                    state,
-                    _step(config, stage, apply, rate),
-                    source,
-                    until=until,
-                    hooks=[*hooks, measure.hook(until), save],
+            with jax.set_mesh(mesh):
+                state = moved(state, config.model, tx, mesh)
+                extra = partial(_extra, stage.name, until - stage.steps, mixtures)
+                save = work.checkpoints.hook(config.save_every, extra)
+                state = _stage(
+                    config, stage, work, mesh, state, batches, held_out, until, rate, save
                 )
         return state
+
+
+def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, save) -> TrainState:
+    """From `state` to the stage's last step, `until`."""
+    first, step = until - stage.steps, int(state.step)
+    model = replace(config.model, rope_theta=stage.rope_theta)
+    apply = partial(_apply, model, Execution.for_mesh(mesh, **config.execution))
+    measure = Measure(work, stage, apply, held_out, mesh, model.vocab)
+    if step == first:
+        measure(step, state)
+    with reporting(
+        work,
+        config.log,
+        stage=stage.name,
+        step=step,
+        until=until,
+        tokens_per_step=stage.data.batch * stage.data.length,
+        flops_per_token=flops_per_token(model, stage.data.length),
+        derived={"learning_rate": rate},
+    ) as hooks:
+        return train(
+            state,
+            _step(config, stage, apply, rate),
+            Feed(batches, batch_sharding(mesh), start=step - first),
+            until=until,
+            hooks=[*hooks, measure.hook(until), save],
+        )
 
 
 def _apply(model, execution, params, tokens, positions, segments):

@@ -63,6 +63,14 @@ def begin(
     return Begun(states.fresh(lambda: transformer.init(model, key), tx, template), {})
 
 
+def moved(
+    state: TrainState, model: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state on another mesh; itself where it lies there already."""
+    template = states.abstract(abstract_parameters(model, mesh), tx)
+    return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, template))
+
+
 def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
     """Parameters of a run, a checkpoint or a Hugging Face folder, placed on `mesh`.
 

@@ -1,0 +1,115 @@
+"""Pretraining of the eight Qwen3 models at full size on TPU v5p. NOT YET RUN.
+
+    python experiments/pretrain_full.py 30b-a3b --workdir gs://BUCKET/30b-a3b --distributed \\
+        --set corpora.general=/data/general [...]
+
+from every host of the slice. Hardware per model: the table below (chips of v5p, 95 GB each).
+What the report gives is kept: over 30T tokens at 4,096 in S1, about 5T in S2 with a faster decay,
+hundreds of billions at 32,768 in S3, 75% of that text 16,384 to 32,768 long and 25% 4,096 to
+16,384; RoPE base 10,000, in S3 1,000,000. It gives no rates, batches or mixture weights: those here
+are ours, untested at this size. Corpora are folders that `qwen3 corpus prepare` wrote.
+"""
+
+import sys
+from dataclasses import dataclass
+
+from qwen3.config import MeshConfig, OptimConfig
+from qwen3.data.mixture import LONG_CONTEXT, Stage
+from qwen3.model.sizes import SIZES, size
+from qwen3.run import main
+from qwen3.stages import pretrain
+from qwen3.stages.pretrain import Config, Evaluation, StageConfig
+from qwen3.stages.report import Log
+
+SHORT, LONG = 4_096, 32_768
+TOKENS = {"s1": 30e12, "s2": 5e12, "s3": 0.3e12}
+BATCH = 2_048  # rows of 4,096: 8.4M tokens a step; S3 keeps the tokens, not the rows
+V5P_PEAK = 459e12  # bf16 FLOP/s of one chip
+EDGES = (0, 1_024, SHORT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """chips: of v5p. peak: learning rate. microbatches: of a step in S1 and S2; in S3 a row lies on
+    `context` chips. expert: ways the experts are split."""
+
+    chips: int
+    peak: float
+    microbatches: int
+    context: int
+    expert: int = 1
+
+
+PLANS = {
+    "0.6b": Plan(64, 1e-3, 8, 1),
+    "1.7b": Plan(64, 8e-4, 8, 1),
+    "4b": Plan(128, 6e-4, 8, 1),
+    "8b": Plan(256, 4e-4, 4, 1),
+    "14b": Plan(512, 3e-4, 2, 2),
+    "32b": Plan(1024, 2.5e-4, 1, 4),
+    "30b-a3b": Plan(256, 4e-4, 4, 1, expert=4),
+    "235b-a22b": Plan(2048, 2.5e-4, 1, 8, expert=8),
+}
+
+MIXTURES = {  # weights of our own: the report names the kinds of text, not their shares
+    "s1": {"general": 0.70, "code": 0.15, "stem": 0.15},
+    "s2": {"general": 0.25, "code": 0.30, "stem": 0.30, "synthetic": 0.15},
+    "s3": {"long": 0.75, "general": 0.10, "code": 0.15},
+}
+NAMES = sorted({name for mixture in MIXTURES.values() for name in mixture})
+
+
+def config(name):
+    """The run of one size."""
+    plan = PLANS[name]
+
+    def stage(key, length, optim, theta, lengths=None, context=1):
+        rows = BATCH * SHORT // length
+        return StageConfig(
+            Stage(key, MIXTURES[key], length, rows, lengths),
+            round(TOKENS[key] / (rows * length)),
+            optim,
+            theta,
+            microbatches=min(plan.microbatches, max(1, rows * context // plan.chips)),
+            mesh=MeshConfig(context=context, expert=plan.expert),
+            evaluation=Evaluation(tuple(MIXTURES[key]), EDGES[: 3 if length > SHORT else 2], 512),
+        )
+
+    high, low = plan.peak, plan.peak * 0.6
+    return Config(
+        model=size(name),
+        stages=(
+            stage("s1", SHORT, OptimConfig(peak=high, final=0.6, warmup=2_000), 1e4),
+            stage(
+                "s2",
+                SHORT,
+                OptimConfig(peak=low, final=0.1, warmup=0, schedule="linear"),
+                1e4,
+            ),
+            stage(
+                "s3",
+                LONG,
+                OptimConfig(peak=0.1 * low, final=0.1, warmup=100),
+                1e6,
+                LONG_CONTEXT,
+                plan.context,
+            ),
+        ),
+        corpora={each: f"/data/{each}" for each in NAMES},
+        held_out={each: f"/data/{each}-held-out" for each in NAMES},
+        save_every=1_000,
+        execution={"remat": "full"},
+        log=Log(every=10, tensorboard=True, peak_flops=V5P_PEAK),
+    )
+
+
+CONFIGS = {name: config(name) for name in PLANS}
+CONFIG = CONFIGS["0.6b"]
+
+
+if __name__ == "__main__":
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in CONFIGS:
+        known = ", ".join(each for each in SIZES if each in CONFIGS)
+        sys.exit(f"which model? {name!r} is none of {known}")
+    main(pretrain.run, CONFIGS[name], sys.argv[2:])

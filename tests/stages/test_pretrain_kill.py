@@ -1,0 +1,54 @@
+"""Killed anywhere and started again, a three-stage run ends where the uninterrupted one ends."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+
+import kill_harness as harness  # noqa: E402
+import toy_pretraining as toy  # noqa: E402
+
+SCRIPT = Path(__file__).with_name("toy_pretraining.py")
+
+
+def both(tmp_path, moments, count, *settings):
+    """The run without and, at the same time, with kills, on `count` devices."""
+    toy.prepare(tmp_path / "corpora")
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+
+    def command(name):
+        sets = [word for each in settings for word in ("--set", each)]
+        return [
+            sys.executable, str(SCRIPT), str(tmp_path / "corpora"),
+            "--workdir", str(tmp_path / name), *sets,
+        ]  # fmt: skip
+
+    whole = threading.Thread(
+        target=harness.run, args=(command("whole"), tmp_path / "whole"), kwargs={"env": env}
+    )
+    whole.start()
+    kills = harness.run(command("killed"), tmp_path / "killed", moments, env=env)
+    whole.join()
+    harness.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    one, other = ((tmp_path / name / "evaluation.json").read_text() for name in ("whole", "killed"))
+    assert one == other
+    return kills
+
+
+def test_killed_in_a_write_and_just_after_a_border(tmp_path):
+    kills = both(tmp_path, [harness.while_writing(), harness.at_step(13)], 1)
+    assert kills[0]["half_written"] and 13 <= kills[1]["step"] < 36
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 8])
+def test_killed_twenty_times_anywhere(tmp_path, count):
+    steps = [f"stages.{name}.steps=60" for name in ("s1", "s2", "s3")]
+    moments = harness.random_moments(19, longest=1.0, border=60, seed=count)
+    # The other border too; moments at steps come in their order.
+    moments.append(harness.at_step(120))
+    kills = both(tmp_path, moments, count, *steps)
+    assert len(kills) == 20 and sum(kill["half_written"] for kill in kills) >= 3

@@ -1,0 +1,56 @@
+"""Every experiment imports, its CONFIG builds, survives JSON, and says how it is run."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen3.config import from_json, to_json
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = sorted(path for path in FOLDER.rglob("*.py"))
+
+
+def load(path):
+    # Experiments may import their neighbours, as they can when they are run.
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_it_imports_and_its_config_builds(path):
+    module = load(path)
+    assert f"python experiments/{path.relative_to(FOLDER)}" in module.__doc__, "no exact command"
+    configs = {"CONFIG": module.CONFIG} if hasattr(module, "CONFIG") else {}
+    for name, config in {**configs, **getattr(module, "CONFIGS", {})}.items():
+        again = to_json(from_json(type(config), to_json(config)))
+        assert again == to_json(config), name
+    if not path.stem.startswith("bench_"):
+        assert configs, "an experiment has a CONFIG"
+        assert "ot yet run" in module.__doc__.lower() or "xpected" in module.__doc__
+
+
+def test_full_pretraining_has_all_eight_models_and_the_reports_stages():
+    module = load(FOLDER / "pretrain_full.py")
+    assert set(module.CONFIGS) == {
+        "0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b-a3b", "235b-a22b"
+    }  # fmt: skip
+    for name, config in module.CONFIGS.items():
+        one, two, three = config.stages
+        tokens = [s.steps * s.data.batch * s.data.length for s in config.stages]
+        assert tokens == pytest.approx([30e12, 5e12, 0.3e12], rel=1e-4)
+        assert [s.rope_theta for s in config.stages] == [1e4, 1e4, 1e6]
+        assert [s.data.length for s in config.stages] == [4096, 4096, 32768]
+        assert three.data.lengths.bands == ((16384, 32768, 0.75), (4096, 16384, 0.25))
+        chips = module.PLANS[name].chips
+        for stage in config.stages:
+            ways = chips // stage.mesh.context
+            assert stage.data.batch // stage.microbatches % ways == 0, (name, stage.name)
