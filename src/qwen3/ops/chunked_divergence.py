@@ -134,21 +134,28 @@ def divergence(
 
 
 def _divergence_rows(kind, top, sampled, temperature, logits_PCV, rows, teacher_head):
-    log_s, s_max = _log_softmax(logits_PCV / temperature)
-    log_t, t_max = _log_softmax(logits_of(rows["teacher"], teacher_head) / temperature)
+    student, teacher = logits_PCV, logits_of(rows["teacher"], teacher_head)
+    (s_max, s_shift), (t_max, t_shift) = (_shifts(x, temperature) for x in (student, teacher))
+    log_s, log_t = student / temperature - s_shift, teacher / temperature - t_shift
     k1_PC = at(log_s, rows["targets"]) - at(log_t, rows["targets"])
+    # The gradient makes its log-probs (and exponentials) again instead of sharing those of the
+    # value: two more [C, V] tables in memory would cost more than the arithmetic.
+    s_shift, t_shift = jax.lax.optimization_barrier((s_shift, t_shift))
+    again_s, again_t = student / temperature - s_shift, teacher / temperature - t_shift
     if sampled:
-        value_PC, dlogits = k1_PC, one_hot_times(log_s, rows["targets"], k1_PC)
-        dlogits -= jnp.exp(log_s) * k1_PC[..., None]
+        value_PC, dlogits = k1_PC, one_hot_times(again_s, rows["targets"], k1_PC)
+        dlogits -= jnp.exp(again_s) * k1_PC[..., None]
     elif top is None:
         value_PC, g = KINDS[kind.name](log_s, log_t, kind.mixing)
-        dlogits = g - jnp.exp(log_s) * _total(kind, value_PC, g)[..., None]
+        total_PC = _total(kind, value_PC, g)
+        _, g = KINDS[kind.name](again_s, again_t, kind.mixing)
+        dlogits = g - jnp.exp(again_s) * total_PC[..., None]
     else:
         best_PCK, ids_PCK = top_k(log_s, top)
         chosen = _chosen(log_t, ids_PCK)
         _, tail_PC = max_and_normaliser(jnp.where(chosen, _NOWHERE, log_t))
-        teacher = jnp.take_along_axis(log_t, ids_PCK, axis=-1), tail_PC
-        value_PC, dlogits = _bucketed(kind, log_s, ids_PCK, best_PCK, *teacher)
+        best = best_PCK, jnp.take_along_axis(log_t, ids_PCK, axis=-1), tail_PC
+        value_PC, dlogits = _bucketed(kind, log_s, ids_PCK, *best)
     dlogits *= rows["weights"][..., None] / temperature
     statistics = {
         "divergence": value_PC,
@@ -160,11 +167,10 @@ def _divergence_rows(kind, top, sampled, temperature, logits_PCV, rows, teacher_
     return rows["weights"] * value_PC, statistics, dlogits
 
 
-def _log_softmax(logits_PCV):
-    """(log-probs_PCV, their maximum_PC1)."""
-    max_PC, normaliser_PC = max_and_normaliser(logits_PCV)
-    shift = normaliser_PC[..., None]
-    return logits_PCV - shift, max_PC[..., None] - shift
+def _shifts(logits_PCV, temperature):
+    """(largest log-prob_PC1, normaliser_PC1) of the softmax of logits / temperature."""
+    max_PC, normaliser_PC = max_and_normaliser(logits_PCV / temperature)
+    return (max_PC - normaliser_PC)[..., None], normaliser_PC[..., None]
 
 
 def _total(kind, value, g):
@@ -238,7 +244,7 @@ def stored_divergence(
 
 
 def _stored_rows(kind, temperature, logits_PCV, rows, constants):
-    log_s, _ = _log_softmax(logits_PCV / temperature)
+    log_s = logits_PCV / temperature - _shifts(logits_PCV, temperature)[1]
     student_PCK = jnp.take_along_axis(log_s, rows["ids"], axis=-1)
     tail_PC = _log_rest(rows["teacher"], logits_PCV.shape[-1])
     teacher = rows["teacher"], tail_PC

@@ -19,11 +19,11 @@ from qwen3.mesh import BATCH_AXES, RULES
 
 _BATCH_AXES = tuple(BATCH_AXES)
 _LENGTH_AXES = (RULES["length"],)
-_CHUNK_ELEMENTS = 2**25  # fp32 logits of 128 MiB a device
+_CHUNK_ELEMENTS = 2**26  # fp32 logits of 256 MiB a device
 
 
 def default_chunk(vocab: int, tables: int = 1) -> int:
-    """Rows a device takes at once: their fp32 logits fill 128 MiB, but at least 256 rows.
+    """Rows a device takes at once: their fp32 logits fill 256 MiB, but at least 256 rows.
 
     With two tables of logits alive (student and teacher), half as many.
 
