@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_name("toy_pretraining.py")
 def both(tmp_path, moments, count, *settings):
     """The run without and, at the same time, with kills, on `count` devices."""
     toy.prepare(tmp_path / "corpora")
-    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PAUSE": "0.02"}
 
     def command(name):
         sets = [word for each in settings for word in ("--set", each)]
@@ -46,9 +46,9 @@ def test_killed_in_a_write_and_just_after_a_border(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 8])
 def test_killed_twenty_times_anywhere(tmp_path, count):
-    steps = [f"stages.{name}.steps=60" for name in ("s1", "s2", "s3")]
-    moments = harness.random_moments(19, longest=1.0, border=60, seed=count)
+    steps = [f"stages.{name}.steps=100" for name in ("s1", "s2", "s3")]
+    moments = harness.random_moments(19, longest=0.5, border=100, seed=count)
     # The other border too; moments at steps come in their order.
-    moments.append(harness.at_step(120))
+    moments.append(harness.at_step(200))
     kills = both(tmp_path, moments, count, *steps)
     assert len(kills) == 20 and sum(kill["half_written"] for kill in kills) >= 3

@@ -1,9 +1,12 @@
 """A three-stage run of a model small enough to compile in seconds, on two made-up corpora.
 
-python toy_pretraining.py CORPORA --workdir DIR [--set a.b=c]
+python toy_pretraining.py CORPORA --workdir DIR [--set a.b=c], each batch held back by PAUSE
+seconds (of the environment), which gives a killer time.
 """
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,5 +97,12 @@ def config(folder, model=DENSE, **changes):
     return Config(**{**settings, **changes})
 
 
+class Paused(pretrain.Feed):
+    def __next__(self):
+        time.sleep(float(os.environ.get("PAUSE", 0)))
+        return super().__next__()
+
+
 if __name__ == "__main__":
+    pretrain.Feed = Paused
     main(pretrain.run, config(sys.argv[1]), sys.argv[2:])

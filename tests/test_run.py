@@ -1,0 +1,91 @@
+"""The command line of experiments: settings, exit codes, several hosts."""
+
+from dataclasses import dataclass
+
+import jax
+import pytest
+
+from qwen3 import run
+from qwen3.config import OptimConfig, override
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    optim: OptimConfig = OptimConfig()
+
+
+@dataclass(frozen=True)
+class Config:
+    stages: tuple[Stage, ...] = (Stage("s1"), Stage("s2"))
+    steps: int = 3
+
+
+def echo(config, workdir):
+    return config, workdir
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No cluster in the environment, no change to this process's JAX."""
+    for name in (*run.SEVERAL_HOSTS, "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: joined.append(options))
+    return joined
+
+
+def test_settings_of_the_command_line_reach_the_run():
+    words = ["--workdir", "there", "--set", "steps=5", "--set", "stages.s2.optim.peak=0.5"]
+    config, workdir = run.main(echo, Config(), words)
+    assert (config.steps, config.stages[1].optim.peak, workdir) == (5, 0.5, "there")
+    assert config.stages[0] == Stage("s1")
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("step=5", "'step' is none of"),
+        ("stages.s3.name=x", "'s3' is none of 0, 1, s1, s2"),
+        ("steps=many", "'many' is no int"),
+    ],
+)
+def test_a_wrong_setting_leaves_with_code_2_and_the_choices(capsys, setting, words):
+    with pytest.raises(SystemExit) as left:
+        run.main(echo, Config(), ["--workdir", "there", "--set", setting])
+    assert left.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_show_prints_the_config_and_runs_nothing(capsys):
+    assert run.main(echo, Config(), ["--workdir", "x", "--show", "--set", "steps=9"]) is None
+    assert '"steps": 9' in capsys.readouterr().out
+
+
+def test_a_stage_is_found_by_number_too():
+    assert override(Config(), ["stages.0.optim.warmup=1"]).stages[0].optim.warmup == 1
+
+
+@pytest.mark.parametrize(
+    "environment, joins",
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+    ],
+)
+def test_hosts_join_where_there_are_several(monkeypatch, alone, environment, joins):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run.join_hosts()
+    assert alone == ([{}] if joins else [])
+
+
+def test_hosts_join_by_hand_and_when_asked(monkeypatch, alone):
+    run.join_hosts(asked=True)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    run.join_hosts()
+    assert alone == [{}, {"num_processes": 2, "process_id": 1}]
