@@ -14,7 +14,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -202,9 +201,7 @@ def _splash_plan(q_BTNH: jax.Array, shards: int):
         use_fused_bwd_kernel=True,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(heads)])
-    with jax.ensure_compile_time_eval():
-        plan = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards)
-    return jax.tree.map(np.asarray, plan)
+    return splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards)
 
 
 def _splash_run(plan, q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments):
