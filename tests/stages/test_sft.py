@@ -9,7 +9,6 @@ import pytest
 from qwen3.curate import stored_logits
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.distill import Distill
-from qwen3.mesh import make_mesh
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.stages import builders, conversations, rows, sft
@@ -38,7 +37,7 @@ def config(data, **changes):
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    monkeypatch.setattr(sft, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+    post.one_device(monkeypatch, sft)
 
 
 def losses(work):
@@ -54,28 +53,11 @@ def test_the_loss_falls_on_a_memorisable_set(data, tmp_path):
 def test_a_run_that_was_stopped_goes_on_bitwise_also_with_adapting_weights(data, tmp_path):
     adapting = config(data, modes=ModeWeights(think=2.0, adapt=1.0, horizon=2.0), steps=5)
     whole = sft.run(adapting, tmp_path / "whole")
-    with stopping_at(3), pytest.raises(Stopped):
+    with post.stopping_at(3), pytest.raises(Stopped):
         sft.run(adapting, tmp_path / "again")
     again = sft.run(adapting, tmp_path / "again")
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
-        np.testing.assert_array_equal(a, b)
+    post.assert_same_trees(whole, again)
     assert losses(tmp_path / "whole") == losses(tmp_path / "again")
-
-
-def stopping_at(step):
-    """As if a signal had come during `step`."""
-    context = pytest.MonkeyPatch.context()
-    patch = context.__enter__()
-    patch.setattr("qwen3.train.stop._Requests.reached", lambda self, at: at == step)
-
-    class Leaves:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            context.__exit__(None, None, None)
-
-    return Leaves()
 
 
 def test_sequences_of_a_dialogue_train_each_answer_once_as_it_is_written(tokenizer):
@@ -189,7 +171,13 @@ def test_rows_give_back_what_was_put_in():
 def test_weights_of_the_modes_follow_their_losses():
     weighting = Weighting(ModeWeights(think=1.0, no_think=0.5, adapt=1.0, horizon=1.0))
     np.testing.assert_allclose(weighting.weights(), [0.5, 1.0])
-    metrics = {"tokens/think": 0.8, "ce/think": 0.8, "tokens/no_think": 0.2, "ce/no_think": 0.6}
+    metrics = {
+        "ce": 1.4,
+        "tokens/think": 0.8,
+        "ce/think": 0.8,
+        "tokens/no_think": 0.2,
+        "ce/no_think": 0.6,
+    }
     weighting.update(1, None, metrics)  # losses 1 and 3, mean 2
     np.testing.assert_allclose(weighting.weights(), [0.5 * 1.5, 0.5])
     batch = {"weights": np.ones((1, 2), np.float32), "mode": np.array([[0, 1]])}

@@ -100,7 +100,10 @@ def run(config: Config, workdir: str) -> TrainState:
         )
         frozen = {"teacher": teacher.load(config.teacher, mesh, dtype=execution.dtype).params}
         report = Extra(distill.report)
-        packer = Rows(mesh, config.length, microbatches=config.microbatches, pad=tokenizer.pad)
+        most = config.prompts // config.minibatches * config.sampling.samples
+        packer = Rows(
+            mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
+        )
         sample = partial(
             rollouts.sample, sampling=config.sampling, model=config.model, tokenizer=tokenizer,
             mesh=mesh, execution=execution, length=config.length, seed=config.seed,
@@ -114,8 +117,7 @@ def run(config: Config, workdir: str) -> TrainState:
         loss = builders.divergence(config.model, master, execution, switches)
         with reporting(
             work, config.log, stage=config.name, step=int(state.step), until=config.steps,
-            tokens_per_step=config.prompts * config.sampling.samples * config.length
-            // config.minibatches,
+            tokens_per_step=most * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived={"learning_rate": rate},
         ) as hooks:  # fmt: skip

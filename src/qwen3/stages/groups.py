@@ -162,7 +162,13 @@ class Groups:
             each.advantage = value
         skip = self._scoring.skip_truncated
         kept = [[r for r in group if not (skip and r.truncated)] for group in chosen]
-        return [group for group in kept if group]
+        kept = [group for group in kept if group]
+        if len(kept) < self._least:
+            raise RuntimeError(
+                f"all answers of {len(chosen) - len(kept)} groups were cut at {self._limit} "
+                "tokens and are not trained on: allow more tokens"
+            )
+        return kept
 
 
 def _agreed(scores: list[float | None]) -> list[float | None]:

@@ -130,14 +130,16 @@ def run(config: Config, workdir: str) -> TrainState:
         if config.entropy is not None:
             control = EntropyControl(config.entropy, config.steps, extra.get("entropy"))
         report = Extra(grpo.report)
-        packer = Rows(mesh, config.length, microbatches=config.microbatches, pad=tokenizer.pad)
+        most = config.prompts // config.minibatches * config.sampling.samples
+        packer = Rows(
+            mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
+        )
         collect = Collect(config, prompts, tokenizer, mesh, execution, packer, work, report)
         source = Phases(collect, partial(to_batch, packer, control), extra.get("rollouts"))
         loss = builders.policy_gradient(config.model, execution, config.policy)
         with reporting(
             work, config.log, stage=config.name, step=int(state.step), until=config.steps,
-            tokens_per_step=config.prompts * config.sampling.samples * config.length
-            // config.minibatches,
+            tokens_per_step=most * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived={"learning_rate": rate},
         ) as hooks:  # fmt: skip

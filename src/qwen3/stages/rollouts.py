@@ -126,16 +126,19 @@ def sample(
 
 
 class Rows:
-    """Rollouts -> batches of fixed length on the mesh, in few different numbers of rows."""
+    """Rollouts -> batches of fixed length on the mesh, in few different numbers of rows.
 
-    def __init__(self, mesh: Any, length: int, *, microbatches: int, pad: int):
-        self._mesh, self._length, self._pad = mesh, length, pad
+    most: sequences that a batch can have.
+    """
+
+    def __init__(self, mesh: Any, length: int, *, most: int, microbatches: int, pad: int):
+        self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
         self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
     def batch(self, sequences: Sequence[Row], **by_row: float) -> dict:
         """by_row: values that are the same for every row, [B]."""
         where = rows.plan([len(each) for each in sequences], self._length)
-        count = rows.round_up(where.rows, self._multiple, max(len(sequences), 1))
+        count = rows.round_up(where.rows, self._multiple, self._most)
         batch = rows.fill(sequences, where, self._length, pad=self._pad, rows=count)
         batch |= {name: np.full(count, value, np.float32) for name, value in by_row.items()}
         mine = local_rows(self._mesh, count)

@@ -1,0 +1,53 @@
+"""Thinking mode fusion (report 4.3) in small: the RL model's own right answers, and direct ones.
+
+    python experiments/tiny_fusion.py --workdir runs/fusion
+
+Two cores, some minutes. Result: see LOG.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import tiny_lock
+
+from qwen3.config import OptimConfig
+from qwen3.curate import candidates, fusion
+from qwen3.infer.requests import sampling
+from qwen3.run import main
+from qwen3.stages import sft
+
+CONFIG = sft.Config(
+    model=tiny_lock.MODEL,
+    tokenizer=tiny_lock.TOKENIZER,
+    data=(),  # made in the workdir
+    steps=300,
+    optim=OptimConfig(peak=1e-3, final=0.1, warmup=10, weight_decay=0.0),
+    name="fusion",
+    batch=4,
+    length=tiny_lock.LENGTH,
+    init_from="runs/grpo",
+    save_every=100,
+    log=tiny_lock.LOG,
+)
+
+
+def fused(config):
+    """Rejection samples in thinking mode, as many answers without, flags and dialogues."""
+    words = tiny_lock.tokenizer(config.tokenizer)
+    found = candidates.generate(
+        tiny_lock.engine(config.init_from, words), words, tiny_lock.problems(512, 2), samples=4,
+        mode="think", max_tokens=96, sampling=sampling("model"),
+    )  # fmt: skip
+    thinking = fusion.rejection_sample(found)
+    others = tiny_lock.problems(len(thinking), 3)
+    plain = [tiny_lock.answered(problem, "", 0) for problem in others]
+    return fusion.fuse(thinking, plain, seed=config.seed)
+
+
+def run(config, workdir):
+    data = tiny_lock.once(Path(workdir) / "data" / "fused.jsonl", lambda: fused(config))
+    return sft.run(replace(config, data=(data,)), workdir)
+
+
+if __name__ == "__main__":
+    main(run, CONFIG)

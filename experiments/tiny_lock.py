@@ -1,0 +1,76 @@
+"""What the tiny post-training experiments share: the combination lock, its tokenizer, an engine.
+
+Not a run of its own. The runs, in order, each some minutes on two cores, all with default folders:
+
+    python experiments/tiny_cold_start.py --workdir runs/cold_start
+    python experiments/tiny_grpo.py       --workdir runs/grpo
+    python experiments/tiny_fusion.py     --workdir runs/fusion
+    python experiments/tiny_general_rl.py --workdir runs/general_rl
+    python experiments/tiny_off_policy.py --workdir runs/off_policy
+    python experiments/tiny_on_policy.py  --workdir runs/on_policy
+
+Elsewhere: --set init_from=... --set tokenizer=... (and teacher=...) name the earlier runs.
+"""
+
+from pathlib import Path
+from random import Random
+
+from qwen3 import rewards
+from qwen3.config import MeshConfig
+from qwen3.curate.files import write_conversations
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.engine import Engine
+from qwen3.mesh import make_mesh
+from qwen3.model.sizes import size
+from qwen3.rewards import word_problems
+from qwen3.stages import teacher
+from qwen3.stages.report import Log
+
+TOKENIZER = "runs/cold_start/tokenizer"
+MODEL = size("tiny")
+DIFFICULTY = (0.0, 0.4)  # one to three days
+LENGTH = 256
+LOG = Log(every=5)
+
+
+def problems(count, seed, split="train"):
+    """Different locks of one to three days."""
+    low, high = DIFFICULTY
+    rng = Random(f"difficulty/{seed}")
+    task = rewards.get("lock")
+    return [task.generate(seed * 10**6 + i, rng.uniform(low, high), split) for i in range(count)]
+
+
+def answered(problem, style, seed):
+    """A conversation with a trace of `style`, or without thinking for style ""."""
+    thinking, answer = word_problems.trace(problem, style or "careful", Random(seed))
+    reply = {"role": "assistant", "content": answer, "reasoning_content": thinking * bool(style)}
+    return {"messages": [*problem.messages, reply]}
+
+
+def tokenizer(folder):
+    """Learnt from the lock's words, once."""
+    if not (Path(folder) / "tokenizer.json").exists():
+        conversations = [answered(problem, "careful", 0) for problem in problems(300, 9)]
+        texts = ["user\nassistant\n /think /no_think"]
+        texts += [m[k] for c in conversations for m in c["messages"] for k in m if k != "role"]
+        Tokenizer.train(texts * 2, size=400).save(folder)
+    return Tokenizer.load(folder)
+
+
+def engine(source, words, slots=64):
+    """An engine over the model of a run."""
+    mesh = make_mesh(MeshConfig())
+    model, params, _ = teacher.load(source, mesh, dtype="float32")
+    return Engine(model, params, tokenizer=words, slots=slots, max_length=LENGTH, mesh=mesh)
+
+
+def once(path, make):
+    """The file that `make()` gives conversations for, made only if it is not there."""
+    path = Path(path)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".new")
+        write_conversations(beside, make())
+        beside.rename(path)
+    return str(path)

@@ -1,0 +1,65 @@
+"""Off-policy distillation (report 4.5) in small: a smaller student on its teacher's answers.
+
+    python experiments/tiny_off_policy.py --workdir runs/off_policy [--teacher runs/general_rl]
+
+Right answers of both modes, flagged. Two cores, some minutes. Result: see LOG.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import tiny_lock
+
+from qwen3.config import OptimConfig
+from qwen3.curate import candidates, fusion
+from qwen3.infer.requests import sampling
+from qwen3.run import main
+from qwen3.stages import sft
+
+TEACHER = "runs/general_rl"
+STUDENT = tiny_lock.MODEL.replace(name="tiny-student", layers=3)
+CONFIG = sft.Config(
+    model=STUDENT,
+    tokenizer=tiny_lock.TOKENIZER,
+    data=(),  # made in the workdir
+    steps=1500,
+    optim=OptimConfig(peak=3e-3, final=0.05, warmup=50, weight_decay=0.05),
+    name="off_policy",
+    batch=4,
+    length=tiny_lock.LENGTH,
+    save_every=500,
+    log=tiny_lock.LOG,
+)
+
+
+def taught(config, teacher):
+    """Right answers in both modes; the thinking mode's with and without a flag."""
+    words = tiny_lock.tokenizer(config.tokenizer)
+    engine, kept = tiny_lock.engine(teacher, words), {}
+    for mode, seed, count in (("think", 4, 4096), ("no_think", 5, 2048)):
+        asked = tiny_lock.problems(count, seed)
+        found = candidates.generate(
+            engine, words, asked, samples=1, mode=mode, max_tokens=96, sampling=sampling("model")
+        )
+        kept[mode] = fusion.rejection_sample(found)
+    return fusion.fuse(kept["think"], kept["no_think"], seed=config.seed)
+
+
+def run(config, workdir, teacher=TEACHER):
+    path = Path(workdir) / "data" / "taught.jsonl"
+    data = tiny_lock.once(path, lambda: taught(config, teacher))
+    return sft.run(replace(config, data=(data,)), workdir)
+
+
+if __name__ == "__main__":
+    teacher, arguments = TEACHER, sys.argv[1:]
+    if "--teacher" in arguments:
+        at = arguments.index("--teacher")
+        teacher, arguments = arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+
+    def with_teacher(config, workdir):
+        """Off-policy distillation."""
+        return run(config, workdir, teacher)
+
+    main(with_teacher, CONFIG, arguments)

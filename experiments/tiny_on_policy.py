@@ -1,0 +1,33 @@
+"""On-policy distillation (report 4.5) in small: reverse KL on the student's answers, both modes.
+
+    python experiments/tiny_on_policy.py --workdir runs/on_policy [--set teacher=runs/general_rl]
+
+Two cores, some minutes. Result: see LOG.
+"""
+
+import tiny_lock
+import tiny_off_policy
+
+from qwen3.config import OptimConfig
+from qwen3.run import main
+from qwen3.stages import distill
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
+
+CONFIG = distill.Config(
+    model=tiny_off_policy.STUDENT,
+    tokenizer=tiny_lock.TOKENIZER,
+    teacher=tiny_off_policy.TEACHER,
+    tasks=(Share("lock", 1.0, tiny_lock.DIFFICULTY, ("think", "no_think")),),
+    steps=40,
+    optim=OptimConfig(peak=1e-3, final=0.1, warmup=2, weight_decay=0.0),
+    sampling=Sampling(samples=1, max_tokens=96, slots=128),
+    prompts=128,
+    minibatches=2,
+    length=tiny_lock.LENGTH,
+    init_from="runs/off_policy",
+    save_every=10,
+)
+
+if __name__ == "__main__":
+    main(distill.run, CONFIG)

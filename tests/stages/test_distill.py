@@ -1,0 +1,93 @@
+import jax
+import numpy as np
+import post
+import pytest
+
+from qwen3 import rewards
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.losses.distill import Distill
+from qwen3.model import hf
+from qwen3.stages import distill, sft, teacher
+from qwen3.train.loop import Stopped
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    post.one_device(monkeypatch, distill)
+    monkeypatch.setitem(rewards.TASKS, "letters", post.letters)
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory):
+    """A teacher that has learnt something: a workdir."""
+    folder = tmp_path_factory.mktemp("teacher")
+    samples = [post.conversation(post.lock(seed), thinks=seed % 2 == 0) for seed in range(12)]
+    with pytest.MonkeyPatch.context() as patch:
+        post.one_device(patch, sft)
+        sft.run(
+            sft.Config(
+                post.model(), post.tokenizer_folder(), (post.write(folder, samples),), 25,
+                post.CONSTANT, batch=4, length=128, mesh=post.ONE, log=post.QUIET,
+            ),
+            folder / "run",
+        )  # fmt: skip
+    return str(folder / "run")
+
+
+def test_the_student_comes_near_its_teacher_in_both_modes(master, tmp_path):
+    distill.run(post.distill_config(master, steps=16), tmp_path / "run")
+    lines = post.records(tmp_path / "run")
+    first, last = lines[0], lines[-1]
+    for part in ("divergence", "divergence/think", "divergence/no_think"):
+        assert last[part] < 0.6 * first[part], part
+    assert last["agree"] > first["agree"] and "score" in first and "entropy/think" in first
+
+
+def test_a_teacher_that_is_the_student_leaves_it_where_it_is(master, tmp_path):
+    chosen = post.distill_config(master, steps=1, init_from=master)
+    distill.run(chosen, tmp_path / "run")
+    [line] = post.records(tmp_path / "run")
+    assert abs(line["divergence"]) < 1e-6 and line["grad_norm"] < 1e-5
+
+
+def test_a_run_stopped_within_a_phase_goes_on_bitwise(master, tmp_path):
+    chosen = post.distill_config(master, steps=5, minibatches=2)
+    whole = distill.run(chosen, tmp_path / "whole")
+    with post.stopping_at(3), pytest.raises(Stopped):
+        distill.run(chosen, tmp_path / "again")
+    again = distill.run(chosen, tmp_path / "again")
+    post.assert_same_trees(whole, again)
+    assert post.records(tmp_path / "whole") == post.records(tmp_path / "again")
+
+
+def test_a_teacher_from_a_folder_with_more_rows_is_cut_to_the_shared_ids(tmp_path):
+    wide = post.model(vocab=640, layers=1)
+    folder = tmp_path / "folder"
+    post.save_hf(folder, wide)
+    model, tokenizer = teacher.described(str(folder))
+    assert model.vocab == 640 and tokenizer.vocab_size == 400
+    chosen = post.distill_config(
+        str(folder), steps=1, divergence=Distill(kind="jsd", beta=0.5), score=False
+    )
+    distill.run(chosen, tmp_path / "run")
+    [line] = post.records(tmp_path / "run")
+    assert np.isfinite(line["divergence"]) and "score" not in line
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(tmp_path):
+    other = tmp_path / "other"
+    post.save_hf(other, post.model())
+    Tokenizer.train(["quite other words stand here " * 20] * 5, size=300).save(other)
+    with pytest.raises(ValueError, match="another vocabulary: 300 tokens against.*400; id"):
+        distill.run(post.distill_config(str(other)), tmp_path / "run")
+    hf.save(tmp_path / "wide", post.model(vocab=640), post.parameters(post.model(vocab=640)))
+    with pytest.raises(ValueError, match="640 vocabulary rows, the student 512, and no tokenizer"):
+        distill.run(post.distill_config(str(tmp_path / "wide")), tmp_path / "run")
+    with pytest.raises(ValueError, match="is no workdir, no checkpoint and no folder"):
+        distill.run(post.distill_config(str(tmp_path / "nowhere")), tmp_path / "run")
+
+
+def test_frozen_teacher_is_no_part_of_the_state(master, tmp_path):
+    state = distill.run(post.distill_config(master, steps=1), tmp_path / "run")
+    one = sum(x.size for x in jax.tree.leaves(post.parameters(post.model())))
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == one
