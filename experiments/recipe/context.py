@@ -1,0 +1,160 @@
+"""A run of the recipe: its folder, settings, what its stages left, engines over their models."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import time
+from functools import cached_property
+from pathlib import Path
+
+from qwen3.config import MeshConfig, differences
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.engine import Engine
+from qwen3.mesh import make_mesh
+from qwen3.model import sizes
+from qwen3.stages.report import Log
+from qwen3.stages.start import parameters
+from recipe.plan import Plan
+
+NEEDED = 600 * 2**20  # bytes a seed writes at most
+EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
+
+
+def open_workdir(path: Path, settings: dict) -> None:
+    """Make or reopen the folder. Raises ValueError for one that holds another run, OSError where
+    it cannot be written or the disk has no room; neither changes what lies there."""
+    file = path / "recipe.json"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(path))
+    except OSError as error:
+        raise OSError(error.errno, f"--workdir {path}: {error.strerror}; give another") from None
+    settings = json.loads(json.dumps(settings))
+    if file.exists():
+        then = json.loads(file.read_text())
+        if lines := differences(then, settings):
+            raise ValueError(
+                f"--workdir {path} holds another run (there -> now): {'; '.join(lines)}. "
+                "Take another workdir, or the old settings"
+            )
+    elif any(path.iterdir()):
+        raise ValueError(f"--workdir {path} holds other files and no recipe.json; give another")
+    free = shutil.disk_usage(path).free
+    if free < NEEDED:
+        raise OSError(errno.ENOSPC, f"{path}: {free >> 20} MiB free, {NEEDED >> 20} MiB are needed")
+    write(file, settings)
+
+
+def write(path: Path, value) -> None:
+    """JSON, whole or not at all."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    beside.replace(path)
+
+
+def _plain(value):
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+@dataclasses.dataclass
+class Run:
+    """One seed. path: its folder. exam: "final", or "dev" while designing. real: the user's own
+    input by flag name ({"corpus": [...], "tasks": [...], "init_from": ...}), empty for none."""
+
+    path: Path
+    plan: Plan
+    seed: int
+    exam: str = "final"
+    real: dict = dataclasses.field(default_factory=dict)
+
+    def folder(self, name) -> Path:
+        """Of a stage."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def result(self, name) -> dict | None:
+        """What a finished stage reported, None if it is not done."""
+        file = self.path / name / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finish(self, name, result) -> None:
+        write(self.folder(name) / "result.json", result)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.path / "tokenizer")
+
+    @property
+    def tokenizer_folder(self) -> str:
+        return str(self.path / "tokenizer")
+
+    @property
+    def long(self) -> bool:
+        return self.plan.long_context
+
+    @property
+    def theta(self) -> float:
+        """RoPE base after pretraining: raised where S3 is run (ABF)."""
+        return 1e6 if self.long else 1e4
+
+    def model(self, name="tiny", **changes):
+        """A size with this tokenizer's vocabulary and the RoPE base after pretraining."""
+        rows = self.tokenizer.vocab_rows
+        return sizes.size(name).replace(vocab=rows, **{"rope_theta": self.theta, **changes})
+
+    @property
+    def student(self):
+        """One layer less than the teacher, from its own pretraining."""
+        return self.model(self.plan.model, layers=3, name="tiny-student")
+
+    @property
+    def teacher(self):
+        return self.model(self.plan.model)
+
+    @property
+    def base(self) -> str:
+        """The pretrained model that post-training starts from."""
+        return str(self.path / ("long" if self.long else "pretrain"))
+
+    @cached_property
+    def mesh(self):
+        import jax
+
+        return make_mesh(MeshConfig(), jax.devices()[:1])
+
+    @cached_property
+    def _engines(self):
+        return {}
+
+    def engine(self, model, source, *, max_length=512) -> Engine:
+        """An engine over a run's parameters; engines of one model share their programs."""
+        params = parameters(str(source), model, self.mesh)
+        key = (model, max_length)
+        if key not in self._engines:
+            self._engines[key] = Engine(
+                model, params, tokenizer=self.tokenizer, slots=64, max_length=max_length,
+                seed=self.seed,
+            )  # fmt: skip
+        else:
+            self._engines[key].update(params, self._engines[key].version + 1)
+        return self._engines[key]
+
+
+LOG = Log(every=5)
+
+
+class Clock:
+    """Seconds since it was made, for the tables."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self._start, 1)

@@ -1,0 +1,74 @@
+"""What fine-tuning reads: conversations, or token ids where a model wrote the answer."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+from qwen3.rewards import lock, response, word_problems
+from recipe import exams, tools
+
+
+def answered(problem, thinking, content):
+    """The problem with its answer, as `stages.sft` reads it."""
+    turn = {"role": "assistant", "content": content, "reasoning_content": thinking}
+    return {"messages": [*problem.messages, turn], "tools": problem.tools}
+
+
+def cold_start(count, seed, style="hasty"):
+    """Thinking answers with traces of one style ("hasty": few states written, so often wrong at
+    inference), all right, in the format that is to be learned."""
+    rng = Random(f"cold/{seed}")
+    rows = []
+    for problem in exams.training(count, seed):
+        rows.append(answered(problem, *word_problems.trace(problem, style, rng)))
+    return rows
+
+
+def from_answer(tokenizer, answer):
+    """A sampled answer, token by token as it was written."""
+    prompt = list(answer.completion.request.prompt)
+    made = list(answer.completion.tokens)
+    turn = response.read(answer.text)
+    return {"ids": prompt + made, "mask": [0] * len(prompt) + [1] * len(made),
+            "think": bool(turn and turn.thinking and turn.thinking.strip())}  # fmt: skip
+
+
+def direct(count, seed):
+    """Answers without thinking, asked for by /no_think."""
+    problems = exams.training(count, f"direct/{seed}", "no_think")
+    return [
+        answered(p, "", lock.answer(word_problems.locks_of(p), p.answer["language"]))
+        for p in problems
+    ]
+
+
+def flags(count, seed):
+    """Dialogues with flags, half of the last turns without one; the last turn is careful."""
+    rows = []
+    for i in range(count):
+        problem = exams.dialogue(Random(f"flags/{seed}/{i}"), "train")
+        thinking, content = word_problems.trace(problem, "careful")
+        rows.append(answered(problem, "" if problem.mode == "no_think" else thinking, content))
+    return rows
+
+
+def calls(count, seed):
+    """Tool calls without thinking."""
+    rows = []
+    for i in range(count):
+        problem = tools.problem(f"{seed}/{i}", "train").flagged("no_think")
+        call = {"name": problem.answer["name"], "arguments": problem.answer["arguments"]}
+        row = answered(problem, "", "")
+        row["messages"][-1]["tool_calls"] = [call]
+        rows.append(row)
+    return rows
+
+
+def write(path, rows):
+    """JSON lines; a row without tools has no such field."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False)
+             for row in rows]  # fmt: skip
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return str(path)

@@ -1,0 +1,74 @@
+"""Stages `documents`, `tokenizer`, `corpora`: from generated and real text to token stores."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from qwen3.data import chat, corpora, sources
+from qwen3.data.tokenizer import Tokenizer
+from recipe import conversations, python_text, world
+
+LONG = 900  # characters of a long document; about 512 tokens
+FEW = 120  # validation documents of a part
+SAMPLE = 1200  # documents of each corpus that the tokenizer learns from
+
+
+def documents(run):
+    """World, Python's own text and the user's, as JSON lines; one file a corpus and fold."""
+    folder, count, seed = run.folder("documents"), run.plan.documents, run.seed
+    rows = {}
+    for part in world.PARTS:
+        rows[part] = world.documents(part, count, seed), world.documents(part, FEW, seed, held=True)
+    long = max(200, count // 5)
+    rows["long"] = (
+        world.long_documents(long, seed, LONG), world.long_documents(FEW, seed, LONG, held=True)
+    )  # fmt: skip
+    for domain in python_text.DOMAINS:
+        train, held = python_text.documents(domain, count, seed)
+        rows[domain] = train, held[:FEW]
+    if run.real.get("corpus"):
+        found = [_row(document) for path in run.real["corpus"]
+                 for document in sources.open_source(path)]  # fmt: skip
+        rows["own"] = [r for i, r in enumerate(found) if i % 50], found[::50]
+    for name, folds in rows.items():
+        for fold, texts in zip(("train", "held"), folds, strict=True):
+            conversations.write(folder / fold / f"{name}.jsonl", texts)
+    return {name: [len(train), len(held)] for name, (train, held) in rows.items()}
+
+
+def _row(document):
+    return {"text": document.content, "language": "en", "domain": "own"}
+
+
+def tokenizer(run):
+    """Byte-level BPE over all of it, and over the chat format with tools."""
+    paths = sorted((run.path / "documents" / "train").glob("*.jsonl"))
+    texts = [
+        json.loads(line)["text"]
+        for path in paths
+        for line in itertools.islice(path.open(encoding="utf-8"), SAMPLE)
+    ]
+    rows = [*conversations.calls(100, run.seed), *conversations.flags(300, run.seed)]
+    texts += [chat.render(row["messages"], tools=row["tools"]) for row in rows]
+    made = Tokenizer.train(texts, run.plan.vocab)
+    made.save(run.folder("tokenizer"))
+    return {
+        "size": made.vocab_size,
+        "tokens_per_character": sum(len(made.encode(t)) for t in texts[::50])
+        / sum(map(len, texts[::50])),
+    }
+
+
+def prepare(run):
+    """Token stores of both folds."""
+    counts = {}
+    for fold in ("train", "held"):
+        for path in sorted((run.path / "documents" / fold).glob("*.jsonl")):
+            folder = run.path / "corpora" / fold / path.stem
+            made = corpora.prepare(sources.JsonLines(path), run.tokenizer, folder)
+            counts[f"{fold}/{path.stem}"] = {
+                "documents": len(made), "tokens": int(len(made.tokens)),
+                "mean": float(made.lengths.mean()), "longest": int(made.lengths.max()),
+            }  # fmt: skip
+    return counts

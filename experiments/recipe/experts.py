@@ -1,0 +1,81 @@
+"""Stage `experts`: a mixture of experts beside a dense model of equal activated parameters, and
+balance over the global batch beside balance over every microbatch."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+
+from qwen3.data.batches import Batches
+from qwen3.data.corpora import Corpus
+from qwen3.data.mixture import Stage
+from qwen3.eval import expert_use
+from qwen3.model import transformer
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import count_parameters
+from qwen3.stages import pretrain
+from qwen3.stages.start import parameters
+from recipe import pretraining
+from recipe.context import EXECUTION, Clock
+
+# run: (size, balance). One row a microbatch: there micro and global balance differ most.
+RUNS = {"dense": ("tiny", None), "global": ("tiny-moe", "global"), "micro": ("tiny-moe", "micro")}
+MICROBATCHES = 8
+COEFFICIENT = 0.02
+DOMAINS = ("story", "facts", "ledger", "worked", "documentation", "sources")
+
+
+def experts(run):
+    """The same general mixture for all three; held-out loss by domain, expert use by domain."""
+    return {name: one(run, name, *row) for name, row in RUNS.items()}
+
+
+def one(run, name, size, balance):
+    model = run.model(size, rope_theta=1e4, balance_coef=COEFFICIENT)
+    steps = {"S1": (pretraining.GENERAL, run.plan.experts, pretraining.LENGTH, 8, 3e-3, 0.1, 1e4)}
+    more = {"balance": balance} if balance else {}
+    config = pretraining.config(run, model, steps, seed=run.seed + 2000, **more)
+    if balance:
+        stages = tuple(pretraining.cut(stage, MICROBATCHES) for stage in config.stages)
+        config = pretraining.replaced(config, stages=stages)
+    folder, clock = run.folder(f"experts/{name}"), Clock()
+    pretrain.run(config, str(folder))
+    last = pretraining.losses(run, f"experts/{name}")[-1]["sets"]
+    counts = count_parameters(model)
+    found = {
+        "total": counts.total, "active": counts.activated, "seconds": clock.seconds,
+        "loss": float(np.mean([each["loss"] for each in last.values()])),
+        "by_domain": {domain: each["loss"] for domain, each in last.items()},
+        "curve": curve(folder, "ce" if balance else "loss"),
+    }  # fmt: skip
+    return {**found, **(use(run, model, folder) if balance else {})}
+
+
+def curve(folder, key):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = lines[:: max(1, len(lines) // 100)]
+    return {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}
+
+
+def use(run, model, folder):
+    """Expert use by domain on held-out rows."""
+    execution = Execution.for_mesh(run.mesh, **EXECUTION)
+    batches = {}
+    for domain in DOMAINS:
+        corpus = {domain: Corpus(run.path / "corpora" / "held" / domain)}
+        stage = Stage(domain, {domain: 1}, pretraining.LENGTH, 16, repeat_small=True)
+        batches[domain] = Batches(stage, corpus, 0, vocab=model.vocab)[0]
+    params = parameters(str(folder), model, run.mesh)
+    found = expert_use.shares(partial(_apply, model, execution), params, batches)
+    whole = np.mean([*found.values()], axis=0)
+    return {
+        "domains": list(found), "use": [table[-1].tolist() for table in found.values()],
+        "specialisation": expert_use.specialisation(found),
+        "max_load": float((whole * model.experts).max()),
+    }  # fmt: skip
+
+
+def _apply(model, execution, params, tokens, positions, segments):
+    return transformer.forward(params, model, tokens, positions, segments, execution=execution)

@@ -1,0 +1,99 @@
+"""What a post-trained model is measured by: accuracy in both modes, lengths, ThinkFollow, tools."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+from qwen3.eval import answers, budget_sweep, intervals, pass_at_k, think_follow
+from qwen3.infer.requests import sampling
+from qwen3.rewards import word_problems
+from recipe import exams
+
+MOST = 200  # tokens of an answer
+MULTI = 3  # days from which a problem counts as multi-step
+
+
+def problems(run, count=None, **options):
+    return exams.locks(count or run.plan.tests, run.exam, **options)
+
+
+def mode(run, engine, name, *, temperature=0.0, asked=None):
+    """Accuracy over held-out problems in a mode, also of the multi-step ones and by days; tokens of
+    thinking; per-problem scores in order; some transcripts."""
+    asked = [p.flagged(name) for p in asked or problems(run)]
+    how = sampling("model", temperature=temperature)
+    found = answers.ask(engine, asked, how=how, max_tokens=MOST, seed=run.seed)
+    firsts = [group[0] for group in found]
+    days = [len(word_problems.locks_of(each.problem)[0].ops) for each in firsts]
+    scores = [each.score or 0.0 for each in firsts]
+    many = [s for s, d in zip(scores, days, strict=True) if d >= MULTI]
+    close = run.tokenizer.think_close
+    return {
+        "accuracy": answers.accuracy(found),
+        "multi_step": intervals.mean(many),
+        "by_days": {d: mean(s for s, e in zip(scores, days, strict=True) if e == d)
+                    for d in sorted(set(days))},
+        "thinking_tokens": mean(each.thinking_tokens(close) for each in firsts),
+        "scores": scores,
+        "transcripts": [transcript(run, each) for each in firsts[3:6]],
+    }  # fmt: skip
+
+
+def transcript(run, answer, **more):
+    """One exchange as text, for the report."""
+    prompt = run.tokenizer.decode(list(answer.completion.request.prompt))
+    forced = run.tokenizer.decode(
+        [t for t, f in zip(answer.completion.tokens, answer.completion.forced, strict=True) if f]
+    )
+    return {
+        "prompt": prompt,
+        "answer": answer.text,
+        "score": answer.score,
+        "forced": forced,
+        **more,
+    }
+
+
+def follow(run, engine):
+    """ThinkFollow on held-out dialogues."""
+    asked = exams.dialogues(run.plan.dialogues, run.exam)
+    return think_follow.follow(engine, asked, max_tokens=MOST)
+
+
+def calls(run, engine):
+    """Tool requests, without thinking."""
+    asked = [p.flagged("no_think") for p in exams.tool_requests(run.plan.tests // 2, run.exam)]
+    found = answers.ask(engine, asked, max_tokens=MOST)
+    return {"accuracy": answers.accuracy(found),
+            "transcripts": [transcript(run, group[0]) for group in found[:2]]}  # fmt: skip
+
+
+def sweep(run, engine, asked, **options):
+    """`budget_sweep.sweep` with a transcript of one hard problem at every budget."""
+    found = budget_sweep.sweep(engine, asked, run.plan.budgets, max_tokens=2 * MOST, **options)
+    hard = max(range(len(asked)), key=lambda i: asked[i].difficulty)
+    kept = found.pop("answers")
+    found["transcripts"] = [
+        transcript(run, each[hard], budget=budget) for budget, each in kept.items()
+    ]
+    return found
+
+
+def passes(run, engine, count=None):
+    """pass@1 and pass@samples at T = 1 and pass@1 at T = 0.6 on hard problems, with per-problem
+    values for paired comparisons."""
+    asked = [p.flagged("think") for p in problems(run, count or run.plan.hard, days=(5, 6))]
+    found = answers.ask(
+        engine, asked, how=sampling(), samples=run.plan.samples, max_tokens=MOST, seed=run.seed
+    )
+    cold = answers.ask(
+        engine, asked, how=sampling("model", temperature=0.6), samples=4, max_tokens=MOST,
+        seed=run.seed + 1,
+    )  # fmt: skip
+    ks = sorted({1, 4, run.plan.samples} & set(range(1, run.plan.samples + 1)))
+    each = {k: pass_at_k.per_problem(found, k) for k in ks}
+    return {
+        "pass": {k: intervals.mean(values) for k, values in each.items()},
+        "cool": pass_at_k.estimate(cold, 1),
+        "per_problem": {k: [round(v, 4) for v in values] for k, values in each.items()},
+    }

@@ -1,0 +1,71 @@
+"""What a budget buys: steps, problems and samples of every stage, by minutes on two cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row of PLANS. Steps are optimizer steps for supervised stages, rollout batches for RL.
+
+    documents: of each part of the world. students, experts: whether the second half of the recipe
+    (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems of an
+    evaluation; hard: those of pass@k, with `samples` samples each.
+    """
+
+    minutes: float
+    vocab: int = 640
+    documents: int = 5000
+    general: int = 2500
+    reasoning: int = 3500
+    long: int = 400
+    cold_start: int = 250
+    cold_problems: int = 512
+    grpo: int = 50
+    group: int = 16
+    prompts: int = 16
+    fusion: int = 250
+    rejection: int = 768
+    general_rl: int = 20
+    student_general: int = 2500
+    student_reasoning: int = 2500
+    off_policy: int = 400
+    on_policy: int = 60
+    student_rl: int = 80
+    experts: int = 600
+    cold_sizes: tuple[int, ...] = ()
+    tests: int = 300
+    dialogues: int = 256
+    needles: int = 96
+    hard: int = 128
+    samples: int = 16
+    long_context: bool = True
+    students: bool = True
+    budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)
+    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    model: str = "tiny"
+    extra: dict = field(default_factory=dict)
+
+
+PLANS = {
+    5: Plan(
+        5, documents=2500, general=900, reasoning=1400, cold_start=150, grpo=24, fusion=120,
+        rejection=384, general_rl=6, tests=150, dialogues=128, long_context=False,
+        students=False, experts=150, budgets=(0, 12, 24, 48, 96),
+    ),
+    15: Plan(15),
+    60: Plan(
+        60, documents=12_000, general=5000, reasoning=7000, long=600, cold_start=400, grpo=100,
+        fusion=400, rejection=1536, general_rl=60, student_general=5000, student_reasoning=5000,
+        off_policy=600, on_policy=100, student_rl=300, experts=2500, cold_sizes=(60, 1200),
+        tests=600, dialogues=512, needles=256, hard=500,
+    ),
+}  # fmt: skip
+
+
+def plan(budget: float) -> Plan:
+    """The row of `budget` minutes. ValueError naming those there are."""
+    if budget not in PLANS:
+        raise ValueError(f"--budget {budget:g}: there are {', '.join(map(str, PLANS))} (minutes)")
+    return PLANS[budget]

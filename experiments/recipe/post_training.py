@@ -1,0 +1,178 @@
+"""Stages from `cold_start` to `budgets`: post-training of the teacher (report, 4.1 to 4.4)."""
+
+from __future__ import annotations
+
+import json
+
+from qwen3.config import OptimConfig
+from qwen3.curate.files import write_problems
+from qwen3.eval import answers
+from qwen3.infer.requests import sampling
+from qwen3.stages import grpo, sft
+from qwen3.stages.groups import Refill, Scoring
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
+from recipe import conversations, exams, measures, tools
+from recipe.context import EXECUTION, LOG, Clock, Run
+
+LENGTH = 384  # slots of a fine-tuning row
+
+
+def fine_tune(run: Run, model, name, data, steps, *, init_from, peak=1e-3, seed=0):
+    """Supervised fine-tuning of all of `data` (files) into the stage's folder."""
+    config = sft.Config(
+        model, run.tokenizer_folder, tuple(data), steps,
+        OptimConfig(peak=peak, final=0.1, warmup=min(10, steps // 4), weight_decay=0.0),
+        name=name, batch=6, length=LENGTH, too_long="drop", seed=run.seed + seed,
+        init_from=str(init_from), execution=EXECUTION, log=LOG,
+    )  # fmt: skip
+    sft.run(config, str(run.folder(name)))
+
+
+def cold_start(run):
+    """A small, short start on hasty traces alone: it leaves reinforcement learning its room."""
+    folder = run.folder("cold_start")
+    rows = conversations.cold_start(run.plan.cold_problems, run.seed)
+    data = conversations.write(folder / "data" / "hasty.jsonl", rows)
+    fine_tune(run, run.teacher, "cold_start", [data], run.plan.cold_start, init_from=run.base)
+    return evaluated(run, "cold_start", thinks=("think",))
+
+
+def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=False, calls=False):
+    """The measures of a stage's last checkpoint."""
+    engine = run.engine(model or run.teacher, run.path / name)
+    found = {each: measures.mode(run, engine, each) for each in thinks}
+    found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
+    if follow:
+        found["follow"] = measures.follow(run, engine)
+    if calls:
+        found["calls"] = measures.calls(run, engine)
+    return found
+
+
+def rejection_sampled(run, source, count, path):
+    """Right answers of a model to training problems, token by token, one a problem."""
+    engine = run.engine(run.teacher, source)
+    asked = exams.training(count, f"rejection/{run.seed}")
+    found = answers.ask(engine, asked, how=sampling(), max_tokens=measures.MOST, seed=run.seed)
+    kept = [group[0] for group in found if group[0].score == 1.0]
+    rows = [conversations.from_answer(run.tokenizer, each) for each in kept]
+    return conversations.write(path, rows), {"asked": count, "kept": len(kept)}
+
+
+def fusion(run):
+    """Both modes in one model: rejection samples of the RL model, direct answers, flags, tools."""
+    folder = run.folder("fusion") / "data"
+    count = run.plan.rejection
+    think, kept = rejection_sampled(run, run.path / "reasoning_rl", count, folder / "think.jsonl")
+    data = [think]
+    for name, made in {
+        "direct": conversations.direct(count * 3 // 4, run.seed),
+        "flags": conversations.flags(count * 3 // 2, run.seed),
+        "calls": conversations.calls(count // 4, run.seed),
+    }.items():
+        data.append(conversations.write(folder / f"{name}.jsonl", made))
+    fine_tune(
+        run, run.teacher, "fusion", data, run.plan.fusion, init_from=run.path / "reasoning_rl"
+    )
+    return {"rejection": kept, **evaluated(run, "fusion", follow=True, calls=True)}
+
+
+def reasoning_rl(run):
+    """GRPO on locks of two to six days, thinking."""
+    return reinforced(run, "reasoning_rl", run.teacher, run.path / "cold_start", run.plan.grpo)
+
+
+HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
+
+
+def reinforced(run, name, model, source, phases, *, peak=5e-4, evaluate=True):
+    """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures."""
+    clock = Clock()
+    config = rl_config(run, name, model, source, phases, (HARD,), peak=peak, most=112, length=192)
+    grpo.run(config, str(run.folder(name)))
+    found = {"seconds": clock.seconds, **record(run.path / name)}
+    return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
+
+
+def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **changes):
+    """Two optimizer steps a phase, clip-higher, no KL; rates fall to a tenth."""
+    return grpo.Config(
+        model, run.tokenizer_folder, tasks, 2 * phases,
+        OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
+        name=name, scoring=Scoring(scale="group"), refill=Refill(rounds=1),
+        sampling=Sampling(run.plan.group, most, slots=128), prompts=run.plan.prompts,
+        minibatches=2, length=length, seed=run.seed, init_from=str(source), save_every=10,
+        execution=EXECUTION, **changes,
+    )  # fmt: skip
+
+
+def record(folder):
+    """{"curve": points with reward, entropy, length; "samples": answers that were sampled}."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        {"step": x["step"], "reward": x.get("score"), "entropy": x.get("entropy"),
+         "length": x.get("answer_tokens")}
+        for x in lines
+    ]  # fmt: skip
+    samples = sum(
+        '"trained"' not in line
+        for path in (folder / "samples").glob("*.jsonl")
+        for line in path.open(encoding="utf-8")
+    )
+    return {"curve": curve, "samples": samples}
+
+
+def general_rl(run):
+    """RL on a mixture: locks in both modes, dialogues with flags, tool calls."""
+    folder = run.folder("general_rl")
+    problems = folder / "problems.jsonl"
+    write_problems(problems, [tools.problem(i, "train").flagged("no_think") for i in range(2000)])
+    tasks = (
+        Share("lock", 0.35, (0.0, 1.0), ("think", "no_think")),
+        Share("mode_following", 0.45, (0.0, 0.8)),
+        Share("file", 0.2),
+    )
+    clock = Clock()
+    config = rl_config(
+        run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
+        peak=2.5e-4, most=112, length=448, problems=str(problems),
+    )  # fmt: skip
+    grpo.run(config, str(folder))
+    found = {"seconds": clock.seconds, **record(folder)}
+    return {**found, **evaluated(run, "general_rl", follow=True, calls=True)}
+
+
+def budgets(run):
+    """Accuracy by thinking budget: one lock, and several locks with credit for each."""
+    engine = run.engine(run.teacher, run.path / "general_rl")
+    count = run.plan.tests
+    return {
+        "one lock": measures.sweep(run, engine, measures.problems(run)),
+        "several locks": measures.sweep(
+            run, engine, exams.several(count, run.exam), credit=exams.share_right
+        ),
+    }
+
+
+def cold_sizes(run):
+    """Cold starts of other lengths (the longest one with careful traces), then the same RL."""
+    found = {}
+    for steps in (run.plan.cold_start, *run.plan.cold_sizes):
+        name = f"cold_sizes/{steps}"
+        careful = steps > run.plan.cold_start
+        rows = conversations.cold_start(
+            run.plan.cold_problems * (4 if careful else 1), run.seed,
+            style="careful" if careful else "hasty",
+        )  # fmt: skip
+        data = conversations.write(run.folder(name) / "data.jsonl", rows)
+        fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
+        start = run.path / name / "start"
+        reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo // 2, evaluate=False)
+        found[steps] = {
+            key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
+                "accuracy"
+            ]
+            for key, folder in (("cold", start), ("rl", run.path / name / "rl"))
+        }
+    return found

@@ -1,0 +1,138 @@
+"""Stages `pretrain` (S1, S2), `long` (S3, with the base left as it was beside it), `student_base`
+and `experts`: pretraining of teacher, student, and a mixture of experts beside a dense model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from random import Random
+
+from qwen3.config import OptimConfig
+from qwen3.data.mixture import Stage
+from qwen3.eval import needle
+from qwen3.model.sizes import DualChunkConfig, YarnConfig, count_parameters
+from qwen3.stages import pretrain
+from recipe import world
+from recipe.context import EXECUTION, LOG
+
+LENGTH, LONG = 160, 512
+GENERAL = {"story": 24, "facts": 24, "wheel": 6, "ledger": 6, "hay": 9, "worked": 12,
+           "direct": 5, "documentation": 8, "sources": 6}  # fmt: skip
+REASONING = {"worked": 40, "hasty": 18, "direct": 12, "story": 6, "facts": 8, "hay": 8,
+             "ledger": 2, "documentation": 3, "sources": 3}  # fmt: skip
+LONGER = {"long": 75, "worked": 10, "hasty": 5, "direct": 5, "hay": 3, "facts": 2}
+SETS = {"general": ("story", "facts", "ledger", "documentation", "sources"),
+        "reasoning": ("worked", "direct")}  # fmt: skip
+
+
+def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
+    """A pretraining run over stages {name: (mixture, steps, length, batch, peak, final, theta)}."""
+    folder = run.path / "corpora"
+    own = {"own": 12} if run.real.get("corpus") else {}
+    evaluated = tuple(name for names in SETS.values() for name in names) if sets else ()
+    stages = tuple(
+        pretrain.StageConfig(
+            data=Stage(name, {**mixture, **own}, length, batch, repeat_small=True),
+            steps=count,
+            optim=OptimConfig(peak=peak, final=final, warmup=min(50, count // 4),
+                              weight_decay=0.05),
+            rope_theta=theta,
+            evaluation=pretrain.Evaluation(evaluated, rows=24),
+        )
+        for name, (mixture, count, length, batch, peak, final, theta) in steps.items()
+        if count
+    )  # fmt: skip
+    names = sorted({part for stage in stages for part in stage.data.mixture})
+    return pretrain.Config(
+        model, stages, {name: str(folder / "train" / name) for name in names},
+        held_out={name: str(folder / "held" / name) for name in evaluated},
+        seed=seed, init_from=init_from, save_every=500, execution=EXECUTION, log=LOG, **changes,
+    )  # fmt: skip
+
+
+def two_stages(general, reasoning, theta=1e4):
+    return {"S1": (GENERAL, general, LENGTH, 8, 3e-3, 0.6, theta),
+            "S2": (REASONING, reasoning, LENGTH, 8, 1.8e-3, 0.05, theta)}  # fmt: skip
+
+
+def base(run):
+    """S1 and S2 of the teacher."""
+    model = run.model(run.plan.model, rope_theta=1e4)
+    steps = two_stages(run.plan.general, run.plan.reasoning)
+    pretrain.run(config(run, model, steps, seed=run.seed), str(run.folder("pretrain")))
+    return {"parameters": count_parameters(model).total, "losses": losses(run, "pretrain")}
+
+
+def long_context(run):
+    """S3 with the base raised to 1,000,000 (ABF) and, as control, with 10,000; then needles."""
+    found = {}
+    for name, theta in (("long", 1e6), ("long_10k", 1e4)):
+        model = run.model(run.plan.model, rope_theta=theta)
+        steps = {"S3": (LONGER, run.plan.long, LONG, 2, 1.5e-3, 0.1, theta)}
+        made = config(run, model, steps, seed=run.seed, init_from=str(run.path / "pretrain"))
+        pretrain.run(made, str(run.folder(name)))
+        found[name] = losses(run, name)
+    return {"losses": found, "needles": needles(run)}
+
+
+def losses(run, name):
+    """Held-out losses per stage: at its start and end, by set, and the means of SETS."""
+    found = json.loads((run.path / name / "evaluation.json").read_text())
+    for record in found:
+        each = {key: value["loss"] for key, value in record["sets"].items()}
+        record["means"] = {k: sum(each[n] for n in names) / len(names) for k, names in SETS.items()}
+    return found
+
+
+def needles(run):
+    """Accuracy by length of: before S3, S3 with either base, S3 with YaRN and with DCA."""
+    long = run.model(run.plan.model, rope_theta=1e6)
+    rows = {
+        "before S3 (base 10k)": (run.model(run.plan.model, rope_theta=1e4), "pretrain"),
+        "S3, base 10k": (run.model(run.plan.model, rope_theta=1e4), "long_10k"),
+        "S3, base 1M": (long, "long"),
+        "S3, base 1M + YaRN x4": (
+            long.replace(rope_scaling=YarnConfig(4.0, original_length=LONG)), "long"),
+        "S3, base 1M + DCA": (
+            long.replace(dual_chunk=DualChunkConfig(LONG, chunk=LONG * 3 // 4)), "long"),
+    }  # fmt: skip
+    table = {}
+    for name, (model, source) in rows.items():
+        engine = run.engine(model, run.path / source, max_length=max(run.plan.lengths) + 64)
+        table[name] = {
+            length: needle.accuracy(engine, haystacks(run, length)) for length in run.plan.lengths
+        }
+    return table
+
+
+def haystacks(run, length):
+    """Needles in documents of `length` tokens, the first look-up asked, English."""
+    found, rng = [], Random(f"needle/{run.exam}/{length}")
+    characters = 30
+    while len(found) < run.plan.needles:
+        entries = 3 if length < 128 else 8
+        text = world.haystack(rng, "en", characters, lookups=1, entries=entries)
+        count = len(run.tokenizer.encode(text))
+        if 0.85 * length <= count <= length:
+            prompt, value = text.rsplit(": ", 1)
+            found.append(needle.Needle(prompt + ":", " " + value))
+        # Stories differ in length: steer towards the wanted one.
+        characters = max(1, characters + (1 if count < 0.92 * length else -1) * (length // 16 + 1))
+    return found
+
+
+def student_base(run):
+    """The student's own pretraining."""
+    steps = two_stages(run.plan.student_general, run.plan.student_reasoning, run.theta)
+    made = config(run, run.student, steps, seed=run.seed + 1000)
+    pretrain.run(made, str(run.folder("student_base")))
+    return {"parameters": count_parameters(run.student).total,
+            "losses": losses(run, "student_base")}  # fmt: skip
+
+
+def cut(stage, microbatches):
+    """The stage with its batch cut; the update stays the same, but for micro-batch balance."""
+    return dataclasses.replace(stage, microbatches=microbatches)
+
+
+replaced = dataclasses.replace

@@ -1,0 +1,36 @@
+"""ThinkFollow: in dialogues with flags, does each answer think or not as the last flag says
+(report, Table 22)? By how the last turn is flagged, as errors gather where it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwen3.data.chat_parse import SWITCHES
+from qwen3.eval import intervals
+from qwen3.eval.answers import ask
+from qwen3.infer.engine import Engine
+from qwen3.rewards import Problem, mode_following
+
+KINDS = ("/think", "/no_think", "none after a flag", "no flag at all")
+
+
+def kind(problem: Problem) -> str:
+    """Which of KINDS the dialogue is."""
+    texts = [m["content"] for m in problem.messages if m["role"] in ("system", "user")]
+    flags = [next((s for s in SWITCHES.values() if s in text.split()), None) for text in texts]
+    if flags[-1]:
+        return flags[-1]
+    return KINDS[2] if any(flags) else KINDS[3]
+
+
+def follow(engine: Engine, problems: Sequence[Problem], **options) -> dict:
+    """{"total": Estimate, kind: Estimate of those there are}. options: as of `ask`."""
+    answers = [group[0] for group in ask(engine, problems, **options)]
+    right = [mode_following.followed(each.problem, each.text) for each in answers]
+    table = {"total": intervals.share(int(sum(right)), len(right))}
+    for name in KINDS:
+        mine = [value for value, p in zip(right, problems, strict=True) if kind(p) == name]
+        if mine:
+            table[name] = intervals.share(int(sum(mine)), len(mine))
+    return table

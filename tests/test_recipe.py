@@ -1,0 +1,275 @@
+"""The main job: nothing leaks from training to tests, the report says what the numbers say, the
+whole recipe runs and goes on after an interruption."""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from qwen3.rewards import TASKS, lock, word_problems
+from qwen3.rewards.task import in_split
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+
+import tiny_recipe  # noqa: E402
+from recipe import claims, context, conversations, exams, report, tools, world  # noqa: E402
+from recipe.plan import PLANS, Plan  # noqa: E402
+
+# --- what is in a text, read back without the generator's help -----------------------------------
+
+_OPS = {lock.words((kind, place, k), language): (kind, place, k)
+        for language in lock.LANGUAGES for kind in lock.KINDS
+        for place, k in ([(p, k) for p in range(3) for k in range(1, 6)]
+                         if kind in ("up", "down") else [(0, 0)])}  # fmt: skip
+_PIECES = re.compile(
+    "|".join(sorted(map(re.escape, _OPS), key=len, reverse=True))
+    + r"|(?:has a lock at |has |的锁在|有)(?P<start>\d{3})"
+    + r"|(?P<fact>\d{3})(?= ?(?:turn|reverse|shift|swap|mirror|[首中末]位|反转|[左右]移|交换|取补))"
+)
+
+
+def locks_in(text):
+    """Every (start, operations) that a question, story or fact in the text tells."""
+    found = []
+    for match in _PIECES.finditer(text):
+        if start := match["start"] or match["fact"]:
+            found.append((start, []))
+        elif found:
+            found[-1][1].append(_OPS[match.group()])
+    return [lock.Lock("", start, tuple(ops)) for start, ops in found if ops]
+
+
+def leaks(text):
+    """Held-out content in a text: each lock, and the locks of a whole question."""
+    body = re.split(r"\n(?:Working|Answer|过程|答案)", text)[0]
+    found = locks_in(body)
+    return [x for x in found if not in_split(lock.key([x]), "train")] + [
+        found for _ in range(bool(found and "Where" in text or "停在哪里" in text))
+        if not in_split(lock.key(found), "train")
+    ]  # fmt: skip
+
+
+def test_the_reader_of_locks_sees_what_was_written():
+    ann = lock.Lock("", "452", (("down", 0, 5), ("swap_last", 0, 0)))
+    bob = lock.Lock("", "614", (("reverse", 0, 0),))
+    for language in lock.LANGUAGES:
+        names = lock.OWNERS[language]
+        named = [dataclasses.replace(x, name=n) for x, n in zip((ann, bob), names, strict=False)]
+        assert locks_in(word_problems.question(named, language)) == [ann, bob]
+        one = dataclasses.replace(ann, name=lock.NAMES[language][0])
+        assert locks_in(word_problems.question([one], language)) == [ann]
+    assert locks_in("604 reverse gives 406. 604反转得406。") == [
+        lock.Lock("", "604", (("reverse", 0, 0),))
+    ] * 2
+
+
+def test_a_held_out_problem_in_a_training_text_would_be_seen():
+    for problem in exams.locks(20, "final"):
+        assert leaks(problem.messages[0]["content"])
+
+
+@pytest.mark.parametrize("part", world.PARTS)
+def test_pretraining_holds_no_problem_of_the_tests(part):
+    texts = [row["text"] for row in world.documents(part, 300, 7)]
+    assert not [found for text in texts for found in leaks(text)]
+    if part not in ("wheel", "ledger"):
+        assert sum(len(locks_in(text)) for text in texts) >= 300
+
+
+def test_post_training_holds_no_problem_of_the_tests():
+    rows = [*conversations.cold_start(150, 7), *conversations.direct(150, 7),
+            *conversations.flags(150, 7)]  # fmt: skip
+    asked = [m["content"] for row in rows for m in row["messages"] if m["role"] == "user"]
+    assert len(asked) >= 450
+    assert not [found for text in asked for found in leaks(text)]
+    calls = {row["messages"][0]["content"] for row in conversations.calls(200, 7)}
+    assert not calls & {f"{p.messages[0]['content']} /no_think" for p in
+                        exams.tool_requests(200, "final")}  # fmt: skip
+
+
+def test_the_final_set_was_never_seen_while_designing():
+    sets = [{lock.key(word_problems.locks_of(p)) for p in exams.locks(300, which)}
+            for which in ("dev", "final")]  # fmt: skip
+    assert len(sets[0]) > 280 and len(sets[1]) > 280
+    assert not sets[0] & sets[1]
+
+
+def test_right_answers_to_all_kinds_of_questions_score_1():
+    for problem in (*exams.locks(6, "dev"), *exams.several(6, "dev"), *exams.dialogues(6, "dev")):
+        assert TASKS[problem.task].score(problem, TASKS[problem.task].oracle(problem)) == 1.0
+    for seed in range(6):
+        problem = tools.problem(seed, "heldout")
+        assert TASKS["tool_call"].score(problem, TASKS["tool_call"].oracle(problem)) == 1.0
+
+
+def test_partial_thought_has_partial_value():
+    @dataclasses.dataclass
+    class Said:
+        problem: object
+        text: str
+
+    problem = next(p for p in exams.several(20, "dev") if len(word_problems.locks_of(p)) == 2)
+    first, second = word_problems.locks_of(problem)
+    language = problem.answer["language"]
+    right = [lock.ending(each, language, True) for each in (first, second)]
+    assert exams.share_right(Said(problem, f"<think>\n{right[1]}\n</think>\n\n{right[0]}")) == 0.5
+    assert exams.share_right(Said(problem, f"<think>\n\n</think>\n\n{' '.join(right)}")) == 1.0
+
+
+def test_dialogues_end_without_a_flag_half_of_the_time():
+    found = [exams.dialogue(Random(i), "train") for i in range(400)]
+    bare = [p for p in found if "think" not in p.messages[-1]["content"]]
+    assert 150 < len(bare) < 250
+    assert {p.mode for p in bare} == {"think", "no_think"}
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def estimate(value, half=0.02, n=200):
+    return [value, value - half, value + half, n]
+
+
+def fake_results():
+    """Numbers made up for this test, so that some claims hold and some do not."""
+    talk = {"prompt": "<|im_start|>user\nWhere?", "answer": "<think>\nA\n</think>\n\nB",
+            "score": 1.0, "forced": "", "budget": 8}  # fmt: skip
+
+    def mode(value):
+        return {"accuracy": estimate(value), "multi_step": estimate(value), "thinking_tokens": 30.0,
+                "transcripts": [talk]}  # fmt: skip
+
+    def measured(think, plain, follow):
+        return {"think": mode(think), "no_think": mode(plain), "sampled": mode(think),
+                "follow": {"total": estimate(follow)},
+                "calls": {"accuracy": estimate(0.9), "transcripts": [talk]}}  # fmt: skip
+
+    def passes(one, most, samples):
+        return {"pass": {"1": estimate(one), "16": estimate(most)}, "cool": estimate(one),
+                "per_problem": {"1": [one] * 50, "16": [most] * 50}, "samples": samples,
+                "seconds": 10.0}  # fmt: skip
+
+    needles = {"S3, base 1M": 0.9, "S3, base 10k": 0.4, "S3, base 1M + YaRN x4": 0.9}
+    swept = {"non_thinking": estimate(0.3), "transcripts": [talk], "budgets": [
+        {"budget": b, "all": estimate(v), "cut_share": 1 - v,
+         "cut": estimate(0.02) if v < 0.9 else None,
+         "cut_non_thinking": estimate(0.3) if v < 0.9 else None}
+        for b, v in zip((0, 8, 16, 32, 64), (0.05, 0.2, 0.4, 0.7, 0.95), strict=True)]}  # fmt: skip
+    one = {
+        "cold_start": measured(0.4, 0.2, 0.5), "fusion": measured(0.95, 0.3, 0.9),
+        "reasoning_rl": {**measured(0.9, 0.2, 0.5), "curve": [
+            {"step": i, "reward": 0.5, "entropy": 0.2, "length": 30.0} for i in range(8)]},
+        "general_rl": measured(0.94, 0.3, 0.97), "budgets": {"one lock": swept},
+        "long": {"needles": {k: {"512": estimate(v), "2048": estimate(v / 2)}
+                             for k, v in needles.items()}},
+        "student": {"start": passes(0.3, 0.8, 0), "kl": passes(0.6, 0.9, 100),
+                    "rl": passes(0.45, 0.78, 1000)},
+        "experts": {name: {"total": 1, "active": 1, "loss": loss, "seconds": 1.0, "use": [[0.5]],
+                           "domains": ["story"], "specialisation": 0.2, "max_load": 1.0,
+                           "curve": {"x": [1, 2], "y": [2.0, 1.0]}}
+                    for name, loss in (("dense", 1.0), ("global", 0.9), ("micro", 0.95))},
+        "documents": {"wall": 3.0},
+    }  # fmt: skip
+    return json.loads(json.dumps(one))
+
+
+FACTS = {"command": "python x", "minutes": 15, "date": "2000-01-01", "exam": "final", "cores": 2}
+EXPECTED = {"C1": "shown", "C2": "shown", "C3": "not shown", "C4": "not shown", "C5": "shown",
+            "C6": "shown", "C7": "not shown", "C8": "not tried at this budget"}  # fmt: skip
+
+
+def test_the_report_decides_by_its_rules_and_shows_everything(tmp_path):
+    assert report.write(tmp_path, [fake_results()], FACTS) == EXPECTED
+    page, text = ((tmp_path / f"report.{end}").read_text() for end in ("html", "md"))
+    assert page.count("<svg") == 7
+    for claim in claims.CLAIMS:
+        made = claim([fake_results()])
+        assert made.title.split("&")[0] in text and made.rule in text and made.paper in text
+    assert "&lt;think&gt;" in page and "<think>\nA" in text
+    assert "the smallest budget is below it" in text
+    assert "60.0 [58.0, 62.0]" in text
+
+
+def test_a_claim_that_fails_in_one_seed_is_not_shown(tmp_path):
+    worse = fake_results()
+    worse["student"]["rl"]["per_problem"]["1"] = [0.7] * 50
+    states = report.write(tmp_path, [fake_results(), worse], FACTS)
+    assert states["C1"] == "not shown" and states["C5"] == "shown"
+
+
+def test_design_numbers_are_marked_as_no_result(tmp_path):
+    report.write(tmp_path, [fake_results()], {**FACTS, "exam": "dev"})
+    assert "DEVELOPMENT set" in (tmp_path / "report.md").read_text()
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--budget", "7"], "there are 5, 15, 60"), (["--seeds", "0"], "wanted 1 to 9")],
+)
+def test_wrong_numbers_are_refused_with_the_choices(tmp_path, capsys, arguments, words):
+    assert tiny_recipe.main(["--workdir", str(tmp_path / "run"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdirs_that_cannot_serve_are_refused(tmp_path, monkeypatch):
+    context.open_workdir(tmp_path / "a", {"plan": {"grpo": 1}})
+    context.open_workdir(tmp_path / "a", {"plan": {"grpo": 1}})
+    with pytest.raises(ValueError, match="plan.grpo: 1 -> 2"):
+        context.open_workdir(tmp_path / "a", {"plan": {"grpo": 2}})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        context.open_workdir(tmp_path / "b", {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="give another"):
+        context.open_workdir(tmp_path / "file" / "c", {})
+    monkeypatch.setattr(context, "NEEDED", 1 << 62)
+    with pytest.raises(OSError, match="MiB are needed"):
+        context.open_workdir(tmp_path / "d", {})
+    assert not (tmp_path / "d" / "recipe.json").exists()
+
+
+def test_every_plan_has_its_stages_and_shares_of_the_time():
+    assert sum(row.share for row in tiny_recipe.STAGES) == pytest.approx(1.1, abs=0.05)
+    for minutes, plan in PLANS.items():
+        assert plan.minutes == minutes and len(plan.budgets) >= 5
+
+
+# --- the whole of it -----------------------------------------------------------------------------
+
+NANO = Plan(
+    0.1, vocab=400, documents=60, general=3, reasoning=3, long=2, cold_start=3, cold_problems=24,
+    grpo=1, group=4, prompts=4, fusion=3, rejection=12, general_rl=1, student_general=2,
+    student_reasoning=2, off_policy=2, on_policy=1, student_rl=1, experts=2, cold_sizes=(5,),
+    tests=6, dialogues=4, needles=2, hard=2, samples=2, budgets=(0, 8, 16, 24, 32),
+    lengths=(64, 512),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_smallest_recipe_runs_to_its_report(tmp_path, capfd):
+    arguments = ["--workdir", str(tmp_path / "run"), "--budget", "5"]
+    assert tiny_recipe.main(arguments) == 0
+    assert (tmp_path / "run" / "report.html").exists()
+    assert tiny_recipe.main(arguments) == 0  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_the_colab_notebook_runs_at_the_smallest_budget(tmp_path, monkeypatch):
+    notebook = json.loads((EXPERIMENTS / "colab" / "recipe.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in cells:
+        if not cell.startswith(("!", "%")):
+            exec(compile(cell, "cell", "exec"), names)
+    assert (tmp_path / "recipe" / "report.html").exists()
