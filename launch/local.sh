@@ -44,6 +44,6 @@ command="${1:-}"
 case "$command" in
   setup) set_up ;;
   test) set_up && exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@" ;;
-  recipe) set_up && exec .venv/bin/python experiments/tiny_recipe.py "$@" ;;
+  recipe) set_up && exec .venv/bin/python experiments/tiny_recipe.py --workdir runs/recipe "$@" ;;
   *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac

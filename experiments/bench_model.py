@@ -1,0 +1,223 @@
+"""Our train step against transformers', in one run, on the same weights and tokens, in fp32.
+
+    launch/local.sh setup && .venv/bin/pip install torch transformers
+    .venv/bin/python experiments/bench_model.py [--cases dense,moe,dense-wide,moe-wide] [--repeats 5]
+
+Each side is a process of its own that holds one model; their steps alternate, so that a busy
+machine slows both. A step is forward, backward and AdamW. Printed: the median of the per-pair
+ratios with the extremes, medians of wall and processor time, peak resident memory, and the share
+of the machine's matmul peak (measured by ours, between the steps) that the model's arithmetic
+amounts to. transformers runs in its best fp32 mode: sdpa, and for experts the best of its
+implementations; both sides get the allocator variables of launch/local.sh and the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from qwen3.model.sizes import ModelConfig, flops_per_token
+
+BASE = ModelConfig("bench", 8, 256, 768, 8, 4, head_dim=64, vocab=4096, tied=True)
+EXPERTS = BASE.replace(layers=6, experts=32, active_experts=4, expert_ffn=128)
+CASES = {  # model, rows, length
+    "dense": (BASE, 8, 512),
+    "dense-wide": (BASE.replace(vocab=151_936), 4, 512),
+    "moe": (EXPERTS, 8, 512),
+    "moe-wide": (EXPERTS.replace(vocab=151_936), 4, 512),
+}
+THEIRS = {False: ["sdpa"], True: ["grouped_mm", "eager"]}
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TOP_PAD_": "268435456",
+}  # fmt: skip
+
+
+def tokens_of(case):
+    import numpy as np
+
+    config, rows, length = CASES[case]
+    return np.random.default_rng(0).integers(0, config.vocab, (rows, length)).astype(np.int32)
+
+
+def ours(case, folder, remat):
+    """(step() -> loss, matmul peak in FLOP/s) of our side."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from qwen3.config import OptimConfig
+    from qwen3.losses import lm
+    from qwen3.model import hf, transformer
+    from qwen3.model.execution import Execution
+    from qwen3.train import optim, state, step
+
+    config, run = CASES[case][0], Execution(remat=remat)
+    tx = optim.build(OptimConfig(warmup=0, clip_norm=0.0), lambda step: 1e-4)
+    tokens = tokens_of(case)
+    batch = {
+        "tokens": tokens,
+        "targets": np.roll(tokens, -1, axis=1),
+        "weights": np.ones(tokens.shape, np.float32),
+        "positions": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
+        "segment_ids": np.ones_like(tokens),
+    }
+    batch["weights"][:, -1] = 0
+
+    def apply(params, tokens, positions, segment_ids):
+        return transformer.forward(params, config, tokens, positions, segment_ids, execution=run)
+
+    train = step.make_step(lambda p, b, f: lm.next_token(apply, p, b, f), tx)
+    here = {"now": state.create(hf.load_params(folder, config, dtype=jnp.float32), tx)}
+
+    def once():
+        here["now"], metrics = train(here["now"], batch, ())
+        return float(metrics["loss"])
+
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    product(square).block_until_ready()
+
+    def peak():
+        start = time.perf_counter()
+        product(square).block_until_ready()
+        return 2 * 2048**3 / (time.perf_counter() - start)
+
+    return once, peak
+
+
+def theirs(case, folder, mode):
+    """(step() -> loss, None) of transformers' side."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    options = {} if mode == "sdpa" else {"experts_implementation": mode}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", **options
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    tokens = torch.from_numpy(tokens_of(case)).long()
+
+    def once():
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return once, None
+
+
+def worker(side, case, folder, mode):
+    """A line of JSON for every line read."""
+    once, peak = (ours if side == "ours" else theirs)(case, folder, mode)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = once()
+        found = {
+            "loss": loss,
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak": peak() if peak else None,
+        }
+        print(json.dumps(found), flush=True)
+
+
+class Side:
+    def __init__(self, side, case, folder, mode):
+        self.name = f"{side} ({mode})"
+        command = [sys.executable, __file__, "--worker", side, case, str(folder), mode]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | ALLOCATOR,
+        )  # fmt: skip
+        self.found = []
+
+    def step(self):
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} died with {self.process.wait()}")
+        self.found.append(json.loads(line))
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def median(self, what, skip=2):
+        return statistics.median(each[what] for each in self.found[skip:])
+
+
+def bench(case, repeats, remat):
+    import jax
+
+    from qwen3.model import hf, transformer
+
+    config, rows, length = CASES[case]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        hf.save(path, config, transformer.init(config, jax.random.key(0)))
+        sides = [Side("ours", case, path, remat)]
+        sides += [Side("transformers", case, path, mode) for mode in THEIRS[config.moe]]
+        try:
+            for _ in range(repeats + 2):  # the first two compile and warm up
+                for side in sides:
+                    side.step()
+        finally:
+            for side in sides:
+                side.stop()
+    report(case, config, rows * length, length, sides)
+
+
+def report(case, config, tokens, length, sides):
+    mine, others = sides[0], sides[1:]
+    best = min(others, key=lambda side: side.median("wall"))
+    for step in range(2):
+        a, b = mine.found[step]["loss"], best.found[step]["loss"]
+        if abs(a - b) > 2e-3 * abs(b):
+            raise RuntimeError(f"{case}: losses differ at step {step}: {a} and {b}")
+    print(f"\n{case}: vocabulary {config.vocab:,}, {tokens} tokens a step, fp32")
+    print(f"{'':32}{'wall s':>8}{'cpu s':>8}{'peak GB':>9}")
+    for side in sides:
+        cells = side.median("wall"), side.median("cpu"), side.found[-1]["memory"] / 1e9
+        print(f"  {side.name:30}{cells[0]:8.2f}{cells[1]:8.2f}{cells[2]:9.2f}")
+    for what in ("wall", "cpu"):
+        pairs = zip(best.found[2:], mine.found[2:], strict=True)
+        ratios = sorted(theirs[what] / ours[what] for theirs, ours in pairs)
+        middle = statistics.median(ratios)
+        print(f"  speed by {what}: {middle:.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    memory = mine.found[-1]["memory"] / best.found[-1]["memory"]
+    work = flops_per_token(config, length) * tokens / mine.median("wall")
+    share = work / mine.median("peak")
+    print(f"  memory {memory:.2f} of theirs; {share:.0%} of the measured matmul peak "
+          f"({mine.median('peak') / 1e9:.0f} GFLOP/s)", flush=True)  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--remat", default="none", help="our policy (model.execution.REMAT)")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(*arguments.worker)
+    for case in arguments.cases.split(","):
+        if case not in CASES:
+            parser.error(f"unknown case {case!r}; there are {', '.join(CASES)}")
+        bench(case, arguments.repeats, arguments.remat)
+
+
+if __name__ == "__main__":
+    main()
