@@ -3,7 +3,7 @@
     python experiments/tiny_cold_start.py --workdir runs/cold_start [--set steps=600]
 
 Hasty traces leave states out, so the model answers often wrong: the room that RL fills. Two cores,
-about 4 minutes. Result: see LOG.
+some minutes. Expected: cross-entropy falls below 0.5 nats a token; figures in LOG.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     python experiments/tiny_general_rl.py --workdir runs/general_rl
 
-Two cores, some minutes. Result: see LOG.
+Two cores, some minutes. Expected: score/mode_following rises; figures in LOG.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     python experiments/tiny_grpo.py --workdir runs/grpo [--set steps=20]
 
-Two cores, some minutes. Result: see LOG.
+Two cores, some minutes. Expected: the score rises from step to step; figures in LOG.
 """
 
 import tiny_lock

@@ -2,7 +2,8 @@
 
     python experiments/tiny_off_policy.py --workdir runs/off_policy [--teacher runs/general_rl]
 
-Right answers of both modes, flagged. Two cores, some minutes. Result: see LOG.
+Right answers of both modes, flagged. Two cores, some minutes.
+Expected: losses of both modes fall; figures in LOG.
 """
 
 import sys

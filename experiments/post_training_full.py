@@ -1,0 +1,113 @@
+"""Post-training of the 32B flagship and of the 8B, at full size on TPU v5p. NOT YET RUN.
+
+    python experiments/post_training_full.py cold_start --workdir gs://BUCKET/cold_start \\
+        --distributed --set init_from=gs://BUCKET/32b --set tokenizer=/data/tokenizer \\
+        --set 'data=["/data/cold_start.jsonl"]'
+
+from every host of the slice; the stages in order: the rows of CONFIGS below. What the report gives
+is kept: the stages, 3,995 prompts and 170 steps of reasoning RL, many tasks in general RL (over 20
+there, here all that `rewards` has), both modes in the distillation. It gives no rates, batches,
+group sizes or lengths: those here are ours, untested at this size. Prompt files are what `curate`
+writes.
+"""
+
+import sys
+
+from qwen3 import rewards
+from qwen3.config import MeshConfig, OptimConfig
+from qwen3.losses.grpo import Grpo
+from qwen3.model.sizes import size
+from qwen3.run import main
+from qwen3.stages import distill, grpo, sft
+from qwen3.stages.entropy import EntropyTarget
+from qwen3.stages.groups import Scoring
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
+
+LONGEST = 38_912  # tokens of an answer in thinking mode
+LENGTH = 40_960
+TOKENIZER = "/data/tokenizer"
+SPLIT = MeshConfig(fsdp=-1, tensor=4)
+REMAT = {"remat": "full"}
+FLAGGED = {"mode_following"}  # sets the mode itself
+
+
+def fine_tuning(name, model, steps, peak, init_from):
+    return sft.Config(
+        size(model), TOKENIZER, (f"/data/{name}.jsonl",), steps,
+        OptimConfig(peak=peak, final=0.1, warmup=min(50, steps // 10)),
+        name=name, batch=128, length=LENGTH, too_long="drop", init_from=init_from,
+        save_every=200, mesh=SPLIT, execution=REMAT,
+    )  # fmt: skip
+
+
+REASONING = grpo.Config(
+    model=size("32b"),
+    tokenizer=TOKENIZER,
+    tasks=(Share("file"),),
+    problems="/data/prompts.jsonl",  # 3,995, by curate.selection
+    steps=4 * 170,
+    optim=OptimConfig(peak=1e-6, schedule="constant", warmup=0, weight_decay=0.0),
+    name="reasoning_rl",
+    policy=Grpo(tis_cap=2.0, entropy=True),
+    scoring=Scoring(binarise=1.0, overlong=4096),
+    sampling=Sampling(samples=16, max_tokens=LONGEST, slots=1024),
+    entropy=EntropyTarget(start=1.0, end=1.2),
+    prompts=256,
+    minibatches=4,
+    microbatches=4,
+    length=LENGTH,
+    init_from="gs://BUCKET/cold_start",
+    mesh=SPLIT,
+    execution=REMAT,
+)
+BOTH = ("think", "no_think")
+GENERAL = grpo.Config(
+    **{
+        **{name: getattr(REASONING, name) for name in REASONING.__dataclass_fields__},
+        "name": "general_rl",
+        "tasks": tuple(
+            Share(name, modes=("any",) if name in FLAGGED else BOTH)
+            for name in sorted(rewards.TASKS)
+        ),
+        "problems": "",
+        "steps": 4 * 100,
+        "init_from": "gs://BUCKET/fusion",
+    }
+)
+ON_POLICY = distill.Config(
+    model=size("8b"),
+    tokenizer=TOKENIZER,
+    teacher="gs://BUCKET/general_rl",
+    tasks=(Share("file", modes=BOTH),),
+    problems="/data/prompts.jsonl",
+    steps=200,
+    optim=OptimConfig(peak=5e-6, schedule="constant", warmup=0, weight_decay=0.0),
+    name="on_policy",
+    sampling=Sampling(samples=4, max_tokens=LONGEST, slots=512),
+    prompts=256,
+    microbatches=8,
+    length=LENGTH,
+    init_from="gs://BUCKET/off_policy",
+    mesh=SPLIT,
+    execution=REMAT,
+)
+CONFIGS = {
+    config.name: config
+    for config in (
+        fine_tuning("cold_start", "32b", 500, 1e-5, "gs://BUCKET/32b"),
+        REASONING,
+        fine_tuning("fusion", "32b", 1000, 1e-5, "gs://BUCKET/reasoning_rl"),
+        GENERAL,
+        fine_tuning("off_policy", "8b", 4000, 2e-5, "gs://BUCKET/8b"),
+        ON_POLICY,
+    )
+}
+CONFIG = REASONING
+RUNS = {sft.Config: sft.run, grpo.Config: grpo.run, distill.Config: distill.run}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in CONFIGS:
+        sys.exit(f"which stage? one of {', '.join(CONFIGS)}")
+    chosen = CONFIGS[sys.argv[1]]
+    main(RUNS[type(chosen)], chosen, sys.argv[2:])
