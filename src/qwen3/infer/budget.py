@@ -5,10 +5,10 @@ stop text that ends in </think> is forced, token by token (report, section 4.4; 
 
 - The tokens between the tags count, forced ones do not; in a prompt that ends inside a block, from
   the last <think> of the open turn on. Blocks in earlier turns are ignored.
-- Budget 0 forces the rest of the empty block, "\\n\\n</think>\\n\\n", the form the model was trained
-  on. A budget of n lets n tokens pass; if the next one would be </think> anyhow, nothing is forced.
+- Budget 0 forces the rest of the empty block, "\\n\\n</think>\\n\\n", a form the model has seen.
+  A budget of n lets n tokens pass; if the next one would be </think> anyhow, nothing is forced.
 - At the limit inside a multi-byte character up to three more tokens may complete it.
-- <think> again in the answer thinks on with what is left of the budget: nothing left, closed at once.
+- <think> again in the answer thinks on with what is left of the budget, be it nothing.
 - A <tool_call> inside thinking counts on; <think> inside an open call of the answer is text.
 - An end token inside thinking ends the answer, unless the limit is reached at that very token.
 - A budget that leaves no room for the answer is cut: `reserve` tokens and the stop text must fit.

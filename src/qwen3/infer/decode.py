@@ -98,7 +98,7 @@ def prefill(
     tokens_PT: jax.Array,
     lengths_P: jax.Array,
     *,
-    execution: Execution = Execution(),
+    execution: Execution,
 ) -> tuple[Any, jax.Array | None]:
     """(keys and values of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
     real_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
@@ -154,7 +154,7 @@ def decode_steps(
     finish: jax.Array,
     *,
     block: int,
-    execution: Execution = Execution(),
+    execution: Execution,
     experts: bool = False,
 ) -> tuple[Slots, Any, Record]:
     """Up to min(most, block) tokens for every active slot, until `finish` slots have finished.
@@ -200,10 +200,10 @@ def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
             allowed_BV=_allowed(slots, tables, allowed_V), active_B=active,
         )  # fmt: skip
         # A token's random numbers are those of its place in the sequence, whatever the slot.
-        drawn = sampling.draw(scores_SV, sampling.uniforms(slots.key, slots.length + 1))
+        drawn, total = sampling.draw(scores_SV, sampling.uniforms(slots.key, slots.length + 1))
         token, forced, thinking = budget.step(slots.thinking, drawn, slots.left, tables)
         log_probs = sampling.log_prob(logits_SV, token)
-        sampling_log_probs = jnp.where(forced, 0.0, sampling.log_prob(scores_SV, token))
+        sampling_log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - total)
 
     rows = jnp.arange(token.shape[0])
     stopped = (token[:, None] == slots.stops).any(axis=1) & ~forced
@@ -220,8 +220,10 @@ def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
         ),
     )
     ids_LSA = out.router.ids_BTA[:, :, 0].astype(jnp.uint8) if experts else None
-    return slots, out.cache.layers, Record(
-        token, log_probs, sampling_log_probs, forced, active, ids_LSA
+    return (
+        slots,
+        out.cache.layers,
+        Record(token, log_probs, sampling_log_probs, forced, active, ids_LSA),
     )
 
 

@@ -13,6 +13,9 @@ What an answer's ids are depends on its request only, not on slots, order, block
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +24,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from qwen3 import mesh as meshes
+from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import budget, decode, programs, requests
 from qwen3.infer.requests import MOST_STOP_IDS, Completion, Request
@@ -75,7 +80,9 @@ class Prefilled(NamedTuple):
 class Engine:
     """slots: answers decoded together. max_length: of prompt and answer. tokenizer: for stop ids,
     thinking, stop strings and which ids are tokens at all; without it all vocabulary rows are.
-    cache_tokens: places the caches may have in all, default slots x max_length. buckets: cache
+    mesh: None for the first device; a mesh's data, fsdp and expert axes divide the slots, which
+    are rounded up. cache_tokens: places the caches may have in all, default slots x max_length;
+    `bytes_per_token` tells what one takes. buckets: cache
     lengths, default `lengths(max_length)`. block: most tokens a slot makes between two looks of
     the host. seed: of the run. record_experts: keep the routing of a MoE.
     """
@@ -104,6 +111,7 @@ class Engine:
                 raise ValueError(f"{name} {value}: wanted at least 1")
         if record_experts and not config.moe:
             raise ValueError(f"{config.name} has no experts to record")
+        mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         self.config, self.tokenizer, self.mesh = config, tokenizer, mesh
         self.max_length, self.block, self.seed = max_length, block, seed
         self.version, self.record_experts, self.refill = version, record_experts, refill
@@ -118,6 +126,7 @@ class Engine:
             )
         if execution is None:
             execution = Execution.for_mesh(mesh, scan=False)
+        self.execution = execution
         self.programs = programs.build(config, execution, mesh, block, record_experts)
         self.params = self.programs.place(params)
         self.tables = jax.device_put(budget.tables(tokenizer, config.vocab))
@@ -194,11 +203,23 @@ class Engine:
         self.prefilled.clear()
 
     @property
+    def bytes_per_token(self) -> int:
+        """Of one place in the caches of all layers."""
+        c = self.config
+        return 2 * c.layers * c.kv_heads * c.head_dim * np.dtype(self.execution.dtype).itemsize
+
+    @property
     def active(self) -> int:
         return sum(ticket is not None for ticket in self.rows)
 
     def step(self) -> None:
-        """Fill free slots, then make up to `block` tokens in each."""
+        """Fill free slots, then make up to `block` tokens in each. A Ctrl-C waits for its end: the
+        caches are donated, and lost if their new owner is not noted.
+        """
+        with _uninterrupted():
+            self._step()
+
+    def _step(self) -> None:
         self._admit()
         if not self.active:
             return
@@ -212,6 +233,43 @@ class Engine:
         )  # fmt: skip
         self.stats["blocks"] += 1
         self._collect(*jax.device_get((record, self.state.active, self.state.thinking.stopped)))
+
+    def warm_up(self, prompts: Sequence[int] = (1,)) -> None:
+        """Compile all there is to run for prompts of these lengths: nothing is compiled later.
+
+        Only while nothing is active. Takes a decode program a bucket, and a prefill and, a bucket
+        each, an insert program for each different prefill width.
+        """
+        if self.active or self.queue:
+            raise ValueError(f"{self.active + len(self.queue)} requests are being worked on")
+        tight = self._rows_at(self.buckets[-1]) < self.slots
+        if tight:  # an answer that had to wait again is read with what it has so far
+            prompts = range(1, self.max_length + 1)
+        shapes = [
+            (rows * self.ways, width)
+            for width in sorted({self._width(length - 1) for length in prompts})
+            for rows in PREFILL_ROWS
+        ]
+        batches = [
+            (width, self.programs.prefill(
+                self.params, np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
+            )[0])
+            for rows, width in shapes
+        ]  # fmt: skip
+        for length in self.buckets:
+            self._fit_to(length, [])
+            for other in self.buckets:
+                keep = np.zeros(self._rows_at(other), np.int32)
+                self.programs.resize(self.state, self.layers, keep, length=other)
+            for width, layers in batches:
+                self.state, self.layers = self.programs.insert(
+                    self.state, self.layers, layers, _arrivals(len(self.rows), width)
+                )
+            self.state, self.layers, _ = self.programs.decode(
+                self.params, self.state, self.layers, self.tables, self.allowed,
+                np.int32(0), np.int32(1),
+            )  # fmt: skip
+        self._fit_to(self.buckets[0], [])
 
     # --- scheduling ------------------------------------------------------------------------------
 
@@ -263,17 +321,21 @@ class Engine:
         for i in sorted(taken, key=lambda i: self.rows[i].serial)[rows:]:
             self._preempt(i)
             taken.remove(i)
-        keep = list(range(rows)) if rows == len(self.rows) else taken
+        self._fit_to(wanted, list(range(rows)) if rows == len(self.rows) else taken)
+        self.stats["resizes"] += 1
+
+    def _fit_to(self, length: int, keep: list[int]) -> None:
+        """Caches of `length`, in as many slots as that leaves, the old slots `keep` first."""
+        rows = self._rows_at(length)
         kept = np.zeros(rows, np.int32)
         kept[: len(keep)] = keep
-        state, layers = self.programs.resize(self.state, self.layers, kept, length=wanted)
+        state, layers = self.programs.resize(self.state, self.layers, kept, length=length)
         self.rows = [self.rows[i] for i in keep] + [None] * (rows - len(keep))
         self.state = self.programs.release(state, np.array([t is not None for t in self.rows]))
-        self.layers, self.length = layers, wanted
+        self.layers, self.length = layers, length
         for slot, ticket in enumerate(self.rows):
             if ticket is not None:
                 ticket.slot = slot
-        self.stats["resizes"] += 1
 
     def _preempt(self, slot: int) -> None:
         ticket = self.rows[slot]
@@ -333,9 +395,7 @@ class Engine:
             new.kinds[i, len(request.prompt) : len(sequence)] = made
             ticket.slot, self.rows[slot] = slot, ticket
             if found.routes is not None and not ticket.routes:
-                ticket.routes.append(
-                    found.routes[:, found.row, : len(sequence) - 1].swapaxes(0, 1)
-                )
+                ticket.routes.append(found.routes[:, found.row, : len(sequence) - 1].swapaxes(0, 1))
         new = new._replace(count=np.int32(len(batch)))
         self.state, self.layers = self.programs.insert(
             self.state, self.layers, batch[0][1].layers, new
@@ -426,6 +486,22 @@ class Engine:
         while width < tokens:
             width *= 2
         return min(width, max(self.max_length, SMALLEST_PREFILL))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds back Ctrl-C until the end; signals only come to the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(*pressed[0])
 
 
 def lengths(max_length: int, step: int = 64) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 model = qwen3.load("Qwen/Qwen3-0.6B")     # or a folder
 model = qwen3.create("tiny", seed=0)
 model.logits([[1, 2, 3]])                 # [1, 3, vocab]
+model.generate("Once upon a time", max_tokens=50)[0].text
+model.chat([{"role": "user", "content": "2 + 2?"}], thinking_budget=1024).content
 model.save("out")
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,10 @@ from jax.sharding import Mesh
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer import chat_session
+from qwen3.infer.chat_session import Answer, Piece, Stream
+from qwen3.infer.engine import Engine
+from qwen3.infer.requests import Request, Sampling
 from qwen3.model import hf, hf_config, hf_folder, sizes, transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
@@ -50,6 +57,7 @@ class LanguageModel:
         self.config, self.params, self.mesh, self.folder = config, params, mesh, folder
         self.execution = execution or Execution.for_mesh(mesh)
         self._given = tokenizer
+        self._engine: tuple[dict[str, Any], dict, Engine] | None = None
         if tokenizer is not None:
             tokenizer.check_fits(config.vocab)
 
@@ -100,6 +108,94 @@ class LanguageModel:
         inputs = jax.device_put(inputs, meshes.batch_sharding(self.mesh))
         with jax.set_mesh(self.mesh):
             return _logits(self.params, self.config, self.execution, **inputs)[:rows, :length]
+
+    def engine(self, **options: Any) -> Engine:
+        """An Engine of this model; see there. The last one is kept: asked for again with the same
+        options it is given again, with the parameters that the model has now.
+        """
+        options = {name: value for name, value in options.items() if value is not None}
+        if self._engine is None or self._engine[0] != options:
+            execution = self.execution.replace(scan=False, remat="none")
+            made = Engine(
+                self.config, self.params, mesh=self.mesh, tokenizer=self.tokenizer,
+                **{"execution": execution, "block": 8} | options,
+            )  # fmt: skip
+            self._engine = (options, self.params, made)
+        options, params, engine = self._engine
+        if params is not self.params:
+            engine.update(self.params, engine.version + 1)
+            self._engine = (options, self.params, engine)
+        return engine
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        sampling: Sampling | str | Mapping = "model",
+        samples: int = 1,
+        stream: bool = False,
+        slots: int | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[Answer] | Iterator[Piece]:
+        """Continuations of texts or lists of token ids: `samples` of each, together in order.
+
+        sampling: a Sampling, a preset by name, or fields. options: further fields of
+        `infer.requests.Request`. stream: pieces of text instead, of one prompt only. Raises
+        ValueError for what cannot be served, and for a model without a tokenizer.
+        """
+        engine = self._chat_engine(slots=slots)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        asked = []
+        for text in texts:
+            ids = engine.tokenizer.encode(text) if isinstance(text, str) else text
+            settings = chat_session.as_sampling(sampling)
+            try:
+                request = Request(ids, sampling=settings, seed=seed, **options)
+            except TypeError as error:
+                raise ValueError(f"unknown option of generate: {error}") from None
+            asked += request.samples(samples)
+        if stream:
+            if len(asked) != 1:
+                raise ValueError(f"stream is for one answer, not {len(asked)}")
+            return iter(Stream(engine, asked[0]))
+        return [chat_session.answer(engine.tokenizer, each) for each in engine.generate(asked)]
+
+    def chat(
+        self,
+        messages: Sequence[Mapping],
+        *,
+        thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        tools: Sequence[Mapping] | None = None,
+        sampling: Sampling | str | Mapping | None = None,
+        stream: bool = False,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Answer | Iterator[Piece]:
+        """The next assistant turn; see `chat_session.chat_request` for modes, budget and presets.
+
+        stream: pieces of thinking and content as they come.
+        """
+        engine = self._chat_engine()
+        try:
+            request = chat_session.chat_request(
+                engine.tokenizer, messages, thinking=thinking, thinking_budget=thinking_budget,
+                tools=tools, sampling=sampling, seed=seed, **options,
+            )  # fmt: skip
+        except TypeError as error:
+            raise ValueError(f"unknown option of chat: {error}") from None
+        answering = Stream(engine, request)
+        if stream:
+            return iter(answering)
+        for _ in answering:
+            pass
+        return answering.answer
+
+    def _chat_engine(self, **options: Any) -> Engine:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.config.name} has no tokenizer to read and write text with")
+        return self.engine(**options)
 
     def save(self, folder: str | Path, *, dtype: Any = None, shard_bytes: int = 5 * 10**9) -> None:
         """Export in the Hugging Face layout, see `model.hf.save`."""

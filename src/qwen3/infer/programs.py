@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -36,10 +35,10 @@ class Programs:
 
 @functools.lru_cache(maxsize=32)
 def build(
-    config: ModelConfig, execution: Execution, mesh: Mesh | None, block: int, experts: bool
+    config: ModelConfig, execution: Execution, mesh: Mesh, block: int, experts: bool
 ) -> Programs:
     """The programs, shared by engines with the same arguments. experts: record the routing."""
-    slots, layers, whole, weights = _shardings(config, execution, mesh)
+    slots, layers, whole, given, weights = _shardings(config, execution, mesh)
 
     def new(rows: int, length: int):
         fresh = decode.new_layers(config, rows, length, execution)
@@ -64,8 +63,6 @@ def build(
 
     def within(function):
         """Traced and run with the mesh ambient."""
-        if mesh is None:
-            return function
 
         @functools.wraps(function)
         def call(*arguments, **options):
@@ -74,33 +71,30 @@ def build(
 
         return call
 
-    jit = jax.jit if mesh is not None else lambda f, out_shardings=None, **rest: jax.jit(f, **rest)
+    placed = within(jax.jit(place, out_shardings=weights))
     return Programs(
-        place=within(jit(place, out_shardings=weights)),
-        new=within(jit(new, static_argnums=(0, 1), out_shardings=(slots, layers))),
-        prefill=within(jit(prefill, out_shardings=(layers, whole))),
-        insert=within(jit(decode.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
-        decode=within(jit(steps, donate_argnums=(1, 2), out_shardings=(slots, layers, whole))),
+        place=lambda params: placed(jax.device_put(params, given)),
+        new=within(jax.jit(new, static_argnums=(0, 1), out_shardings=(slots, layers))),
+        prefill=within(jax.jit(prefill, out_shardings=(layers, whole))),
+        insert=within(jax.jit(decode.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
+        decode=within(jax.jit(steps, donate_argnums=(1, 2), out_shardings=(slots, layers, whole))),
         resize=within(
-            jit(decode.resize, static_argnames=("length",), out_shardings=(slots, layers))
+            jax.jit(decode.resize, static_argnames=("length",), out_shardings=(slots, layers))
         ),
-        release=within(jit(release, donate_argnums=0, out_shardings=slots)),
+        release=within(jax.jit(release, donate_argnums=0, out_shardings=slots)),
     )
 
 
-def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh | None) -> tuple[Any, ...]:
-    """Of slots, caches, everything else (whole on each device), and weights.
+def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> tuple[Any, ...]:
+    """Of slots, caches, all else (whole on each device), and the trainer's and our weights.
 
     Fixed, or a donated array that came back elsewhere would compile the program again.
     """
-    if mesh is None:
-        return None, None, None, None
     if mesh.shape["context"] > 1:
         raise ValueError(f"generation does not divide positions: context {mesh.shape['context']}")
     if config.kv_heads % mesh.shape["tensor"]:
         raise ValueError(
-            f"{config.kv_heads} kv heads do not divide over a tensor axis of "
-            f"{mesh.shape['tensor']}"
+            f"{config.kv_heads} kv heads do not divide over a tensor axis of {mesh.shape['tensor']}"
         )
     whole = NamedSharding(mesh, P())
     names = ("batch", "act_heads", None, None)
@@ -112,22 +106,17 @@ def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh | None) -> 
         counts_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
         seen_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
     )
-    boxed = transformer.abstract(config)
-    weights = meshes.shardings_of(boxed, mesh)
+    given = weights = meshes.shardings_of(transformer.abstract(config), mesh)
     if not execution.scan:
         # Without the layer axis, which comes first in every spec.
         one = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
         weights = {**weights, "layers": (one,) * config.layers}
-    return slots, layers, whole, weights
+    return slots, layers, whole, given, weights
 
 
-def batch_ways(mesh: Mesh | None) -> int:
+def batch_ways(mesh: Mesh) -> int:
     """What numbers of rows must be multiples of."""
-    if mesh is None:
-        return 1
     ways = 1
     for axis in meshes.BATCH_AXES:
         ways *= mesh.shape[axis]
     return ways
-
-

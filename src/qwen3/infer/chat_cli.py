@@ -1,0 +1,144 @@
+"""`qwen3 chat MODEL`: talk to a model in the terminal.
+
+Thinking is dimmed. Commands: /think, /no_think, /budget N (or /budget off), /clear, /help, /quit;
+Ctrl-C stops an answer and keeps the conversation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from qwen3.infer import language_model, requests
+from qwen3.infer.chat_session import THINKING, ChatSession, Piece
+
+HELP = (
+    "/think, /no_think: mode of the next answers; /budget N: tokens of thinking (/budget off: no "
+    "limit); /clear: forget the conversation; /quit: leave; Ctrl-C: stop an answer"
+)
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    """Registers `chat`."""
+    parser = subparsers.add_parser("chat", help="talk to a model in the terminal")
+    parser.add_argument("model", help="a folder in the Hugging Face layout, or a Hub name")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--think", dest="thinking", action="store_true", default=None)
+    mode.add_argument("--no-think", dest="thinking", action="store_false")
+    parser.add_argument("--budget", type=int, help="tokens of thinking")
+    parser.add_argument("--preset", choices=list(requests.PRESETS), help="default: by the mode")
+    for each in dataclasses.fields(requests.Sampling):
+        kind = int if each.name == "top_k" else float
+        parser.add_argument(f"--{each.name.replace('_', '-')}", dest=each.name, type=kind)
+    parser.add_argument("--max-tokens", type=int, help="of one answer; default: the context")
+    parser.add_argument("--max-length", type=int, help="of the conversation; default: the model's")
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument("--tools", type=Path, help="a JSON file: a list of function schemas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command. 2 for a model or an option that cannot be used."""
+    console = Console()
+    try:
+        model = language_model.load(arguments.model)
+        session = open_session(model, arguments)
+    except (ValueError, OSError) as error:
+        console.print(f"qwen3 chat: {error}", style="red", markup=False)
+        return 2
+    console.print(HELP, style="dim", markup=False)
+    return talk(session, console, lambda: console.input("[bold]> [/bold]"))
+
+
+def open_session(model, arguments: argparse.Namespace) -> ChatSession:
+    """A session from the command's options; ValueError for those that make no sense."""
+    changes = {
+        each.name: getattr(arguments, each.name)
+        for each in dataclasses.fields(requests.Sampling)
+        if getattr(arguments, each.name) is not None
+    }
+    sampling = arguments.preset
+    if changes:
+        default = "non_thinking" if arguments.thinking is False else "thinking"
+        sampling = requests.sampling(sampling or default, **changes)
+    engine = model.engine(slots=1, max_length=arguments.max_length, block=8, seed=arguments.seed)
+    return ChatSession(
+        engine,
+        thinking=arguments.thinking,
+        budget=arguments.budget,
+        sampling=sampling,
+        tools=None if arguments.tools is None else json.loads(arguments.tools.read_text()),
+        options={"max_tokens": arguments.max_tokens},
+        messages=[{"role": "system", "content": arguments.system}] if arguments.system else [],
+    )
+
+
+def talk(session: ChatSession, console: Console, ask: Callable[[], str]) -> int:
+    """Until /quit or the end of the input."""
+    while True:
+        try:
+            line = ask().strip()
+        except KeyboardInterrupt:
+            console.print()
+            continue
+        except EOFError:
+            return 0
+        if line == "/quit":
+            return 0
+        if not line:
+            continue
+        try:
+            if not command(session, console, line):
+                show(console, session.say(line))
+                while session.calls:
+                    show(console, session.give_results(_results(session, console, ask)))
+        except ValueError as error:
+            console.print(str(error), style="red", markup=False)
+        except (KeyboardInterrupt, EOFError):
+            console.print("\n(stopped)", style="dim")
+
+
+def command(session: ChatSession, console: Console, line: str) -> bool:
+    """Whether the line was a command; it has then been obeyed."""
+    word, _, rest = line.partition(" ")
+    if word in ("/think", "/no_think") and not rest:
+        session.thinking = word == "/think"
+        console.print("thinking" if session.thinking else "not thinking", style="dim")
+    elif word == "/budget":
+        if rest != "off" and not rest.isdecimal():
+            raise ValueError(f"/budget {rest!r}: wanted a number of tokens, or off")
+        session.budget = None if rest == "off" else int(rest)
+        console.print(f"thinking budget: {rest}", style="dim")
+    elif line == "/clear":
+        session.messages = [m for m in session.messages[:1] if m["role"] == "system"]
+        console.print("cleared", style="dim")
+    elif line == "/help":
+        console.print(HELP, style="dim", markup=False)
+    else:
+        return False
+    return True
+
+
+def show(console: Console, pieces: Iterable[Piece]) -> None:
+    """Print as it comes; thinking dimmed."""
+    for piece in pieces:
+        style = "dim italic" if piece.kind == THINKING else None
+        console.print(piece.text, style=style, end="", markup=False, highlight=False)
+    console.print()
+
+
+def _results(session: ChatSession, console: Console, ask: Callable[[], str]) -> list[str]:
+    """The person plays the tools."""
+    found = []
+    for call in session.calls:
+        arguments = json.dumps(call["arguments"], ensure_ascii=False)
+        console.print(f"{call['name']}({arguments}) gives:", style="yellow", markup=False)
+        found.append(ask())
+    return found

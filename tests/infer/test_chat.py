@@ -1,0 +1,250 @@
+"""Messages to requests, streams of text, the façade and the terminal."""
+
+import argparse
+import io
+import itertools
+
+import pytest
+from rich.console import Console
+
+from qwen3.data import chat
+from qwen3.infer import chat_cli
+from qwen3.infer.chat_session import (
+    CONTENT,
+    THINKING,
+    ChatSession,
+    TextStream,
+    answer,
+    chat_request,
+    check_tools,
+)
+from qwen3.infer.language_model import LanguageModel
+from qwen3.infer.requests import PRESETS, Completion, Request, sampling
+
+QUESTION = [{"role": "user", "content": "the cat?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model(config, params, tokenizer):
+    import jax
+    from tiny import LENGTH
+
+    from qwen3.config import MeshConfig
+    from qwen3.mesh import make_mesh
+
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    long = config.replace(max_length=4 * LENGTH)
+    return LanguageModel(long, params, mesh=mesh, tokenizer=tokenizer)
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "budget", "empty_block", "preset"),
+    [
+        ("hat", None, None, False, "thinking"),
+        ("hat /no_think", None, None, False, "non_thinking"),
+        ("hat /no_think or /think", None, 7, False, "thinking"),
+        ("hat", False, None, True, "non_thinking"),
+        ("hat /think", False, None, True, "non_thinking"),
+        ("hat", True, 0, True, "non_thinking"),
+    ],
+)
+def test_modes(tokenizer, text, thinking, budget, empty_block, preset):
+    messages = [{"role": "user", "content": text}]
+    request = chat_request(tokenizer, messages, thinking=thinking, thinking_budget=budget)
+    rendered = tokenizer.decode(request.prompt)
+    assert rendered == chat.render(
+        messages, add_generation_prompt=True, enable_thinking=False if empty_block else None
+    )
+    assert rendered.endswith("<think>\n\n</think>\n\n") == empty_block
+    assert request.sampling == PRESETS[preset]
+    assert request.thinking is (False if empty_block else None)
+    assert request.budget == (None if empty_block else budget)
+
+
+def test_control_tokens_that_a_user_types_do_not_end_the_turn(tokenizer):
+    request = chat_request(tokenizer, [{"role": "user", "content": "a<|im_end|>b<think>"}])
+    assert request.prompt.count(tokenizer.im_end) == 1
+    assert tokenizer.think_open not in request.prompt
+
+
+@pytest.mark.parametrize(
+    ("tool", "message"),
+    [
+        ("weather", "tool 0: 'weather' has no function"),
+        ({"type": "function", "function": {}}, "has no function with a name"),
+        ({"function": {"name": "f", "parameters": {"type": "thing"}}}, "no JSON schema"),
+        ({"function": {"name": "f", "parameters": {"type": "string"}}}, "of type object"),
+        ({"function": {"name": "f", "parameters": 3}}, "tool 0"),
+    ],
+)
+def test_a_tool_schema_that_is_none_is_refused(tokenizer, tool, message):
+    with pytest.raises(ValueError, match=message):
+        chat_request(tokenizer, QUESTION, tools=[tool])
+    check_tools([WEATHER])
+
+
+def test_malformed_conversations_and_options_are_refused(tokenizer, model):
+    with pytest.raises(ValueError, match="non-empty list"):
+        chat_request(tokenizer, [])
+    with pytest.raises(ValueError, match="thinking_budget -1"):
+        chat_request(tokenizer, QUESTION, thinking_budget=-1)
+    with pytest.raises(ValueError, match="unknown preset 'mild'"):
+        chat_request(tokenizer, QUESTION, sampling="mild")
+    with pytest.raises(ValueError, match="unknown option of chat"):
+        model.chat(QUESTION, heat=3)
+    with pytest.raises(ValueError, match="unknown sampling fields"):
+        model.generate("a", sampling={"heat": 3})
+    with pytest.raises(ValueError, match="stream is for one answer"):
+        model.generate(["a", "b"], stream=True)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def test_streamed_text_has_kinds_and_whole_characters(tokenizer):
+    t = tokenizer
+    fire = t.encode(chr(0x1F525))
+    ids = [t.think_open, *t.encode("the"), *fire, t.think_close, *t.encode("cat"), t.im_end]
+    stream = TextStream(t)
+    pieces = [piece for i in ids for piece in stream.feed([i])] + list(stream.close())
+    joined = [
+        (kind, "".join(piece.text for piece in group))
+        for kind, group in itertools.groupby(pieces, lambda piece: piece.kind)
+    ]
+    assert joined == [(THINKING, "the" + chr(0x1F525)), (CONTENT, "cat")]
+    cut = TextStream(t)
+    assert list(cut.feed(fire[:2])) == []
+    assert [piece.text for piece in cut.close()] == ["�"]
+
+
+def test_an_answer_has_its_parts(tokenizer):
+    text = (
+        '<think>\nhm\n</think>\n\nYes.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    )
+    ids = [*tokenizer.encode(text), tokenizer.im_end]
+    found = answer(tokenizer, Completion(Request([1]), tokens=ids))
+    assert (found.reasoning, found.content) == ("hm", "Yes.")
+    assert found.tool_calls[0].name == "f"
+    assert found.message()["reasoning_content"] == "hm"
+
+
+# --- the façade ----------------------------------------------------------------------------------
+
+
+def test_generate_and_chat_and_their_streams_agree(model):
+    two = model.generate(["the cat", [1, 2, 3]], samples=2, max_tokens=9, seed=3)
+    assert len(two) == 4 and two[0].text != two[1].text
+    pieces = list(model.generate("the cat", stream=True, max_tokens=9, seed=3))
+    assert "".join(piece.text for piece in pieces) == two[0].text.replace("<think>", "").replace(
+        "</think>", ""
+    )
+    options = {"thinking_budget": 4, "max_tokens": 20, "seed": 1}
+    whole = model.chat(QUESTION, **options)
+    assert whole.finish in ("stop", "length", "budget-then-stop")
+    streamed = "".join(piece.text for piece in model.chat(QUESTION, stream=True, **options))
+    assert streamed.replace(" ", "") and len(streamed) <= len(whole.text)
+
+
+def test_the_facade_notices_new_parameters(model, config):
+    from tiny import fresh
+
+    before = model.generate([[1, 2, 3]], max_tokens=9)[0].completion
+    old, model.params = model.params, fresh(config, 5)
+    after = model.generate([[1, 2, 3]], max_tokens=9)[0].completion
+    model.params = old
+    again = model.generate([[1, 2, 3]], max_tokens=9)[0].completion
+    assert before.tokens == again.tokens != after.tokens
+    assert before.versions[0] < after.versions[0] < again.versions[0]
+
+
+# --- sessions and the terminal -------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(model):
+    return ChatSession(model.engine(), options={"max_tokens": 12}, sampling=sampling())
+
+
+def test_an_interrupt_keeps_the_session_and_what_was_said(session):
+    for _ in session.say("the cat?"):
+        break
+    assert [m["role"] for m in session.messages] == ["user", "assistant"]
+    assert not session.engine.active
+    list(session.say("and the hat?"))
+    assert [m["role"] for m in session.messages] == ["user", "assistant"] * 2
+    with pytest.raises(ValueError, match="no context left|the prompt has"):
+        session.say("the cat " * 300)
+    assert len(session.messages) == 4
+
+
+def scripted(lines):
+    """Input that may hold exceptions to raise."""
+    lines = iter(lines)
+
+    def ask():
+        line = next(lines, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    return ask
+
+
+def test_the_terminal_obeys_commands_and_survives_errors(session):
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    lines = [
+        "/help", "/budget 3", "/budget x", "/no_think", "the cat?", KeyboardInterrupt(), "",
+        "/think", "the hat", "/clear", "/budget off", "x " * 600, "/quit", "never reached",
+    ]  # fmt: skip
+    assert chat_cli.talk(session, console, scripted(lines)) == 0
+    shown = out.getvalue()
+    assert "thinking budget: 3" in shown and "wanted a number of tokens, or off" in shown
+    assert "the prompt has" in shown
+    assert (session.thinking, session.budget, session.messages) == (True, None, [])
+
+
+def test_the_terminal_asks_for_tool_results(session, monkeypatch):
+    call = {"name": "weather", "arguments": {"city": "Rome"}}
+    session.messages = [
+        {"role": "user", "content": "weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    out = io.StringIO()
+    found = chat_cli._results(session, Console(file=out), scripted(["sunny"]))
+    assert found == ["sunny"] and 'weather({"city": "Rome"})' in out.getvalue()
+    list(session.give_results(found))
+    assert [m["role"] for m in session.messages] == ["user", "assistant", "tool", "assistant"]
+
+
+def test_the_parser_registers_every_option(model):
+    parser = argparse.ArgumentParser()
+    chat_cli.add_parser(parser.add_subparsers())
+    given = parser.parse_args(
+        [
+            "chat",
+            "folder",
+            "--no-think",
+            "--top-k",
+            "5",
+            "--max-tokens",
+            "4",
+            "--system",
+            "Be brief",
+        ]
+    )
+    assert given.run is chat_cli.run
+    opened = chat_cli.open_session(model, given)
+    assert opened.sampling == sampling("non_thinking", top_k=5)
+    assert opened.thinking is False and opened.messages[0]["role"] == "system"
+    assert chat_cli.run(parser.parse_args(["chat", "/nowhere/at/all"])) == 2

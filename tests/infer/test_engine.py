@@ -1,0 +1,277 @@
+"""The engine: same answers whatever the schedule, the trainer's log-probs, nothing leaked."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny import LENGTH, STEPS, fresh
+
+from qwen3.infer import stops
+from qwen3.infer.engine import Engine, lengths
+from qwen3.infer.requests import PRESETS, Request, sampling
+from qwen3.infer.rollout import RolloutBackend, log_prob_gap
+
+
+@pytest.fixture
+def asked(prompts):
+    """Twelve requests, each with other rules and limits."""
+    rules = [
+        sampling(), sampling("thinking"), sampling("non_thinking"), sampling("greedy"),
+        sampling("tools"), sampling("model", min_p=0.1, frequency_penalty=0.5),
+    ]  # fmt: skip
+    return [
+        Request(prompt, sampling=rules[i % 6], max_tokens=3 + 5 * i % 31, sample=i)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.fixture
+def expected(make, asked):
+    return [each.tokens for each in make().generate(asked)]
+
+
+def clean(engine):
+    return not (engine.active or engine.queue or engine.prefilled or engine.waiting) and not bool(
+        np.asarray(engine.state.active).any()
+    )
+
+
+def test_answers_do_not_depend_on_order_slots_block_or_restart(make, asked, expected):
+    assert len({tuple(tokens) for tokens in expected}) == len(expected)
+    backwards = make(slots=3).generate(asked[::-1])[::-1]
+    assert [each.tokens for each in backwards] == expected
+    alone = make(block=5).generate(asked[4:5])
+    assert alone[0].tokens == expected[4]
+    other_seed = make(seed=1).generate(asked[:1])
+    assert other_seed[0].tokens != expected[0]
+
+
+def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, asked, expected):
+    engine = make(**STEPS)
+    found = engine.generate(asked)
+    assert [each.tokens for each in found] == expected
+    assert engine.stats["preemptions"] > 0 and clean(engine)
+    with pytest.raises(ValueError, match="cache_tokens 63"):
+        make(cache_tokens=63)
+
+
+def test_no_refill_gives_the_same_answers_in_more_blocks(make, asked, expected):
+    refilled, static = make(), make(refill=False)
+    refilled.generate(asked)
+    assert [each.tokens for each in static.generate(asked)] == expected
+
+
+def test_log_probs_are_the_trainers_before_and_after_an_update(make, apply, config, params, asked):
+    engine = make()
+    assert isinstance(engine, RolloutBackend)
+    assert log_prob_gap(apply, params, engine.generate(asked), length=LENGTH) < 1e-4
+    new = fresh(config, 1)
+    engine.update(new, version=7)
+    found = engine.generate(asked)
+    assert log_prob_gap(apply, new, found, length=LENGTH) < 1e-4
+    assert log_prob_gap(apply, params, found, length=LENGTH) > 1e-2
+    assert all(set(each.versions) == {7} for each in found)
+
+
+def test_sampling_log_probs_are_of_the_rules_distribution(make, asked):
+    plain, thinking, _, greedy = make().generate(asked[:4])
+    np.testing.assert_allclose(plain.sampling_log_probs, plain.log_probs, atol=0.2)
+    assert np.mean(thinking.sampling_log_probs) > np.mean(thinking.log_probs)
+    assert greedy.sampling_log_probs == [0.0] * len(greedy.tokens)
+    assert not any(thinking.forced)
+
+
+def test_padded_vocabulary_rows_are_never_sampled(make, tokenizer, config, prompts):
+    hot = sampling("model", temperature=50.0)
+    found = make().generate([Request(p, sampling=hot, stop_ids=()) for p in prompts])
+    assert config.vocab > tokenizer.vocab_size
+    assert max(max(each.tokens) for each in found) < tokenizer.vocab_size
+    assert all(
+        len(each.tokens) == LENGTH - len(each.request.prompt) and each.finish == "length"
+        for each in found
+    )
+
+
+def test_samples_of_a_prompt_share_its_prefill_and_differ(make, prompts):
+    engine = make()
+    found = engine.generate(Request(prompts[9], max_tokens=12).samples(9))
+    assert engine.stats["prefills"] == 1
+    assert len({tuple(each.tokens) for each in found}) == 9
+    again = make(slots=2).generate([Request(prompts[9], max_tokens=12, sample=5)])
+    assert again[0].tokens == found[5].tokens
+    assert clean(engine)
+
+
+def test_stop_ids_end_an_answer_and_stay_in_it(make, prompts):
+    free = Request(prompts[3], max_tokens=30, stop_ids=())
+    (long,) = make().generate([free])
+    stop = long.tokens[7]
+    (short,) = make().generate([dataclasses.replace(free, stop_ids=(stop,))])
+    assert short.tokens == long.tokens[: long.tokens.index(stop) + 1]
+    assert (short.finish, long.finish) == ("stop", "length")
+
+
+def test_stop_strings_across_tokens_end_at_the_completing_token(make, tokenizer, prompts):
+    free = Request(prompts[3], max_tokens=30, stop_ids=())
+    (long,) = make().generate([free])
+    parts = stops.texts(tokenizer)
+    wanted = parts[long.tokens[4]] + parts[long.tokens[5]] + parts[long.tokens[6]]
+    text = wanted.decode("utf-8", "ignore")
+    if not text or text.encode() not in wanted:
+        pytest.fail("choose another seed: the tokens are no text")
+    watch = stops.StopStrings(tokenizer, [text])
+    end = watch.feed(long.tokens)
+    engine = make()
+    short, other = engine.generate(
+        [dataclasses.replace(free, stop_strings=("never", text)), dataclasses.replace(free)]
+    )
+    assert short.tokens == long.tokens[: end + 1] and short.finish == "stop"
+    assert other.tokens == long.tokens and clean(engine)
+
+
+def test_stop_strings_are_found_inside_cut_characters(tokenizer):
+    fire = tokenizer.encode(chr(0x1F525))
+    watch = stops.StopStrings(tokenizer, [chr(0x1F525) + "!"])
+    assert watch.feed(fire) is None
+    assert watch.feed(tokenizer.encode("!")) == 0
+
+
+def test_nothing_is_compiled_after_the_warm_up(make, asked, params):
+    engine = make(**STEPS)
+    engine.warm_up([len(each.prompt) for each in asked])
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    engine.generate(asked)
+    engine.update(params, 1)
+    engine.generate(asked[::-1])
+    assert engine.stats["preemptions"] and engine.stats["resizes"] > 2
+    assert not compiled
+    jax.jit(lambda x: x * 3 + 1)(np.arange(7))  # the counter counts
+    assert compiled
+    with pytest.raises(ValueError, match="being worked on"):
+        engine.submit(asked)
+        engine.warm_up()
+
+
+def test_an_update_in_mid_answer_marks_each_token_with_its_version(make, config, prompts):
+    engine = make()
+    (ticket,) = engine.submit([Request(prompts[2], max_tokens=20, stop_ids=())])
+    engine.step()
+    engine.update(fresh(config, 1), version=1)
+    while not ticket.done:
+        engine.step()
+    versions = ticket.completion.versions
+    assert versions == sorted(versions) and set(versions) == {0, 1} and len(versions) == 20
+
+
+def test_an_abort_leaves_the_others_and_their_answers_alone(make, asked, expected):
+    engine = make()
+    tickets = engine.submit(asked)
+    engine.step()
+    running = next(t for t in tickets if t.slot is not None)
+    waiting = next(t for t in reversed(tickets) if t.slot is None and not t.done)
+    engine.abort([running, waiting])
+    while not all(ticket.done for ticket in tickets):
+        engine.step()
+    for ticket, tokens in zip(tickets, expected, strict=True):
+        if ticket in (running, waiting):
+            assert ticket.completion.finish == "abort"
+            assert ticket.completion.tokens == tokens[: len(ticket.completion.tokens)]
+        else:
+            assert ticket.completion.tokens == tokens
+    assert clean(engine)
+
+
+def test_closing_a_stream_aborts_and_frees_its_slots(make, asked):
+    engine = make()
+    for _ in engine.stream(asked):
+        break
+    assert clean(engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": []}, "non-empty list"),
+        ({"prompt": list(range(LENGTH))}, "the prompt has 64 tokens"),
+        ({"prompt": [1, 999]}, "from 1 to 999"),
+        ({"prompt": ["a"]}, "non-empty list"),
+        ({"max_tokens": 0}, "max_tokens 0"),
+        ({"max_tokens": -3}, "max_tokens -3"),
+        ({"budget": -1}, "budget -1"),
+        ({"answer_reserve": -1}, "answer_reserve -1"),
+        ({"stop_text": "poem"}, "unknown stop_text 'poem'; there are docs, report"),
+        ({"stop_ids": (1,) * 9}, "at most 8"),
+        ({"stop_strings": "abc"}, "tuple of strings"),
+        ({"stop_strings": ("",)}, "none empty"),
+        ({"sampling": {"temperature": 1}}, "wanted a Sampling"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(make, asked, change, message):
+    engine = make()
+    with pytest.raises(ValueError, match=message) as error:
+        engine.generate([asked[0], dataclasses.replace(asked[1], **change)])
+    assert "request 1" in str(error.value) and clean(engine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heat": 1.0}, r"unknown sampling fields \['heat'\]; there are \['temperature'"),
+        ({"preset": "wild"}, "unknown preset 'wild'; there are model, greedy, thinking"),
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"top_k": 1.5}, "top_k 1.5"),
+        ({"min_p": 1.1}, "min_p 1.1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
+    ],
+)
+def test_bad_sampling_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sampling(**changes)
+
+
+def test_presets_are_the_reports():
+    assert PRESETS["thinking"] == sampling(temperature=0.6, top_p=0.95, top_k=20)
+    assert PRESETS["non_thinking"] == sampling(
+        temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5
+    )
+
+
+def test_a_broken_model_ends_its_answers_with_a_reason(make, params, asked):
+    engine = make()
+    engine.update(jax.tree.map(lambda x: x * np.nan, params), 1)
+    found = engine.generate(asked[:3])
+    assert {each.finish for each in found} == {"abort"}
+    assert "not finite" in found[0].error and clean(engine)
+
+
+def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, asked, expected):
+    """Fifteen rounds; at the end every slot is free and answers are what they were."""
+    engine, rng = make(**STEPS), np.random.default_rng(0)
+    for _ in range(15):
+        chosen = rng.permutation(len(asked))[:6]
+        tickets = engine.submit([asked[i] for i in chosen])
+        for _ in range(rng.integers(1, 4)):
+            engine.step()
+        engine.abort([t for t in tickets if rng.random() < 0.3])
+        while not all(ticket.done for ticket in tickets):
+            engine.step()
+        for i, ticket in zip(chosen, tickets, strict=True):
+            assert ticket.completion.finish in ("stop", "length", "abort")
+            assert ticket.completion.tokens == expected[i][: len(ticket.completion.tokens)]
+        assert clean(engine)
+
+
+def test_cache_lengths_grow_in_steps_then_by_eighths():
+    assert lengths(288) == (64, 128, 192, 256, 288)
+    assert lengths(40)[-1] == 40 and lengths(40_960)[-1] == 40_960
+    long = lengths(40_960)
+    assert all(a < b <= max(a + 64, a * 9 // 8) for a, b in zip(long, long[1:], strict=False))
+    with pytest.raises(ValueError, match="buckets"):
+        Engine(None, None, max_length=64, buckets=(64, 32))
