@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -92,16 +93,19 @@ def test_a_stage_on_another_mesh_goes_the_same_way(done, tmp_path):
 
 def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_path):
     runs = {}
-    for parts in (1, 2):
-        config = toy.config(tmp_path / "corpora", toy.MOE)
-        config = override(config, [f"stages.{i}.microbatches={parts}" for i in ("s1", "s2", "s3")])
-        config = override(config, [f"stages.{i}.steps=3" for i in ("s1", "s2", "s3")])
-        state = pretrain.run(config, str(tmp_path / str(parts)))
-        runs[parts] = records(tmp_path / str(parts)), state
-    for one, two in zip(runs[1][0], runs[2][0], strict=True):
-        assert one["balance"] == pytest.approx(two["balance"], rel=1e-4)
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-        assert one["max_load"] >= 1 and one["dropped"] == 0
+    for balance, parts in (("global", 1), ("global", 2), ("buffered", 2)):
+        config = toy.config(tmp_path / "corpora", toy.MOE, balance=balance)
+        config = dataclasses.replace(config, stages=config.stages[:1])
+        config = override(config, ["stages.s1.steps=3", f"stages.s1.microbatches={parts}"])
+        workdir = tmp_path / f"{balance}{parts}"
+        pretrain.run(config, str(workdir))
+        runs[balance, parts] = records(workdir)
+    whole, two, buffered = runs.values()
+    for name in ("balance", "loss", "max_load"):
+        assert [r[name] for r in whole] == pytest.approx([r[name] for r in two], rel=1e-4)
+    assert all(record["max_load"] >= 1 and record["dropped"] == 0 for record in whole)
+    # Counts of only the microbatches so far: another first balance, from the same parameters.
+    assert abs(buffered[0]["balance"] - two[0]["balance"]) > 1e-6
 
 
 def test_a_corpus_prepared_anew_is_refused_on_resume(done, tmp_path):

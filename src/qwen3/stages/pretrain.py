@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 
 from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.data.batches import Batches
@@ -71,8 +72,9 @@ class Config:
     """A whole pretraining run.
 
     corpora, held_out: name -> folder that `qwen3 corpus prepare` wrote. balance: a form of
-    `ops.balance`, used by mixtures of experts with the model's balance_coef. init_from: see
-    `start.begin`. execution: changes to what `Execution.for_mesh` takes.
+    `ops.balance`, used by mixtures of experts with the model's balance_coef; "global" is the
+    recipe's (arXiv 2501.11873), over the batch of the whole step. init_from: see `start.begin`.
+    execution: changes to what `Execution.for_mesh` takes.
     """
 
     model: ModelConfig
@@ -167,10 +169,24 @@ def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, sav
         return train(
             state,
             _step(config, stage, apply, rate),
-            Feed(batches, batch_sharding(mesh), start=step - first),
+            _InOrder(Feed(batches, batch_sharding(mesh), start=step - first), stage),
             until=until,
             hooks=[*hooks, measure.hook(until), save],
         )
+
+
+class _InOrder:
+    """A feed as an indexed source: `train` reads those ahead in a thread, placing included.
+
+    Adds which microbatch each row falls into, for which the "buffered" balance asks.
+    """
+
+    def __init__(self, feed: Feed, stage: StageConfig):
+        self._feed = feed
+        self._part = np.arange(stage.data.batch, dtype=np.int32) % stage.microbatches
+
+    def __getitem__(self, step: int) -> dict:
+        return {**next(self._feed), "part": self._part}
 
 
 def _apply(model, execution, params, tokens, positions, segments):
