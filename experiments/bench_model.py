@@ -1,7 +1,7 @@
 """Our train step against transformers', in one run, on the same weights and tokens, in fp32.
 
     launch/local.sh setup && .venv/bin/pip install torch transformers
-    .venv/bin/python experiments/bench_model.py [--cases dense,moe,dense-wide,moe-wide] [--repeats 5]
+    .venv/bin/python experiments/bench_model.py [--cases dense,moe,...] [--repeats 5]
 
 Each side is a process of its own that holds one model; their steps alternate, so that a busy
 machine slows both. A step is forward, backward and AdamW. Printed: the median of the per-pair

@@ -135,7 +135,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 
 def flops_per_token(config: ModelConfig, length: int, *, train: bool = True) -> float:
     """Analytic FLOPs a token: 2 (forward) or 6 (training) per activated matrix weight, plus causal
-    attention over `length` (half the square). The embedding gather counts as nothing; the head does.
+    attention over `length` (half the square). The embedding's gather is free; the head is not.
     """
     counts = count_parameters(config)
     weights = counts.activated_non_embedding + config.vocab * config.hidden
