@@ -10,7 +10,7 @@ from qwen3 import rewards
 from qwen3.config import override
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
-from qwen3.losses.grpo import Grpo, preset
+from qwen3.losses.objective import Grpo, preset
 from qwen3.rewards import NoVerdict
 from qwen3.stages import groups, grpo
 from qwen3.stages.entropy import EntropyControl, EntropyTarget

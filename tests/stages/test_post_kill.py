@@ -43,7 +43,7 @@ def test_ten_random_kills_change_nothing(stage, tmp_path):
         target=harness.run, args=(command(works[0]), works[0]), kwargs={"env": environment}
     )
     whole.start()
-    moments = harness.random_moments(10, longest=3.0, border=12, seed=len(stage))
+    moments = harness.random_moments(10, longest=0.8, border=12, seed=len(stage))
     kills = harness.run(command(works[1]), works[1], moments, env=environment, timeout=600)
     whole.join()
     assert len(kills) == 10 and sum(kill["half_written"] for kill in kills) >= 2
@@ -62,4 +62,4 @@ def test_ten_random_kills_change_nothing(stage, tmp_path):
             else {json.loads(line)["prompt"] for line in text.splitlines()}
         )
     ]
-    assert len(numbers) == len(set(numbers)) >= 4 * 12
+    assert len(numbers) == len(set(numbers)) >= 4 * 30

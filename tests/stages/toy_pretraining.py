@@ -63,7 +63,7 @@ def prepare(folder):
     return found
 
 
-def stage(name, mixture, *, steps, length=16, theta=10_000.0, lengths=None, final=0.5, peak=1e-2):
+def stage(name, mixture, *, steps, length=16, theta=10_000.0, lengths=None, final=0.5, peak=2e-2):
     return StageConfig(
         Stage(name, mixture, length, 8, lengths=lengths),
         steps,

@@ -96,7 +96,7 @@ class Config:
         if not names or len(set(names)) < len(names):
             raise ValueError(f"stages {names}: at least one is needed, each with its own name")
         # The optimizer's state has to fit all stages, as it is carried over.
-        for key in ("optimizer", "skip_spikes", "spike_window", "clip_norm"):
+        for key in ("optimizer", "skip_spikes", "spike_window", "clip_norm", "moments"):
             values = {stage.name: getattr(stage.optim, key) for stage in self.stages}
             if len(set(values.values())) > 1:
                 raise ValueError(f"optim.{key} differs between stages: {values}")
@@ -140,8 +140,8 @@ def run(config: Config, workdir: str) -> TrainState:
                 continue
             with jax.set_mesh(mesh):
                 state = moved(state, config.model, tx, mesh)
-                extra = partial(_extra, stage.name, until - stage.steps, mixtures)
-                save = work.checkpoints.hook(config.save_every, extra)
+                position = partial(_extra, stage.name, until - stage.steps, mixtures)
+                save = work.checkpoints.hook(config.save_every, position)
                 state = _stage(
                     config, stage, work, mesh, state, batches, held_out, until, rate, save
                 )
