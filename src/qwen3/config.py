@@ -29,7 +29,8 @@ class OptimConfig:
     the last share of the steps over which "wsd" decays; S2's faster decay is a larger share or an
     earlier `steps`. Rates are per optimizer step, `final` is a share of `peak`. `skip_spikes`: an
     update whose gradient norm exceeds this many medians of the last `spike_window` norms is left
-    out, and one that is not finite; 0 turns this off.
+    out, and one that is not finite; 0 turns this off. moments: dtype in which the first moments
+    (a running mean of gradients) are stored; the second ones have the weights' dtype.
     """
 
     optimizer: str = "adamw"
@@ -44,6 +45,7 @@ class OptimConfig:
     clip_norm: float = 1.0
     skip_spikes: float = 0.0
     spike_window: int = 128
+    moments: str = "float32"
 
 
 def override(config: Any, assignments: typing.Iterable[str]) -> Any:

@@ -11,23 +11,28 @@ from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
 
+# The order of routed rows (ops.moe) is always kept: a few bytes, and sorting is slow.
+_ORDER = "routing"
+
+
+def _offload(*saved: str):
+    return policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[*saved, _ORDER],
+        names_which_can_be_offloaded=["block_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+
+
 REMAT = {
     "none": None,
-    "full": policies.nothing_saveable,
-    "dots": policies.dots_with_no_batch_dims_saveable,
-    "attention": policies.save_only_these_names("attention"),
-    "offload": policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["block_input"],
-        offload_src="device",
-        offload_dst="pinned_host",
+    "full": policies.save_only_these_names(_ORDER),
+    "dots": policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(_ORDER)
     ),
-    "offload_attention": policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=["attention"],
-        names_which_can_be_offloaded=["block_input"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
+    "attention": policies.save_only_these_names("attention", _ORDER),
+    "offload": _offload(),
+    "offload_attention": _offload("attention"),
 }
 
 # What each platform computes with, unless a run says otherwise. bf16 is slower than fp32 on CPUs.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 class Routing(NamedTuple):
@@ -38,7 +39,7 @@ def route(x_MD, router_DE, *, active, ids_MA=None):
     )
     probs_ME = jax.nn.softmax(logits_ME, axis=-1)
     if ids_MA is None:
-        ids_MA = jax.lax.top_k(jax.lax.stop_gradient(probs_ME), active)[1]
+        ids_MA = _keep(jax.lax.top_k(jax.lax.stop_gradient(probs_ME), active)[1])
     elif ids_MA.shape != (x_MD.shape[0], active):
         raise ValueError(f"replayed ids {ids_MA.shape} are not {(x_MD.shape[0], active)}")
     # A comparison and a sum, not a gather: its transpose is then no scatter-add.
@@ -57,10 +58,17 @@ def count(ids_BTA, experts):
 def sort_rows(ids_MA, experts):
     """Order of the routed rows by expert, stable. An id of `experts` means "not routed"."""
     flat_R = ids_MA.reshape(-1)
-    rows_R = jnp.argsort(flat_R, stable=True).astype(jnp.int32)
-    places_MA = jnp.argsort(rows_R).astype(jnp.int32).reshape(ids_MA.shape)
+    rows_R = _keep(jnp.argsort(flat_R, stable=True).astype(jnp.int32))
+    places_MA = _keep(jnp.argsort(rows_R).astype(jnp.int32).reshape(ids_MA.shape))
     sizes_E = jnp.sum(flat_R[:, None] == jnp.arange(experts), axis=0, dtype=jnp.int32)
     return Order(rows_R, places_MA, sizes_E)
+
+
+def _keep(index):
+    """Decisions that every remat policy keeps: 4 bytes a routed row instead of a second sort, and
+    the backward pass cannot choose differently. Flat, as a last axis of A would be padded to 128.
+    """
+    return checkpoint_name(index.reshape(-1), "routing").reshape(index.shape)
 
 
 def _take(x_ND, index):

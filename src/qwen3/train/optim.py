@@ -103,7 +103,9 @@ def decays(params: Any) -> Any:
 
 
 def _adamw(config: OptimConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=config.betas[0], b2=config.betas[1], eps=config.eps)
+    return optax.scale_by_adam(
+        b1=config.betas[0], b2=config.betas[1], eps=config.eps, mu_dtype=config.moments
+    )
 
 
 # Axes that a weight sums over and axes it gives, by name; the leading layer (and expert) axes are
@@ -133,7 +135,9 @@ def _muon(config: OptimConfig) -> optax.GradientTransformation:
         )
 
     muon = optax.chain(
-        optax.contrib.scale_by_muon(beta=config.betas[1], weight_dimension_numbers=masked),
+        optax.contrib.scale_by_muon(
+            beta=config.betas[1], weight_dimension_numbers=masked, mu_dtype=config.moments
+        ),
         optax.stateless(lambda updates, params: _match_adam(updates)),
     )
     return optax.partition({"muon": muon, "adam": _adamw(config)}, labels)
