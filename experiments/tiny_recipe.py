@@ -111,7 +111,7 @@ def main(arguments=None):
 
 def recipe(plan, workdir, seeds=(0,), *, exam="final", corpus=(), command="", console=None):
     """All stages of all seeds that are not done yet, then the report; {claim: state}."""
-    workdir = Path(workdir)
+    workdir = Path(workdir).resolve()  # stages write their inputs' paths down
     console = console or Console(stderr=True)
     context.open_workdir(
         workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "corpus": list(corpus)}
@@ -133,25 +133,23 @@ def recipe(plan, workdir, seeds=(0,), *, exam="final", corpus=(), command="", co
 
 
 def one_seed(run, console):
-    """{stage: result}, each made or read back."""
+    """{stage: result, ..., "wall": {stage: seconds}}, each made or read back."""
     rows = [row for row in STAGES if row.when(run.plan)]
-    left = sum(row.share for row in rows)
-    whole, found = left, {}
+    left = whole = sum(row.share for row in rows)
+    found = {"wall": {}}
     for number, row in enumerate(rows, 1):
-        result = run.result(row.name)
-        minutes = 60 * run.plan.minutes * left / whole
-        if result is None:
+        if run.result(row.name) is None:
+            minutes = 60 * run.plan.minutes * left / whole
             console.rule(f"seed {run.seed}  [{number}/{len(rows)}] {row.name}: {row.text}  "
                          f"(all: about {duration(minutes)} left)", align="left")  # fmt: skip
             clock = context.Clock()
             result = row.run(run)
-            result = {**result, "wall": clock.seconds}
-            run.finish(row.name, result)
-            # As read back: a run that went on gives the same report.
-            result = run.result(row.name)
+            run.finish(row.name, {"wall": clock.seconds, "result": result})
             console.print(f"{row.name}: {clock.seconds:.0f} s")
         left -= row.share
-        found[row.name] = result
+        # As read back also when just made: a run that went on gives the same report.
+        made = run.result(row.name)
+        found[row.name], found["wall"][row.name] = made["result"], made["wall"]
     return found
 
 

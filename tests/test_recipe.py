@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import sys
+import types
 from pathlib import Path
 from random import Random
 
@@ -82,7 +83,8 @@ def test_pretraining_holds_no_problem_of_the_tests(part):
 
 
 def test_post_training_holds_no_problem_of_the_tests():
-    rows = [*conversations.cold_start(150, 7), *conversations.direct(150, 7),
+    run = context.Run(Path("unused"), PLANS[60], 7)
+    rows = [*conversations.cold_start(run, 150), *conversations.direct(150, 7),
             *conversations.flags(150, 7)]  # fmt: skip
     asked = [m["content"] for row in rows for m in row["messages"] if m["role"] == "user"]
     assert len(asked) >= 450
@@ -173,7 +175,7 @@ def fake_results():
                            "domains": ["story"], "specialisation": 0.2, "max_load": 1.0,
                            "curve": {"x": [1, 2], "y": [2.0, 1.0]}}
                     for name, loss in (("dense", 1.0), ("global", 0.9), ("micro", 0.95))},
-        "documents": {"wall": 3.0},
+        "wall": {"cold_start": 3.0},
     }  # fmt: skip
     return json.loads(json.dumps(one))
 
@@ -268,6 +270,9 @@ def test_the_colab_notebook_runs_at_the_smallest_budget(tmp_path, monkeypatch):
     notebook = json.loads((EXPERIMENTS / "colab" / "recipe.ipynb").read_text())
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     monkeypatch.chdir(tmp_path)
+    shown = types.SimpleNamespace(HTML=str, display=print)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=shown))
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
     names = {}
     for cell in cells:
         if not cell.startswith(("!", "%")):

@@ -22,6 +22,7 @@ from recipe.plan import Plan
 
 NEEDED = 600 * 2**20  # bytes a seed writes at most
 EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
+ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
 def open_workdir(path: Path, settings: dict) -> None:
@@ -124,9 +125,7 @@ class Run:
 
     @cached_property
     def mesh(self):
-        import jax
-
-        return make_mesh(MeshConfig(), jax.devices()[:1])
+        return make_mesh(ONE)
 
     @cached_property
     def _engines(self):

@@ -15,14 +15,24 @@ def answered(problem, thinking, content):
     return {"messages": [*problem.messages, turn], "tools": problem.tools}
 
 
-def cold_start(count, seed, style="hasty"):
+def cold_start(run, count, style="hasty"):
     """Thinking answers with traces of one style ("hasty": few states written, so often wrong at
     inference), all right, in the format that is to be learned."""
-    rng = Random(f"cold/{seed}")
+    rng = Random(f"cold/{run.seed}")
     rows = []
-    for problem in exams.training(count, seed):
+    for problem in thinking(run, count):
         rows.append(answered(problem, *word_problems.trace(problem, style, rng)))
     return rows
+
+
+def thinking(run, count, seed=""):
+    """Training problems that ask for thinking: one lock, and the plan's share of several."""
+    several = round(count * run.plan.several)
+    seed = f"{seed}{run.seed}"
+    return [
+        *exams.training(count - several, seed),
+        *exams.several_training(several, seed, run.plan.chinese),
+    ]
 
 
 def from_answer(tokenizer, answer):
@@ -66,9 +76,11 @@ def calls(count, seed):
 
 
 def write(path, rows):
-    """JSON lines; a row without tools has no such field."""
+    """JSON lines, all or none; a row without tools has no such field."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False)
              for row in rows]  # fmt: skip
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    beside = path.with_name(path.name + ".new")
+    beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    beside.replace(path)
     return str(path)

@@ -17,13 +17,18 @@ SAMPLE = 1200  # documents of each corpus that the tokenizer learns from
 def documents(run):
     """World, Python's own text and the user's, as JSON lines; one file a corpus and fold."""
     folder, count, seed = run.folder("documents"), run.plan.documents, run.seed
-    rows = {}
+    chinese, rows = run.plan.chinese, {}
+    mix = {"chinese": chinese, "several": run.plan.several}
     for part in world.PARTS:
-        rows[part] = world.documents(part, count, seed), world.documents(part, FEW, seed, held=True)
+        rows[part] = (
+            world.documents(part, count, seed, **mix),
+            world.documents(part, FEW, seed, held=True, **mix),
+        )
     long = max(200, count // 5)
     rows["long"] = (
-        world.long_documents(long, seed, LONG), world.long_documents(FEW, seed, LONG, held=True)
-    )  # fmt: skip
+        world.long_documents(long, seed, LONG, chinese=chinese),
+        world.long_documents(FEW, seed, LONG, chinese=chinese, held=True),
+    )
     for domain in python_text.DOMAINS:
         train, held = python_text.documents(domain, count, seed)
         rows[domain] = train, held[:FEW]

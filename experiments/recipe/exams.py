@@ -11,7 +11,7 @@ from random import Random
 from qwen3 import rewards
 from qwen3.rewards import Problem, lock, word_problems
 from qwen3.rewards.task import draw_in_split
-from recipe import tools
+from recipe import tools, world
 
 SETS = {"dev": 1_000_000, "final": 2_000_000}  # first seeds
 PLACES = ("end", "front", "system")
@@ -41,16 +41,34 @@ def _key(problem):
     return lock.key(word_problems.locks_of(problem))
 
 
-def several(count, which):
-    """Two or three locks, both languages, three to six days, held-out content."""
+def several(count, which, chinese=True):
+    """Two or three locks, three to six days, held-out content; every second one in Chinese."""
     rng = Random(f"several/{which}")
-    return [_several(rng, lock.LANGUAGES[i % 2], "heldout") for i in range(count)]
+    languages = lock.LANGUAGES if chinese else ("en",)
+    return [_several(rng, languages[i % len(languages)], "heldout") for i in range(count)]
+
+
+def several_training(count, seed, chinese):
+    """The same from the training split, thinking, for fine-tuning and RL."""
+    rng = Random(f"training several/{seed}")
+    return [
+        _several(rng, "zh" if rng.random() < chinese else "en", "train").flagged("think")
+        for _ in range(count)
+    ]
 
 
 def _several(rng, language, split):
     names = lock.OWNERS[language][: rng.randint(2, 3)]
     days = rng.randint(3, lock.MOST_DAYS)
-    found = draw_in_split(lambda: lock.draw_locks(rng, days, names), lock.key, split)
+
+    def draw():
+        # For training no single lock may be a held-out problem either.
+        while True:
+            locks = lock.draw_locks(rng, days, names)
+            if split == "heldout" or world.trainable(locks):
+                return locks
+
+    found = draw_in_split(draw, lock.key, split)
     return word_problems.problem(found, language, name="word_problems", difficulty=days / 6)
 
 

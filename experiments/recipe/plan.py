@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -11,11 +11,14 @@ class Plan:
 
     documents: of each part of the world. students, experts: whether the second half of the recipe
     (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems of an
-    evaluation; hard: those of pass@k, with `samples` samples each.
+    evaluation; hard: those of pass@k, with `samples` samples each. chinese: share of documents;
+    several: share of problems of several locks.
     """
 
     minutes: float
     vocab: int = 640
+    chinese: float = 0.1
+    several: float = 0.2
     documents: int = 5000
     general: int = 2500
     reasoning: int = 3500
@@ -37,7 +40,7 @@ class Plan:
     cold_sizes: tuple[int, ...] = ()
     tests: int = 300
     dialogues: int = 256
-    needles: int = 96
+    needles: int = 48
     hard: int = 128
     samples: int = 16
     long_context: bool = True
@@ -45,18 +48,18 @@ class Plan:
     budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
     model: str = "tiny"
-    extra: dict = field(default_factory=dict)
 
 
 PLANS = {
     5: Plan(
-        5, documents=2500, general=900, reasoning=1400, cold_start=150, grpo=24, fusion=120,
-        rejection=384, general_rl=6, tests=150, dialogues=128, long_context=False,
+        5, chinese=0.0, several=0.0, documents=2500, general=1000, reasoning=1600,
+        cold_start=150, grpo=24, fusion=120, rejection=384, general_rl=6, tests=150, dialogues=128, long_context=False,
         students=False, experts=150, budgets=(0, 12, 24, 48, 96),
     ),
     15: Plan(15),
     60: Plan(
-        60, documents=12_000, general=5000, reasoning=7000, long=600, cold_start=400, grpo=100,
+        60, chinese=0.2, several=0.3, documents=12_000, general=5000, reasoning=7000, long=600,
+        cold_start=400, grpo=100,
         fusion=400, rejection=1536, general_rl=60, student_general=5000, student_reasoning=5000,
         off_policy=600, on_policy=100, student_rl=300, experts=2500, cold_sizes=(60, 1200),
         tests=600, dialogues=512, needles=256, hard=500,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
 from qwen3.eval import answers
 from qwen3.infer.requests import sampling
+from qwen3.losses.grpo import Grpo
 from qwen3.stages import grpo, sft
+from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Refill, Scoring
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from recipe import conversations, exams, measures, tools
-from recipe.context import EXECUTION, LOG, Clock, Run
+from recipe.context import EXECUTION, LOG, ONE, Clock, Run
 
 LENGTH = 384  # slots of a fine-tuning row
 
@@ -24,7 +27,7 @@ def fine_tune(run: Run, model, name, data, steps, *, init_from, peak=1e-3, seed=
         model, run.tokenizer_folder, tuple(data), steps,
         OptimConfig(peak=peak, final=0.1, warmup=min(10, steps // 4), weight_decay=0.0),
         name=name, batch=6, length=LENGTH, too_long="drop", seed=run.seed + seed,
-        init_from=str(init_from), execution=EXECUTION, log=LOG,
+        init_from=str(init_from), mesh=ONE, execution=EXECUTION, log=LOG,
     )  # fmt: skip
     sft.run(config, str(run.folder(name)))
 
@@ -32,7 +35,7 @@ def fine_tune(run: Run, model, name, data, steps, *, init_from, peak=1e-3, seed=
 def cold_start(run):
     """A small, short start on hasty traces alone: it leaves reinforcement learning its room."""
     folder = run.folder("cold_start")
-    rows = conversations.cold_start(run.plan.cold_problems, run.seed)
+    rows = conversations.cold_start(run, run.plan.cold_problems)
     data = conversations.write(folder / "data" / "hasty.jsonl", rows)
     fine_tune(run, run.teacher, "cold_start", [data], run.plan.cold_start, init_from=run.base)
     return evaluated(run, "cold_start", thinks=("think",))
@@ -52,8 +55,10 @@ def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=Fal
 
 def rejection_sampled(run, source, count, path):
     """Right answers of a model to training problems, token by token, one a problem."""
+    if path.exists():  # sampled before an interruption
+        return str(path), {"asked": count, "kept": len(path.read_text().splitlines())}
     engine = run.engine(run.teacher, source)
-    asked = exams.training(count, f"rejection/{run.seed}")
+    asked = conversations.thinking(run, count, "rejection/")
     found = answers.ask(engine, asked, how=sampling(), max_tokens=measures.MOST, seed=run.seed)
     kept = [group[0] for group in found if group[0].score == 1.0]
     rows = [conversations.from_answer(run.tokenizer, each) for each in kept]
@@ -83,13 +88,27 @@ def reasoning_rl(run):
     return reinforced(run, "reasoning_rl", run.teacher, run.path / "cold_start", run.plan.grpo)
 
 
+MOST, LONGEST = 128, 224  # tokens of an answer, and of prompt and answer
+LEVEL = EntropyTarget(change=0.001, most=0.01)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
-def reinforced(run, name, model, source, phases, *, peak=5e-4, evaluate=True):
-    """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures."""
+def reinforced(
+    run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False
+):
+    """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
+    none of several locks."""
     clock = Clock()
-    config = rl_config(run, name, model, source, phases, (HARD,), peak=peak, most=112, length=192)
+    tasks, more = (HARD,), {}
+    if run.plan.several and not one_lock:
+        file = run.folder(name) / "problems.jsonl"
+        write_problems(file, exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese))
+        share = run.plan.several
+        tasks = (dataclasses.replace(HARD, weight=1 - share), Share("file", share))
+        more = {"problems": str(file)}
+    config = rl_config(
+        run, name, model, source, phases, tasks, peak=peak, most=MOST, length=LONGEST, **more
+    )
     grpo.run(config, str(run.folder(name)))
     found = {"seconds": clock.seconds, **record(run.path / name)}
     return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
@@ -102,8 +121,9 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name, scoring=Scoring(scale="group"), refill=Refill(rounds=1),
         sampling=Sampling(run.plan.group, most, slots=128), prompts=run.plan.prompts,
-        minibatches=2, length=length, seed=run.seed, init_from=str(source), save_every=10,
-        execution=EXECUTION, **changes,
+        minibatches=2, policy=Grpo(entropy=True), entropy=LEVEL, length=length,
+        seed=run.seed, init_from=str(source), save_every=10,
+        mesh=ONE, execution=EXECUTION, **changes,
     )  # fmt: skip
 
 
@@ -146,13 +166,11 @@ def general_rl(run):
 def budgets(run):
     """Accuracy by thinking budget: one lock, and several locks with credit for each."""
     engine = run.engine(run.teacher, run.path / "general_rl")
-    count = run.plan.tests
-    return {
-        "one lock": measures.sweep(run, engine, measures.problems(run)),
-        "several locks": measures.sweep(
-            run, engine, exams.several(count, run.exam), credit=exams.share_right
-        ),
-    }
+    found = {"one lock": measures.sweep(run, engine, measures.problems(run))}
+    if run.plan.several:
+        asked = exams.several(run.plan.tests, run.exam, chinese=bool(run.plan.chinese))
+        found["several locks"] = measures.sweep(run, engine, asked, credit=exams.share_right)
+    return found
 
 
 def cold_sizes(run):
@@ -162,7 +180,7 @@ def cold_sizes(run):
         name = f"cold_sizes/{steps}"
         careful = steps > run.plan.cold_start
         rows = conversations.cold_start(
-            run.plan.cold_problems * (4 if careful else 1), run.seed,
+            run, run.plan.cold_problems * (4 if careful else 1),
             style="careful" if careful else "hasty",
         )  # fmt: skip
         data = conversations.write(run.folder(name) / "data.jsonl", rows)

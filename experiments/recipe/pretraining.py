@@ -13,7 +13,7 @@ from qwen3.eval import needle
 from qwen3.model.sizes import DualChunkConfig, YarnConfig, count_parameters
 from qwen3.stages import pretrain
 from recipe import world
-from recipe.context import EXECUTION, LOG
+from recipe.context import EXECUTION, LOG, ONE
 
 LENGTH, LONG = 160, 512
 GENERAL = {"story": 24, "facts": 24, "wheel": 6, "ledger": 6, "hay": 9, "worked": 12,
@@ -46,7 +46,8 @@ def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
     return pretrain.Config(
         model, stages, {name: str(folder / "train" / name) for name in names},
         held_out={name: str(folder / "held" / name) for name in evaluated},
-        seed=seed, init_from=init_from, save_every=500, execution=EXECUTION, log=LOG, **changes,
+        seed=seed, init_from=init_from, save_every=500, mesh=ONE, execution=EXECUTION,
+        log=LOG, **changes,
     )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ TAGS = {True: "yes", False: "no", None: "open"}
 
 
 def write(folder: Path, results: list[dict], facts: dict) -> dict:
-    """Both files into `folder`; {claim: shown}. results: one {stage: result} a seed; facts: what
+    """Both files into `folder`; {claim: shown}. results: of each seed {stage: result,
+    "wall": {stage: seconds}}; facts: what
     heads the page: "command", "minutes", "date", "exam"."""
     found = [claim(results) for claim in claims.CLAIMS]
     talks = transcripts(results)
@@ -63,8 +64,8 @@ def transcripts(results):
 
 def timings(results):
     """(stage, seconds per seed)."""
-    names = list(dict.fromkeys(name for r in results for name in r))
-    return [(name, [r.get(name, {}).get("wall", 0.0) for r in results]) for name in names]
+    names = list(dict.fromkeys(name for r in results for name in r["wall"]))
+    return [(name, [r["wall"].get(name, 0.0) for r in results]) for name in names]
 
 
 def summary(found):

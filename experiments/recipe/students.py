@@ -10,8 +10,8 @@ from qwen3.losses.distill import Distill
 from qwen3.stages import distill
 from qwen3.stages.rollouts import Sampling
 from recipe import conversations, exams, measures
-from recipe.context import EXECUTION, Clock
-from recipe.post_training import HARD, fine_tune, record, reinforced
+from recipe.context import EXECUTION, ONE, Clock
+from recipe.post_training import HARD, LONGEST, MOST, fine_tune, record, reinforced
 
 
 def student(run):
@@ -22,7 +22,7 @@ def student(run):
     clock = Clock()
     made = reinforced(
         run, "student/rl", run.student, run.path / "student" / "off_policy", run.plan.student_rl,
-        peak=2.5e-4, evaluate=False,
+        peak=2.5e-4, evaluate=False, one_lock=True,
     )  # fmt: skip
     found["rl"] = {**made, "seconds": clock.seconds, **measured(run, "student/rl")}
     return found
@@ -60,9 +60,9 @@ def on_policy(run):
         OptimConfig(peak=1e-3, final=0.1, warmup=min(8, run.plan.on_policy), schedule="linear",
                     weight_decay=0.0),
         name="on_policy", divergence=Distill("mix", forward_weight=0.5),
-        sampling=Sampling(samples=1, max_tokens=112, slots=128), prompts=128, minibatches=8,
-        length=192, seed=run.seed, init_from=str(run.path / "student" / "off_policy"),
-        save_every=40, execution=EXECUTION,
+        sampling=Sampling(samples=1, max_tokens=MOST, slots=128), prompts=128, minibatches=8,
+        length=LONGEST, seed=run.seed, init_from=str(run.path / "student" / "off_policy"),
+        save_every=40, mesh=ONE, execution=EXECUTION,
     )  # fmt: skip
     distill.run(config, str(run.folder(name)))
     return {"seconds": clock.seconds, **record(run.path / name), **measured(run, name)}

@@ -30,11 +30,13 @@ def trainable(locks):
     return all(in_split(lock.key(part), "train") for part in [locks, *([item] for item in locks)])
 
 
-def draw_locks(rng, language, most=3, days=None):
-    """Locks for training: 1..most of them (one lock half of the time), 1..6 days in all."""
+def draw_locks(rng, language, several=0.0):
+    """Locks for training, 1..6 days in all: one, or with probability `several` two or three."""
     while True:
-        total = days or rng.randint(1, lock.MOST_DAYS)
-        count = 1 if rng.random() < 0.5 else rng.randint(1, min(most, total))
+        total = rng.randint(1, lock.MOST_DAYS)
+        count = rng.randint(2, 3) if rng.random() < several else 1
+        if count > total:
+            continue
         owners = lock.OWNERS[language][:count]
         names = owners if count > 1 else [rng.choice(lock.NAMES[language])]
         locks = lock.draw_locks(rng, total, names)
@@ -44,7 +46,7 @@ def draw_locks(rng, language, most=3, days=None):
 
 def story(rng, language):
     """A diary with every state, and where it ends."""
-    locks = draw_locks(rng, language, most=1)
+    locks = draw_locks(rng, language)
     lead = word_problems.WORDINGS[language, "train"][0]
     lead = lead.format(name=locks[0].name, code=locks[0].start, diary="").strip()
     steps, end = lock.trace(locks, language, "careful"), lock.answer(locks, language)
@@ -97,9 +99,9 @@ def haystack(rng, language, characters, lookups=4, entries=6):
     return gap.join(lines + [lookup.format(key=key, code=codes[key]) for key in asked])
 
 
-def problem(rng, language, style):
+def problem(rng, language, style, several=0.0):
     """A question with its working ("careful", "hasty") or the answer at once ("direct")."""
-    locks = draw_locks(rng, language)
+    locks = draw_locks(rng, language, several)
     working, final = MARKS[language]
     lines = [word_problems.question(locks, language)]
     if style != "direct":
@@ -118,22 +120,27 @@ PARTS = {
     "hasty": (functools.partial(problem, style="hasty"), "problem"),
     "direct": (functools.partial(problem, style="direct"), "problem"),
 }
-CHINESE = 0.2  # share of documents
 
 
-def documents(part, count, seed, *, held=False):
+def documents(part, count, seed, *, chinese=0.2, several=0.3, held=False):
     """`count` documents of a part as {"text", "language", "domain"}; `held`: another draw, for
-    validation loss."""
+    validation loss. chinese: share of documents; several: share of problems of several locks."""
     make, domain = PARTS[part]
-    return [_row(make, domain, Random(f"{part}/{seed}/{held}/{i}")) for i in range(count)]
+    options = {"several": several} if domain == "problem" else {}
+    return [
+        _row(make, domain, Random(f"{part}/{seed}/{held}/{i}"), chinese, options)
+        for i in range(count)
+    ]
 
 
-def long_documents(count, seed, characters, *, held=False):
+def long_documents(count, seed, characters, *, chinese=0.2, held=False):
     """Haystacks of about `characters` characters."""
     make = functools.partial(haystack, characters=characters, lookups=6, entries=10)
-    return [_row(make, "ledger", Random(f"long/{seed}/{held}/{i}")) for i in range(count)]
+    return [
+        _row(make, "ledger", Random(f"long/{seed}/{held}/{i}"), chinese, {}) for i in range(count)
+    ]
 
 
-def _row(make, domain, rng):
-    language = "zh" if rng.random() < CHINESE else "en"
-    return {"text": make(rng, language), "language": language, "domain": domain}
+def _row(make, domain, rng, chinese, options):
+    language = "zh" if rng.random() < chinese else "en"
+    return {"text": make(rng, language, **options), "language": language, "domain": domain}
