@@ -25,7 +25,8 @@ from loss_toy import (
 
 from qwen3.config import MeshConfig
 from qwen3.losses import grpo
-from qwen3.losses.grpo import Grpo, policy_gradient, preset
+from qwen3.losses.grpo import policy_gradient
+from qwen3.losses.objective import Grpo, preset
 from qwen3.losses.rows import token_log_probs
 from qwen3.mesh import make_mesh
 

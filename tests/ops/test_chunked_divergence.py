@@ -1,4 +1,4 @@
-"""Every divergence against a float64 loop, and the exact identities over an enumerated vocabulary."""
+"""Every divergence against a float64 loop, and exact identities over an enumerated vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +163,7 @@ def test_truncation_without_a_tail_would_not_be_a_divergence_and_the_tail_repair
     """Mass outside the k ids must cost: with a tail the value is never below 0."""
     head = np.eye(6)
     student, teacher = np.log([[0.3, 0.3, 0.1, 0.1, 0.1, 0.1]]), np.log([[0.4, 0.4, *[0.05] * 4]])
-    truncated = sum(np.exp(s) * (s - t) for s, t in zip(student[0, :2], teacher[0, :2], strict=True))
+    truncated = np.sum(np.exp(student[0, :2]) * (student[0, :2] - teacher[0, :2]))
     fixed = student, head, teacher, head, np.zeros(1, int), np.ones(1)
     with_tail, full = (float(divergence(*fixed, top=top)[0]) for top in (2, None))
     assert truncated < 0 < with_tail <= full + 1e-12
@@ -196,11 +196,12 @@ def test_statistics_are_k1_entropies_and_agreement():
 
 
 def test_a_stored_tail_lost_to_rounding_stays_bounded():
-    """The teacher's k probabilities sum to 1 in fp32; a student outside them pays, not infinitely."""
+    """The teacher's k probabilities sum to 1 in fp32: a student outside pays a finite price."""
     logp = np.log(np.float32([[0.75, 0.25]]))
     arguments = np.zeros((1, D)), np.ones((V, D)), np.array([[1, 4]]), logp, np.ones(1)
     for kind in ("reverse_kl", "forward_kl"):
-        value, slope = jax.value_and_grad(lambda h, kind=kind: stored_divergence(h, *arguments[1:], kind=kind)[0])(arguments[0])  # noqa: E501
+        loss = lambda h, kind=kind: stored_divergence(h, *arguments[1:], kind=kind)[0]  # noqa: E731
+        value, slope = jax.value_and_grad(loss)(arguments[0])
         assert 0 < value < 40 and np.all(np.isfinite(slope))
 
 
@@ -246,4 +247,5 @@ def test_vocabulary_and_rows_sharded_over_eight_devices_equal_one(how):
             jax.device_put(x, NamedSharding(mesh, s)) for x, s in zip(arguments, specs, strict=True)
         ]
         spread = jax.jit(run)(*placed)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), alone, spread)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)  # noqa: E731
+    jax.tree.map(compare, alone, spread)
