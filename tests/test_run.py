@@ -1,12 +1,13 @@
 """The command line of experiments: settings, exit codes, several hosts."""
 
+import json
 from dataclasses import dataclass
 
 import jax
 import pytest
 
 from qwen3 import run
-from qwen3.config import OptimConfig, override
+from qwen3.config import OptimConfig, differences, override, to_dict, to_json
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,10 @@ def test_hosts_join_by_hand_and_when_asked(monkeypatch, alone):
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     run.join_hosts()
     assert alone == [{}, {"num_processes": 2, "process_id": 1}]
+
+
+def test_a_stored_config_is_itself_and_a_change_inside_a_stage_is_named():
+    stored = json.loads(to_json(Config()))  # keys in another order
+    assert differences(stored, to_dict(Config())) == []
+    changed = to_dict(override(Config(), ["stages.s2.optim.peak=0.5"]))
+    assert differences(stored, changed) == ["stages.1.optim.peak: 0.0003 -> 0.5"]

@@ -162,9 +162,13 @@ def differences(old: dict, new: dict, path: str = "") -> list[str]:
     for key in sorted(set(old) | set(new)):
         here = f"{path}.{key}" if path else key
         a, b = old.get(key, "absent"), new.get(key, "absent")
+        if all(
+            isinstance(x, (list, tuple)) and any(isinstance(i, dict) for i in x) for x in (a, b)
+        ):
+            a, b = ({str(i): item for i, item in enumerate(x)} for x in (a, b))
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, here)
-        elif json.dumps(a) != json.dumps(b):
+        elif json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True):
             lines.append(f"{here}: {a!r} -> {b!r}")
     return lines
 
