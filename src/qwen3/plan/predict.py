@@ -1,0 +1,55 @@
+"""From counts to seconds: a roofline with stated efficiencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen3.plan.chips import Chip
+
+# Shares of a chip's published figures that long runs of well-tuned kernels reach in practice. They
+# are assumptions, not measurements of this code.
+MATMUL, KERNELS, MEMORY, LINKS = 0.75, 0.5, 0.8, 0.7
+METHOD = (
+    "step time = max(compute, HBM, ICI) of one device; "
+    f"compute = XLA's products at {MATMUL:.0%} and Pallas kernels (whole tiles counted) at "
+    f"{KERNELS:.0%} of the bf16 peak; HBM = every fusion's arguments and results at {MEMORY:.0%}; "
+    f"ICI = bytes sent at {LINKS:.0%} of all links one way. Assumes full overlap and an even load "
+    "of experts: a bound to aim at, not a measurement."
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of one step by resource; `bound` names the longest; mfu counts analytic FLOPs."""
+
+    compute: float
+    memory: float
+    links: float
+    bound: str
+    seconds: float
+    mfu: float
+    tokens_per_second_per_chip: float
+
+
+def predict(
+    chip: Chip,
+    *,
+    flops: dict[str, float],
+    hbm_bytes: float,
+    sent: float,
+    tokens: float,
+    analytic: float,
+) -> Prediction:
+    """All amounts are of one device and one step; flops as `flops.count` gives them."""
+    peak = chip.per_device("flops")
+    kernels = sum(amount for kind, amount in flops.items() if kind != "matmul")
+    times = {
+        "compute": (flops.get("matmul", 0.0) / MATMUL + kernels / KERNELS) / peak,
+        "memory": hbm_bytes / (MEMORY * chip.per_device("bandwidth")),
+        "links": sent / (LINKS * chip.per_device("ici")),
+    }
+    bound = max(times, key=times.get)
+    seconds = times[bound]
+    rate = tokens * chip.devices / seconds
+    return Prediction(**times, bound=bound, seconds=seconds, mfu=analytic / peak / seconds,
+                      tokens_per_second_per_chip=rate)  # fmt: skip

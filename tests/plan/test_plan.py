@@ -1,0 +1,155 @@
+"""Plans: a tiny mixture's steps compiled for slices that are not here, and how they are counted."""
+
+import argparse
+import dataclasses
+import json
+
+import pytest
+
+pytest.importorskip("libtpu")
+
+from qwen3 import cli
+from qwen3.config import MeshConfig, OptimConfig
+from qwen3.model import sizes
+from qwen3.plan import chips, command, fit, report, target
+from qwen3.plan.compiling import plan
+from qwen3.plan.steps import Setting
+
+SMALL = sizes.ModelConfig(
+    "small-moe", 3, 256, 512, 4, 2, vocab=1024, experts=8, active_experts=2, expert_ffn=128
+)
+LENGTH = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    patch = pytest.MonkeyPatch()
+    patch.setitem(sizes.SIZES, SMALL.name, SMALL)
+    yield
+    patch.undo()
+
+
+def setting(**changes):
+    base = Setting("small-moe", "v5p:2x2x1", length=LENGTH, chunk=128)
+    return base.replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return plan(setting())
+
+
+def test_train_step_of_a_mixture_compiles_for_a_v5p_and_fits(train):
+    assert train.fits and train.devices == 4 and train.limit == 95 * 2**30
+    weights = 12 * train.parameters / 4
+    assert train.memory["arguments"] == pytest.approx(weights, rel=0.05)
+    assert train.memory["aliased"] > 0.95 * weights, "the state is donated"
+    assert train.used < 1e9
+
+
+def test_executed_flops_follow_from_the_layers(train):
+    """Full remat: 8 instead of 6 FLOPs a weight of a layer, but the last product of the experts is
+    not made again; the head 6; causal attention 2 + 2 + 5 products instead of 2 + 4."""
+    model, tokens = SMALL, LENGTH
+    attention = model.hidden * model.head_dim * (2 * model.heads + 2 * model.kv_heads)
+    expert = model.active_experts * model.hidden * model.expert_ffn
+    router = model.hidden * model.experts
+    layer = 8 * (attention + router + 2 * expert) + 6 * expert
+    square = model.heads * model.head_dim * tokens / 2
+    wanted = model.layers * (layer + 2 * 9 * square) + 6 * model.vocab * model.hidden
+    assert train.flops_per_token == pytest.approx(wanted, rel=0.02)
+    assert train.flops["attention"] == pytest.approx(tokens * model.layers * 18 * square)
+    assert train.flops["experts"] == pytest.approx(tokens * model.layers * (6 + 8 + 8) * expert)
+    assert not train.unknown_loops
+
+
+def test_weights_are_gathered_and_gradients_scattered(train):
+    sent = {each.kind: each.bytes for each in train.collectives}
+    layers = sizes.count_parameters(SMALL).non_embedding
+    # bf16 weights are gathered forwards and backwards: each device sends its quarter to three.
+    assert sent["all-gather"] == pytest.approx(2 * 2 * layers * 3 / 4, rel=0.6)
+    assert sum(sent.values()) > 3 * 2 * layers * 3 / 4
+
+
+@pytest.mark.parametrize("transport", ["all_to_all", "ragged_all_to_all", "ring"])
+def test_every_transport_compiles_for_a_v5e(transport):
+    mesh = MeshConfig(fsdp=2, expert=2)
+    found = plan(
+        setting(topology="v5e:2x2", mesh=mesh, execution=(("transport", transport),), chunk=512)
+    )
+    kinds = {each.kind for each in found.collectives}
+    wanted = {"all_to_all": "all-to-all", "ragged_all_to_all": "ragged-all-to-all"}
+    assert wanted.get(transport, "reduce-scatter") in kinds or transport == "ring"
+    assert found.fits and found.flops["experts"] > 0 and found.flops["attention"] > 0
+
+
+def test_forward_of_a_dense_model_and_its_report():
+    dense = plan(setting(model="0.6b", step="forward", params_dtype="bfloat16"))
+    assert dense.flops_ratio == pytest.approx(1.0, abs=0.02)
+    text = report.text(dense)
+    for word in ("fits", "all-gather", "predicted step", "MFU", "how it was counted"):
+        assert word in text
+    assert json.loads(json.dumps(dense.to_dict()))["prediction"]["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ("--model 31b --topology v5p:2x2x1", "there are 0.6b, 1.7b"),
+        ("--model 4b --topology v5q:2x2", "kinds: v5e, v5p, v6e, tpu7x"),
+        ("--model 4b --topology v5p:4x4", "slices are AxBxC"),
+        ("--model 4b --topology v5e:3x3", "no topology 'v5e:3x3'"),
+        ("--model 4b --topology v5p:2x2x1 --mesh fsdp=3", "needs 3 devices"),
+        ("--model 4b --topology v5p:2x2x1 --mesh wide=4", "axes: data, fsdp"),
+        ("--model 4b --topology v5p:2x2x1 --mesh fsdp=8", "there are 4"),
+        ("--model 4b --topology v5p:4x4x4 --mesh tensor=64", "does not divide over tensor of 64"),
+        ("--model 4b --topology v5p:2x2x1 --step nap", "there are train, forward"),
+        ("--model 4b --topology v5p:2x2x1 --remat some", "there are none, full"),
+        ("--model 4b --topology v5p:2x2x1 --batch-per-device 0.3", "1.2 rows"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_choices(arguments, complaint, capsys):
+    assert cli.main(["plan", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said and said.count("\n") == 1
+
+
+def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
+    target.devices.cache_clear()
+    with pytest.raises(ImportError, match=r"pip install 'qwen3\[tpu\]'"):
+        target.devices("v5p:2x2x1")
+
+
+def test_every_option_of_the_command_reaches_the_setting():
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    line = (
+        "plan --model 4b --topology v5e:4x4 --mesh fsdp=8,tensor=2 --batch-per-device 2 --length 64"
+        " --step distill --remat none --microbatches 4 --chunk 99 --transport ring --expert-bound 2"
+        " --moments bfloat16 --params-dtype bfloat16 --teacher 8b"
+    )
+    found = command.setting(parser.parse_args(line.split()))
+    assert found == Setting(
+        "4b", "v5e:4x4", MeshConfig(fsdp=8, tensor=2), "distill", 2, 64, 4, "none", 99, "8b",
+        "bfloat16", OptimConfig(moments="bfloat16"), (("transport", "ring"), ("expert_bound", 2)),
+    )  # fmt: skip
+
+
+def test_fit_offers_only_meshes_that_divide_and_prefers_what_fits():
+    wide = setting(model="30b-a3b", topology="v5p:4x4x4", batch_per_device=4, length=4096)
+    found = [fit.estimate(each) for each in fit.candidates(wide)]
+    assert found
+    for each in found:
+        mesh = each.setting.mesh
+        assert mesh.data * mesh.fsdp * mesh.context * mesh.expert * mesh.tensor == 64
+        assert 4 % mesh.tensor == 0 and 128 % mesh.expert == 0 and mesh.context == 1
+    chosen = fit.estimate(wide.replace(mesh=MeshConfig(fsdp=64)))
+    assert 15e9 < chosen.bytes < 30e9, "what the compiler says is about 20 GB"
+
+
+def test_chips_are_as_many_devices_as_the_table_says():
+    for topology in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"):
+        chip = chips.chip_of(topology)
+        assert len(target.devices(topology)) == 4 * chip.devices
+        assert dataclasses.asdict(chip)["source"].startswith("https://")
