@@ -140,8 +140,10 @@ def one_seed(run, console):
     for number, row in enumerate(rows, 1):
         if run.result(row.name) is None:
             minutes = 60 * run.plan.minutes * left / whole
-            console.rule(f"seed {run.seed}  [{number}/{len(rows)}] {row.name}: {row.text}  "
-                         f"(all: about {duration(minutes)} left)", align="left")  # fmt: skip
+            console.print(
+                f"[bold]seed {run.seed}, stage {number} of {len(rows)}: {row.name}[/bold] "
+                f"({row.text}); about {duration(minutes)} left for this seed"
+            )
             clock = context.Clock()
             result = row.run(run)
             run.finish(row.name, {"wall": clock.seconds, "result": result})

@@ -13,6 +13,7 @@ import pytest
 
 from qwen3.rewards import TASKS, lock, word_problems
 from qwen3.rewards.task import in_split
+from qwen3.train.stop import Stopped
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -255,6 +256,26 @@ NANO = Plan(
     tests=6, dialogues=4, needles=2, hard=2, samples=2, budgets=(0, 8, 16, 24, 32),
     lengths=(64, 512),
 )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_an_interrupted_recipe_goes_on_and_makes_nothing_twice(tmp_path, monkeypatch):
+    def stopped(config, workdir):
+        raise Stopped(1)
+
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(tiny_recipe.post_training.grpo, "run", stopped)
+        tiny_recipe.recipe(NANO, workdir)
+    made = sorted(workdir.glob("seed0/*/result.json"))
+    assert {path.parent.name for path in made} == {
+        "documents", "tokenizer", "corpora", "pretrain", "long", "cold_start"
+    }  # fmt: skip
+    before = [path.stat().st_mtime_ns for path in made]
+    states = tiny_recipe.recipe(NANO, workdir)
+    assert [path.stat().st_mtime_ns for path in made] == before
+    assert set(states) == {f"C{n}" for n in range(1, 9)} and None not in states.values()
+    assert "not tried" not in "".join(states.values())
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from recipe.plan import Plan
 
 NEEDED = 600 * 2**20  # bytes a seed writes at most
 EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
+LOG = Log(every=5)
+SLOTS = 128  # answers decoded together
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
@@ -136,16 +138,16 @@ class Run:
         params = parameters(str(source), model, self.mesh)
         key = (model, max_length)
         if key not in self._engines:
+            # As the rollouts have it, so that programs are shared with them.
             self._engines[key] = Engine(
-                model, params, tokenizer=self.tokenizer, slots=64, max_length=max_length,
-                seed=self.seed,
+                model, params, tokenizer=self.tokenizer, slots=SLOTS, max_length=max_length,
+                mesh=self.mesh, seed=self.seed,
             )  # fmt: skip
         else:
             self._engines[key].update(params, self._engines[key].version + 1)
         return self._engines[key]
 
 
-LOG = Log(every=5)
 
 
 class Clock:

@@ -12,7 +12,6 @@ from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
 from qwen3.data.mixture import Stage
 from qwen3.eval import expert_use
-from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import count_parameters
 from qwen3.stages import pretrain
@@ -68,14 +67,10 @@ def use(run, model, folder):
         stage = Stage(domain, {domain: 1}, pretraining.LENGTH, 16, repeat_small=True)
         batches[domain] = Batches(stage, corpus, 0, vocab=model.vocab)[0]
     params = parameters(str(folder), model, run.mesh)
-    found = expert_use.shares(partial(_apply, model, execution), params, batches)
+    found = expert_use.shares(partial(pretraining.applied, model, execution), params, batches)
     whole = np.mean([*found.values()], axis=0)
     return {
         "domains": list(found), "use": [table[-1].tolist() for table in found.values()],
         "specialisation": expert_use.specialisation(found),
         "max_load": float((whole * model.experts).max()),
     }  # fmt: skip
-
-
-def _apply(model, execution, params, tokens, positions, segments):
-    return transformer.forward(params, model, tokens, positions, segments, execution=execution)

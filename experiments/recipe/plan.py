@@ -53,15 +53,15 @@ class Plan:
 PLANS = {
     5: Plan(
         5, chinese=0.0, several=0.0, documents=2500, general=1000, reasoning=1600,
-        cold_start=150, grpo=24, fusion=120, rejection=384, general_rl=6, tests=150, dialogues=128, long_context=False,
-        students=False, experts=150, budgets=(0, 12, 24, 48, 96),
+        cold_start=150, grpo=24, fusion=120, rejection=384, general_rl=6, tests=150,
+        dialogues=128, long_context=False, students=False, experts=150, budgets=(0, 12, 24, 48, 96),
     ),
     15: Plan(15),
     60: Plan(
         60, chinese=0.2, several=0.3, documents=12_000, general=5000, reasoning=7000, long=600,
-        cold_start=400, grpo=100,
-        fusion=400, rejection=1536, general_rl=60, student_general=5000, student_reasoning=5000,
-        off_policy=600, on_policy=100, student_rl=300, experts=2500, cold_sizes=(60, 1200),
+        cold_start=400, grpo=100, fusion=400, rejection=1536, general_rl=60,
+        student_general=5000, student_reasoning=5000, off_policy=600,
+        on_policy=100, student_rl=300, experts=2500, cold_sizes=(60, 1200),
         tests=600, dialogues=512, needles=256, hard=500,
     ),
 }  # fmt: skip

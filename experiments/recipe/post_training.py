@@ -16,7 +16,7 @@ from qwen3.stages.groups import Refill, Scoring
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from recipe import conversations, exams, measures, tools
-from recipe.context import EXECUTION, LOG, ONE, Clock, Run
+from recipe.context import EXECUTION, LOG, ONE, SLOTS, Clock, Run
 
 LENGTH = 384  # slots of a fine-tuning row
 
@@ -120,7 +120,7 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **
         model, run.tokenizer_folder, tasks, 2 * phases,
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name, scoring=Scoring(scale="group"), refill=Refill(rounds=1),
-        sampling=Sampling(run.plan.group, most, slots=128), prompts=run.plan.prompts,
+        sampling=Sampling(run.plan.group, most, slots=SLOTS), prompts=run.plan.prompts,
         minibatches=2, policy=Grpo(entropy=True), entropy=LEVEL, length=length,
         seed=run.seed, init_from=str(source), save_every=10,
         mesh=ONE, execution=EXECUTION, **changes,

@@ -10,7 +10,7 @@ from qwen3.losses.distill import Distill
 from qwen3.stages import distill
 from qwen3.stages.rollouts import Sampling
 from recipe import conversations, exams, measures
-from recipe.context import EXECUTION, ONE, Clock
+from recipe.context import EXECUTION, ONE, SLOTS, Clock
 from recipe.post_training import HARD, LONGEST, MOST, fine_tune, record, reinforced
 
 
@@ -60,7 +60,7 @@ def on_policy(run):
         OptimConfig(peak=1e-3, final=0.1, warmup=min(8, run.plan.on_policy), schedule="linear",
                     weight_decay=0.0),
         name="on_policy", divergence=Distill("mix", forward_weight=0.5),
-        sampling=Sampling(samples=1, max_tokens=MOST, slots=128), prompts=128, minibatches=8,
+        sampling=Sampling(samples=1, max_tokens=MOST, slots=SLOTS), prompts=128, minibatches=8,
         length=LONGEST, seed=run.seed, init_from=str(run.path / "student" / "off_policy"),
         save_every=40, mesh=ONE, execution=EXECUTION,
     )  # fmt: skip
