@@ -15,7 +15,7 @@ import sys
 
 from qwen3 import rewards
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.losses.grpo import Grpo
+from qwen3.losses.objective import Grpo
 from qwen3.model.sizes import size
 from qwen3.run import main
 from qwen3.stages import distill, grpo, sft

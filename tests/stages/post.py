@@ -106,7 +106,7 @@ def distill_config(teacher, **changes):
     values = dict(
         model=model(), tokenizer=tokenizer_folder(), teacher=teacher, steps=4, optim=CONSTANT,
         tasks=(Share("lock", difficulty=(0.0, 0.2), modes=("think", "no_think")),),
-        sampling=Sampling(samples=2, max_tokens=8, slots=16), prompts=8, length=96, seed=5,
+        sampling=Sampling(samples=2, max_tokens=8, slots=16), prompts=8, length=64, seed=5,
         save_every=100, mesh=ONE, log=QUIET,
     )  # fmt: skip
     return distill.Config(**{**values, **changes})

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import post
@@ -34,32 +36,41 @@ def master(tmp_path_factory):
     return str(folder / "run")
 
 
-def test_the_student_comes_near_its_teacher_in_both_modes(master, tmp_path):
-    distill.run(post.distill_config(master, steps=16), tmp_path / "run")
-    lines = post.records(tmp_path / "run")
+@pytest.fixture(scope="module")
+def whole(master, tmp_path_factory):
+    """(config, workdir, last state) of a run that the tests below share with its programs."""
+    chosen = post.distill_config(master, steps=16, minibatches=2)
+    work = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        post.one_device(patch, distill)
+        return chosen, work, distill.run(chosen, work)
+
+
+def test_the_student_comes_near_its_teacher_in_both_modes(whole):
+    lines = post.records(whole[1])
     first, last = lines[0], lines[-1]
     for part in ("divergence", "divergence/think", "divergence/no_think"):
         assert last[part] < 0.6 * first[part], part
     assert last["agree"] > first["agree"] and "score" in first and "entropy/think" in first
 
 
-def test_a_teacher_that_is_the_student_leaves_it_where_it_is(master, tmp_path):
-    chosen = post.distill_config(master, steps=1, init_from=master)
-    distill.run(chosen, tmp_path / "run")
+def test_a_teacher_that_is_the_student_leaves_it_where_it_is(whole, master, tmp_path):
+    with post.stopping_at(1), pytest.raises(Stopped):
+        distill.run(replace(whole[0], init_from=master), tmp_path / "run")
     [line] = post.records(tmp_path / "run")
     assert abs(line["divergence"]) < 1e-6 and line["grad_norm"] < 1e-5
 
 
-def test_a_run_stopped_within_a_phase_goes_on_bitwise(master, tmp_path):
-    chosen = post.distill_config(master, steps=5, minibatches=2)
-    whole = distill.run(chosen, tmp_path / "whole")
+def test_a_run_stopped_within_a_phase_goes_on_bitwise(whole, tmp_path):
+    chosen, work, last = whole
     with post.stopping_at(3), pytest.raises(Stopped):
         distill.run(chosen, tmp_path / "again")
     again = distill.run(chosen, tmp_path / "again")
-    post.assert_same_trees(whole, again)
-    assert post.records(tmp_path / "whole") == post.records(tmp_path / "again")
+    post.assert_same_trees(last, again)
+    assert post.records(work) == post.records(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_teacher_from_a_folder_with_more_rows_is_cut_to_the_shared_ids(tmp_path):
     wide = post.model(vocab=640, layers=1)
     folder = tmp_path / "folder"
@@ -87,7 +98,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(tmp_path):
         distill.run(post.distill_config(str(tmp_path / "nowhere")), tmp_path / "run")
 
 
-def test_frozen_teacher_is_no_part_of_the_state(master, tmp_path):
-    state = distill.run(post.distill_config(master, steps=1), tmp_path / "run")
+def test_frozen_teacher_is_no_part_of_the_state(whole):
+    state = whole[2]
     one = sum(x.size for x in jax.tree.leaves(post.parameters(post.model())))
     assert sum(x.size for x in jax.tree.leaves(state.params)) == one

@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 
 def config(data, **changes):
     values = dict(
-        model=post.model(), tokenizer=post.tokenizer_folder(), data=(data,), steps=6,
+        model=post.model(), tokenizer=post.tokenizer_folder(), data=(data,), steps=40,
         optim=post.CONSTANT, batch=4, length=128, save_every=100, mesh=post.ONE, log=post.QUIET,
     )  # fmt: skip
     return sft.Config(**{**values, **changes})
@@ -45,13 +45,13 @@ def losses(work):
 
 
 def test_the_loss_falls_on_a_memorisable_set(data, tmp_path):
-    sft.run(config(data, steps=40), tmp_path / "run")
+    sft.run(config(data), tmp_path / "run")
     found = losses(tmp_path / "run")
     assert found[0] > 5 and found[-1] < 0.5 * found[0]
 
 
 def test_a_run_that_was_stopped_goes_on_bitwise_also_with_adapting_weights(data, tmp_path):
-    adapting = config(data, modes=ModeWeights(think=2.0, adapt=1.0, horizon=2.0), steps=5)
+    adapting = config(data, modes=ModeWeights(think=2.0, adapt=1.0, horizon=2.0))
     whole = sft.run(adapting, tmp_path / "whole")
     with post.stopping_at(3), pytest.raises(Stopped):
         sft.run(adapting, tmp_path / "again")
@@ -199,7 +199,7 @@ def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, token
     found = stored_logits.score(stored_logits.top_logits(apply, 8), teacher, samples, length=128)
     path = tmp_path / "logits.npz"
     stored_logits.write(path, found)
-    chosen = config(str(path), steps=30, stored=Distill(kind="forward_kl"))
+    chosen = config(str(path), stored=Distill(kind="forward_kl"))
     sft.run(chosen, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first, last = (json.loads(lines[i])["divergence"] for i in (0, -1))
@@ -213,7 +213,8 @@ def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, token
 def test_other_data_than_the_checkpoints_are_refused(data, tmp_path):
     moved = tmp_path / "data.jsonl"
     moved.write_text(open(data).read())
-    sft.run(config(str(moved), steps=1), tmp_path / "run")
+    with post.stopping_at(1), pytest.raises(Stopped):
+        sft.run(config(str(moved)), tmp_path / "run")
     moved.write_text("".join(open(data).readlines()[1:]))
     with pytest.raises(ValueError, match="are not what"):
-        sft.run(config(str(moved), steps=1), tmp_path / "run")
+        sft.run(config(str(moved)), tmp_path / "run")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from qwen3.losses import distill, grpo, lm
 from qwen3.losses.distill import Distill
-from qwen3.losses.grpo import Grpo
+from qwen3.losses.objective import Grpo
 from qwen3.losses.rows import token_log_probs
 from qwen3.mesh import spec
 from qwen3.model import transformer

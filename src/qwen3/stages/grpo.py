@@ -19,7 +19,7 @@ from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.curate.files import read_problems
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses import grpo
-from qwen3.losses.grpo import Grpo
+from qwen3.losses.objective import Grpo
 from qwen3.mesh import make_mesh
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
