@@ -254,7 +254,7 @@ NANO = Plan(
     grpo=1, group=4, prompts=4, fusion=3, rejection=12, general_rl=1, student_general=2,
     student_reasoning=2, off_policy=2, on_policy=1, student_rl=1, experts=2, cold_sizes=(5,),
     tests=6, dialogues=4, needles=2, hard=2, samples=2, budgets=(0, 8, 16, 24, 32),
-    lengths=(64, 512),
+    lengths=(128, 512),
 )  # fmt: skip
 
 

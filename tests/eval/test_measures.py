@@ -1,11 +1,14 @@
 """Intervals, pass@k, ThinkFollow and expert use by literal cases."""
 
 import math
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qwen3.eval import budget_sweep, expert_use, intervals, pass_at_k, think_follow
+from qwen3.eval import budget_sweep, expert_use, intervals, needle, pass_at_k, think_follow
 from qwen3.rewards import Problem
 
 
@@ -87,3 +90,39 @@ def test_specialisation_is_0_for_equal_use_and_1_for_disjoint_use():
     assert math.isclose(third, (1 + 0.5 + 0.5) / 3)
     with pytest.raises(ValueError, match="at least two"):
         expert_use.specialisation({"a": even})
+
+
+class Letters:
+    """A tokenizer of one token a character."""
+
+    pad = 0
+
+    def encode(self, text):
+        return [ord(each) for each in text]
+
+
+def copier(params, tokens, positions, segment_ids):
+    """A model that knows each next token, but for those at positions in `params`."""
+    following = jnp.roll(tokens, -1, axis=1)
+    wrong = (positions[..., None] == params).any(-1)
+    return SimpleNamespace(
+        hidden_BTD=jax.nn.one_hot(jnp.where(wrong, 1, following), 128), head_VD=jnp.eye(128)
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "share"),
+    [([], 1.0), ([3], 0.5), ([4], 0.5), ([2], 1.0), ([5], 1.0), ([9], 0.5), ([3, 9], 0.0)],
+)
+def test_a_needle_counts_if_every_token_of_its_value_is_predicted(wrong, share):
+    # The first's value stands at 4 and 5, predicted at 3 and 4; the second's at 9 and 10.
+    needles = [needle.Needle("ab: ", "47"), needle.Needle("abcdefgh:", "47")]
+    test = needle.Needles(copier, Letters(), widths=(16,), batch=4)
+    found = test.accuracy(jnp.array([*wrong, -1]), needles)
+    assert found.value == share and found.n == 2
+
+
+def test_a_needle_longer_than_every_width_is_refused():
+    test = needle.Needles(copier, Letters(), widths=(4, 8))
+    with pytest.raises(ValueError, match="needle of 11 tokens; rows have at most 8"):
+        test.accuracy(jnp.array([-1]), [needle.Needle("abcdefgh:", "47")])
