@@ -82,7 +82,8 @@ def test_cuts_match_a_sorted_reference_on_random_logits(top_k, top_p):
         order = np.argsort(-row)[: top_k or None]
         mass = np.exp(row[order].astype(np.float64) - row.max())
         before = np.cumsum(mass) / mass.sum() - mass / mass.sum()
-        assert set(np.flatnonzero(kept)) == set(order[before < top_p])
+        wanted = set(order[before < top_p - 1e-5])
+        assert wanted <= set(np.flatnonzero(kept)) <= set(order[before < top_p + 1e-5])
 
 
 def test_drawn_frequencies_follow_the_distribution():
