@@ -40,8 +40,8 @@ def config(**changes):
 def whole(tmp_path_factory):
     """(config, workdir, last state) of a run that the tests below share with its programs."""
     chosen = post.grpo_config(
-        steps=16, minibatches=2, policy=Grpo(entropy=True), entropy=EntropyTarget(end=1.1),
-        refill=Refill(oversample=2.0),
+        steps=24, minibatches=2, policy=Grpo(entropy=True), refill=Refill(oversample=1.5),
+        entropy=EntropyTarget(change=1e-4), optim=replace(post.CONSTANT, peak=1e-2), prompts=8,
     )  # fmt: skip
     work = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -65,7 +65,7 @@ def test_a_run_stopped_within_a_phase_goes_on_bitwise_and_trains_no_prompt_twice
     trained = [post.trained(folder) for folder in (work, tmp_path / "again")]
     assert trained[0] == trained[1]
     numbers = sum(trained[0], [])
-    assert len(set(numbers)) == len(numbers) == 8 * 4
+    assert len(set(numbers)) == len(numbers) >= 80
     assert any(line.get("carried_in") for line in post.records(work))
 
 
