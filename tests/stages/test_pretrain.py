@@ -96,7 +96,10 @@ def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_
     for balance, parts in (("global", 1), ("global", 2), ("buffered", 2)):
         config = toy.config(tmp_path / "corpora", toy.MOE, balance=balance)
         config = dataclasses.replace(config, stages=config.stages[:1])
-        config = override(config, ["stages.s1.steps=3", f"stages.s1.microbatches={parts}"])
+        config = override(
+            config,
+            ["stages.s1.steps=3", "stages.s1.data.batch=16", f"stages.s1.microbatches={parts}"],
+        )
         workdir = tmp_path / f"{balance}{parts}"
         pretrain.run(config, str(workdir))
         runs[balance, parts] = records(workdir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,6 +143,13 @@ def _split(name: str, value: jax.Array, count: int) -> jax.Array:
     rows = value.shape[0]
     if rows % count:
         raise ValueError(f"{rows} rows of {name!r} do not divide into {count} microbatches")
+    sizes = mesh.ambient_sizes()
+    ways = math.prod(sizes.get(axis, 1) for axis in mesh.BATCH_AXES)
+    if rows // count % ways:
+        raise ValueError(
+            f"a microbatch of {rows // count} rows ({rows} in {count}) does not divide over the "
+            f"{ways} devices of the axes {', '.join(mesh.BATCH_AXES)}"
+        )
     parts = jnp.moveaxis(value.reshape(rows // count, count, *value.shape[1:]), 1, 0)
     names = (None, "batch", "length")[: value.ndim + 1] + (None,) * (value.ndim - 2)
     return mesh.constrain(parts, *names)
