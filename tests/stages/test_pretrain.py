@@ -91,6 +91,7 @@ def test_a_stage_on_another_mesh_goes_the_same_way(done, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_path):
     runs = {}
     for balance, parts in (("global", 1), ("global", 2), ("buffered", 2)):
