@@ -107,7 +107,7 @@ def _read(facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: st
     }
     used = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
     used += parts["program"]
-    counted = flops.count(program, length=setting.length)
+    counted = flops.count(program)
     executed = sum(counted.values()) - counted.get("tiles", 0.0)
     sent = traffic.collectives(program, devices)
     moved = traffic.hbm_bytes(program)

@@ -12,7 +12,7 @@ from qwen3.plan.hlo import Computation, Instruction, Program
 SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5, "splash_mha_dq": 3}
 
 
-def count(program: Program, *, length: int) -> dict[str, float]:
+def count(program: Program) -> dict[str, float]:
     """FLOPs of one device by kind: "matmul" (XLA's products), "attention", "experts" (kernels).
 
     Multiply-adds count two. A Pallas kernel counts what it was asked for: a grouped product
@@ -25,7 +25,7 @@ def count(program: Program, *, length: int) -> dict[str, float]:
         if each.opcode in ("convolution", "dot"):
             found["matmul"] += times * _product(computation, each)
         elif each.opcode == "custom-call" and "tpu_custom_call" in each.attributes:
-            kind, flops, tiles = _kernel(computation, each, length)
+            kind, flops, tiles = _kernel(computation, each)
             found[kind] += times * flops
             found["tiles"] += times * tiles
     return dict(found)
@@ -79,32 +79,27 @@ def _valid(size, kernel, out, *, stride, low, left_step, right_step) -> int:
     return found
 
 
-def _kernel(computation: Computation, each: Instruction, length: int):
+def _kernel(computation: Computation, each: Instruction):
     """(kind, FLOPs asked for, FLOPs that whole tiles add) of a Pallas call."""
-    name = f"{each.name} {each.scope} {each.attributes[:2000]}"
+    name = f"{each.name} {each.scope}"
+    arrays = [o.shapes[0] for o in map(computation.instructions.get, each.operands) if o]
     splash = next((key for key in SPLASH if key in name), None)
     if splash:
-        queries, keys = _splash_shapes(computation, each)
-        pairs = math.prod(queries[:-1]) * keys
-        wide = 2.0 * SPLASH[splash] * pairs * queries[-1]
-        block = math.gcd(512, queries[-2])
-        return "attention", wide / 2, wide * block / keys / 2
-    asked = each.named(r'"flops":"(\d+)"')
-    flops = float(asked or 0)
-    if "gmm" in name and flops:
-        operands = [computation.instructions.get(o) for o in each.operands]
-        arrays = [o.shapes[0][1] for o in operands if o is not None] + [each.shapes[0][1]]
-        experts = next(a[0] for a in arrays if len(a) == 3)
-        rows = max(a[0] for a in arrays if len(a) == 2)
-        tile = min(512, rows)
-        return "experts", flops, flops * min(experts - 1, rows // tile) * tile / rows
-    return ("experts" if "gmm" in name else "other kernels"), flops, 0.0
+        wide = [dims for kind, dims in arrays if kind in ("bf16", "f32") and len(dims) >= 3]
+        queries, keys = wide[0], wide[1][-2]
+        square = 2.0 * SPLASH[splash] * math.prod(queries) * keys
+        blocks = next((dims[-2:] for kind, dims in arrays if kind == "s8"), (1, 1))
+        return "attention", square / 2, square * (_visited(*blocks) - 0.5)
+    flops = float(each.named(r'"flops":"(\d+)"') or 0)
+    if "gmm" not in name:
+        return "other kernels", flops, 0.0
+    experts = next(dims[0] for _, dims in [*arrays, *each.shapes] if len(dims) == 3)
+    # One entry for each row tile and each border between experts inside one.
+    steps = max(dims[0] for kind, dims in arrays if kind == "s32" and len(dims) == 1)
+    return "experts", flops, flops * (experts - 1) / max(steps - experts + 1, 1)
 
 
-def _splash_shapes(computation: Computation, each: Instruction):
-    """(shape of the queries [..., N, T, H], number of keys)."""
-    operands = [computation.instructions.get(o) for o in each.operands]
-    arrays = [o.shapes[0] for o in operands if o is not None]
-    wide = [dims for kind, dims in arrays if len(dims) >= 3 and kind in ("bf16", "f32")]
-    queries, keys = wide[0], wide[1]
-    return queries, keys[-2]
+def _visited(rows: int, columns: int) -> float:
+    """Share of a grid of blocks that causal attention touches."""
+    touched = sum(math.ceil((row + 1) * columns / rows) for row in range(rows))
+    return touched / (rows * columns)
