@@ -23,6 +23,7 @@ from recipe.plan import Plan
 NEEDED = 600 * 2**20  # bytes a seed writes at most
 EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
 LOG = Log(every=5)
+CONTEXT = 512  # of evaluations
 SLOTS = 128  # answers decoded together
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
@@ -133,21 +134,18 @@ class Run:
     def _engines(self):
         return {}
 
-    def engine(self, model, source, *, max_length=512) -> Engine:
+    def engine(self, model, source) -> Engine:
         """An engine over a run's parameters; engines of one model share their programs."""
         params = parameters(str(source), model, self.mesh)
-        key = (model, max_length)
-        if key not in self._engines:
+        if model not in self._engines:
             # As the rollouts have it, so that programs are shared with them.
-            self._engines[key] = Engine(
-                model, params, tokenizer=self.tokenizer, slots=SLOTS, max_length=max_length,
+            self._engines[model] = Engine(
+                model, params, tokenizer=self.tokenizer, slots=SLOTS, max_length=CONTEXT,
                 mesh=self.mesh, seed=self.seed,
             )  # fmt: skip
         else:
-            self._engines[key].update(params, self._engines[key].version + 1)
-        return self._engines[key]
-
-
+            self._engines[model].update(params, self._engines[model].version + 1)
+        return self._engines[model]
 
 
 class Clock:

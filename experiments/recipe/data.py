@@ -54,7 +54,8 @@ def tokenizer(run):
         for path in paths
         for line in itertools.islice(path.open(encoding="utf-8"), SAMPLE)
     ]
-    rows = [*conversations.calls(100, run.seed), *conversations.flags(300, run.seed)]
+    # The list of tools is long; without its words a prompt would take twice the tokens.
+    rows = [*conversations.calls(800, run.seed), *conversations.flags(300, run.seed)]
     texts += [chat.render(row["messages"], tools=row["tools"]) for row in rows]
     made = Tokenizer.train(texts, run.plan.vocab)
     made.save(run.folder("tokenizer"))

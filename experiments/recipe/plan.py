@@ -16,7 +16,7 @@ class Plan:
     """
 
     minutes: float
-    vocab: int = 640
+    vocab: int = 768
     chinese: float = 0.1
     several: float = 0.2
     documents: int = 5000

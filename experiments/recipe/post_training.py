@@ -89,6 +89,7 @@ def reasoning_rl(run):
 
 
 MOST, LONGEST = 128, 224  # tokens of an answer, and of prompt and answer
+MIXED = 448  # with dialogues and lists of tools
 LEVEL = EntropyTarget(change=0.001, most=0.01)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
@@ -156,7 +157,7 @@ def general_rl(run):
     clock = Clock()
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
-        peak=2.5e-4, most=112, length=448, problems=str(problems),
+        peak=2.5e-4, most=MOST, length=MIXED, problems=str(problems),
     )  # fmt: skip
     grpo.run(config, str(folder))
     found = {"seconds": clock.seconds, **record(folder)}
