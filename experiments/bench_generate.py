@@ -210,8 +210,8 @@ def run(count, **options):
     return time.process_time() - start
 for name, options in {"greedy": {}, "sampled": {"temperature": 1.0, "top_p": 1.0}}.items():
     spent = sorted(run(new, **options) for _ in range(rounds + 1))[:rounds]
-    print(f"Tunix sampler, {name}: {len(prompts) * new / spent[len(spent) // 2]:.0f} tokens per cpu "
-          "second, prefill included")
+    rate = len(prompts) * new / spent[len(spent) // 2]
+    print(f"Tunix sampler, {name}: {rate:.0f} tokens per cpu second, prefill included")
 """
 
 

@@ -93,10 +93,9 @@ def test_drawn_frequencies_follow_the_distribution():
     probs = np.exp(scores) / np.exp(scores).sum()
     count = 40_000
     uniforms = jax.random.uniform(jax.random.key(0), (count, 2))
-    draw = jax.jit(
-        lambda u: jax.vmap(lambda u: sampling.draw(jnp.asarray(scores)[None], u[None]))(u)
-    )
-    drawn = np.bincount(np.asarray(draw(uniforms))[:, 0], minlength=300)
+    drawn, total = sampling.draw(jnp.broadcast_to(scores, (count, 300)), uniforms)
+    np.testing.assert_allclose(total[0], np.log(np.exp(scores).sum()), rtol=1e-5)
+    drawn = np.bincount(np.asarray(drawn), minlength=300)
     assert drawn[probs == 0].sum() == 0
     large = probs > 1e-3
     sigma = np.sqrt(probs * (1 - probs) / count)
