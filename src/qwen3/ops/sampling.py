@@ -127,25 +127,33 @@ def keep_top_p(scores_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
     return jnp.where((keys_BV >= cut_B1) | (top_p_B >= 1)[:, None], scores_BV, CUT)
 
 
-def draw(scores_BV: jax.Array, uniforms_B2: jax.Array) -> jax.Array:
-    """A token of softmax(scores) for each row: first a block of 128, then a token in it.
+def draw(scores_BV: jax.Array, uniforms_B2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(a token of softmax(scores) for each row, logsumexp of the scores): first a block of 128 is
+    drawn, then a token in it.
 
     Two uniforms in [0, 1) a row instead of V of them, and no token of probability 0 is drawn.
     """
     B, V = scores_BV.shape
     pad = -V % BLOCK
-    probs_BV = jnp.exp(scores_BV - scores_BV.max(axis=-1, keepdims=True))
+    best_B1 = scores_BV.max(axis=-1, keepdims=True)
+    probs_BV = jnp.exp(scores_BV - best_B1)
     probs = jnp.pad(probs_BV, ((0, 0), (0, pad))).reshape(B, -1, BLOCK)
-    block_B = _pick(probs.sum(axis=-1), uniforms_B2[:, 0])
+    sums_BN = probs.sum(axis=-1)
+    block_B = _pick(sums_BN, uniforms_B2[:, 0])
     inside = jnp.take_along_axis(probs, block_B[:, None, None], axis=1)[:, 0]
-    return block_B * BLOCK + _pick(inside, uniforms_B2[:, 1])
+    ids_B = block_B * BLOCK + _pick(inside, uniforms_B2[:, 1])
+    return ids_B, best_B1[:, 0] + jnp.log(sums_BN.sum(axis=-1))
 
 
-def log_prob(scores_BV: jax.Array, ids_B: jax.Array) -> jax.Array:
-    """log softmax(scores) at one id a row, fp32 [B]."""
-    scores_BV = scores_BV.astype(jnp.float32)
-    chosen_B = jnp.take_along_axis(scores_BV, ids_B[:, None], axis=-1)[:, 0]
-    return chosen_B - jax.nn.logsumexp(scores_BV, axis=-1)
+def at(scores_BV: jax.Array, ids_B: jax.Array) -> jax.Array:
+    """The score of one id a row, [B]."""
+    return jnp.take_along_axis(scores_BV, ids_B[:, None], axis=-1)[:, 0]
+
+
+def log_prob(logits_BV: jax.Array, ids_B: jax.Array) -> jax.Array:
+    """log softmax(logits) at one id a row, fp32 [B]."""
+    logits_BV = logits_BV.astype(jnp.float32)
+    return at(logits_BV, ids_B) - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
 def uniforms(keys_B2: jax.Array, positions_B: jax.Array) -> jax.Array:
