@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from qwen3 import rewards
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.rewards import TASKS, lock, word_problems
 from qwen3.rewards.task import in_split
 from qwen3.train.stop import Stopped
@@ -21,7 +22,20 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import tiny_recipe  # noqa: E402
-from recipe import claims, context, conversations, exams, report, tools, world  # noqa: E402
+from recipe import (  # noqa: E402
+    claims,
+    context,
+    conversations,
+    exams,
+    experts,
+    measures,
+    post_training,
+    pretraining,
+    report,
+    students,
+    tools,
+    world,
+)
 from recipe.plan import PLANS, Plan  # noqa: E402
 
 # --- what is in a text, read back without the generator's help -----------------------------------
@@ -247,6 +261,34 @@ def test_every_plan_has_its_stages_and_shares_of_the_time():
     assert sum(row.share for row in tiny_recipe.STAGES) == pytest.approx(1.1, abs=0.05)
     for minutes, plan in PLANS.items():
         assert plan.minutes == minutes and len(plan.budgets) >= 5
+
+
+@pytest.mark.parametrize("minutes", PLANS)
+def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, minutes):
+    asked = []
+    for owner in (post_training.grpo, post_training.sft, students.distill, pretraining.pretrain):
+        monkeypatch.setattr(owner, "run", lambda config, folder: asked.append((folder, config)))
+    nothing = {"sets": {"story": {"loss": 1.0}}}
+    for owner, name, value in (
+        (pretraining, "losses", [nothing]), (pretraining, "needles", {}),
+        (post_training, "evaluated", {}), (post_training, "record", {}), (students, "record", {}),
+        (students, "measured", {}), (experts, "curve", {}), (experts, "use", {}),
+        (measures, "mode", {"accuracy": 0}), (measures, "sweep", {}),
+        (post_training, "rejection_sampled", ("think.jsonl", {})),
+        (context.Run, "engine", None), (students.answers, "ask", []),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, lambda *_, value=value, **__: value)
+    run = context.Run(tmp_path, PLANS[minutes], 0)
+    texts = [row["text"] for row in world.documents("worked", 50, 0)]
+    Tokenizer.train(texts, 300).save(tmp_path / "tokenizer")
+    rows = [row for row in tiny_recipe.STAGES if row.when(run.plan)]
+    for row in rows[3:]:  # the first three make text and tokens, no model
+        row.run(run)
+    assert len(asked) == {5: 8, 15: 14, 60: 20}[minutes]
+    folders = [folder for folder, _ in asked]
+    assert len(set(folders)) == len(folders)
+    starts = {config.init_from for _, config in asked if config.init_from}
+    assert starts <= set(folders)  # what a stage starts from, an earlier one wrote
 
 
 # --- the whole of it -----------------------------------------------------------------------------

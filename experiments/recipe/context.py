@@ -107,10 +107,10 @@ class Run:
         """RoPE base after pretraining: raised where S3 is run (ABF)."""
         return 1e6 if self.long else 1e4
 
-    def model(self, name="tiny", **changes):
+    def model(self, size, **changes):
         """A size with this tokenizer's vocabulary and the RoPE base after pretraining."""
         rows = self.tokenizer.vocab_rows
-        return sizes.size(name).replace(vocab=rows, **{"rope_theta": self.theta, **changes})
+        return sizes.size(size).replace(vocab=rows, **{"rope_theta": self.theta, **changes})
 
     @property
     def student(self):
