@@ -1,9 +1,10 @@
 """The whole Qwen3 recipe on two cores, from the tokenizer to a report on the paper's claims.
 
-    python experiments/tiny_recipe.py --workdir runs/recipe                  about 15 minutes
+    python experiments/tiny_recipe.py --workdir runs/recipe
     python experiments/tiny_recipe.py --workdir runs/five --budget 5
     python experiments/tiny_recipe.py --workdir runs/hour --budget 60 --seeds 3
 
+A budget is in minutes on two cores; its steps are estimates: no budget has been run to its end yet.
 Interrupted (Ctrl-C, kill), the same command goes on where it stopped, inside a stage too. Results:
 WORKDIR/report.html and report.md. Every stage is a row of STAGES; what it does is the library's
 `stages.*.run` with a config, and an evaluation.
