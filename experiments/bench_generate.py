@@ -1,6 +1,6 @@
-"""Generation speed on one CPU core in fp32: this engine against transformers' generate and Tunix.
+"""Generation speed on one CPU core in fp32: this engine against transformers' generate.
 
-    python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix VENV/bin/python]
+    python experiments/bench_generate.py [--rounds 5] [--core 1]
 
 One model (width 256, 8 layers, 8 query and 4 kv heads of 64, ffn 768, 4,096 tokens), the same
 weights on both sides, 16 prompts of 32 tokens, 256 new ones. Sides take turns; the medians of
@@ -8,14 +8,12 @@ tokens per second are printed, by wall clock and by processor time (on a shared 
 latter means much). Prefill is timed apart and taken off. Then, this engine alone: 128 answers of
 lognormal length (median 60, sigma 0.9, 4 to 256) through 16 slots with and without refill, and the
 prefill of 16 prompts x 8 samples with and without sharing. Must reach: decode 2.2x transformers
-(its better cache), 3x Tunix; refill 2x; sharing saves 80% of prefill time.
+(its better cache); refill 2x; sharing saves 80% of prefill time. Not yet run: no quiet machine.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -184,56 +182,10 @@ def tails(config, params, rounds: int) -> None:
     print(f"  sharing saves {1 - shared / alone:.0%}")
 
 
-TUNIX = """
-import json, sys, time, numpy as np, jax, jax.numpy as jnp
-from flax import nnx
-from tunix.generate import sampler as sampling
-from tunix.models.qwen3 import model as qwen3
-prompts, new, rounds = json.load(open(sys.argv[1]))
-config = qwen3.ModelConfig(num_layers=8, vocab_size=4096, embed_dim=256, hidden_dim=768,
-    num_heads=8, head_dim=64, num_kv_heads=4, rope_theta=1_000_000, norm_eps=1e-6,
-    use_tied_embedding=True)
-model = qwen3.Qwen3(config, rngs=nnx.Rngs(0))
-class Ids:
-    def encode(self, text): return [int(x) for x in text.split()]
-    def decode(self, ids): return " ".join(map(str, ids))
-    def bos_id(self): return None
-    def eos_id(self): return -1
-    def pad_id(self): return 0
-cache = sampling.CacheConfig(cache_size=len(prompts[0]) + new + 96, num_layers=8, num_kv_heads=4,
-    head_dim=64)
-sampler = sampling.Sampler(model, Ids(), cache)
-texts = [" ".join(map(str, prompt)) for prompt in prompts]
-def run(count, **options):
-    start = time.process_time()
-    sampler(texts, max_generation_steps=count, **options)
-    return time.process_time() - start
-for name, options in {"greedy": {}, "sampled": {"temperature": 1.0, "top_p": 1.0}}.items():
-    spent = sorted(run(new, **options) for _ in range(rounds + 1))[:rounds]
-    rate = len(prompts) * new / spent[len(spent) // 2]
-    print(f"Tunix sampler, {name}: {rate:.0f} tokens per cpu second, prefill included")
-"""
-
-
-def tunix(python: str | None, prompts, rounds: int) -> None:
-    """In its own environment, since it pins other versions."""
-    if python is None:
-        print("Tunix: not measured; give --tunix the Python of an environment that has it")
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump([prompts, NEW, rounds], file)
-        file.flush()
-        found = subprocess.run(
-            [python, "-c", TUNIX, file.name], capture_output=True, text=True, check=False
-        )
-    print(found.stdout or f"Tunix failed: {found.stderr.strip().splitlines()[-1:]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--tunix", help="the Python of an environment with google-tunix")
     parser.add_argument("--skip-tails", action="store_true")
     arguments = parser.parse_args()
     one_core(arguments.core)
@@ -258,7 +210,7 @@ def main() -> None:
         except ImportError as error:
             print(f"transformers: not measured ({error})")
     compare(sides, arguments.rounds) if len(sides) > 1 else None
-    tunix(arguments.tunix, prompts, arguments.rounds)
+    print("Tunix: not measured")
     if not arguments.skip_tails:
         tails(config, model.params, arguments.rounds)
 
