@@ -6,7 +6,7 @@ Measures:  value and gradient by hidden states and head, fp32: reverse KL to a t
            cross-entropy, and a policy-gradient-like function of log-probs. Each side has a process
            of its own; both are warm, then take turns. "peak" is the highest resident memory of one
            call in a further process, over what it held after compiling, with arguments in place
-           (plain malloc there: the tuned one keeps freed pages, which would count too).
+           (there malloc gives freed pages back at once, or they would count too).
 Expected:  see README; the goal for the divergence is at most 1/8 of the memory at 1.05 times the
            time, or 1/20 at 1.3 times.
 """
@@ -23,6 +23,11 @@ import time
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "40000000000",
+    "MALLOC_ARENA_MAX": "1",
+}
+EXACT = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_ARENA_MAX": "1",
 }
 SIDES = ("naive", "chunked")
@@ -51,7 +56,7 @@ def main():
 
 def measure(case, arguments):
     """{side: facts}: memory of one call each, then times, the sides taking turns."""
-    peaks = {side: finish(start(case, side, {}))["peak_mb"] for side in SIDES}
+    peaks = {side: finish(start(case, side, EXACT))["peak_mb"] for side in SIDES}
     processes = {side: start(case, side, ALLOCATOR) for side in SIDES}
     for _ in range(arguments.repeats):
         for process in processes.values():

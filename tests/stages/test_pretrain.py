@@ -80,6 +80,7 @@ def test_moments_of_the_optimizer_cross_the_borders(done, tmp_path):
     assert losses[0] == pytest.approx(carried[0], rel=1e-6) and losses[1] != carried[1]
 
 
+@pytest.mark.slow
 def test_a_stage_on_another_mesh_goes_the_same_way(done, tmp_path):
     """S3 over four rows and two halves of each row instead of eight rows."""
     workdir, config, _ = done

@@ -55,6 +55,19 @@ def max_and_normaliser(logits_PCV):
     return max_PC, max_PC + jnp.log(sum_PC)
 
 
+def sums(*tables_PCV):
+    """The sum over V of each table, all in one pass that makes none of them in memory.
+
+    One sum alone goes, on CPUs, to a kernel that first writes out what it adds up: it was measured
+    at 2.6 times the time of a pass with two sums.
+    """
+    if ways("tensor") > 1:
+        return tuple(jnp.sum(table, axis=-1) for table in tables_PCV)
+    zeros = tuple(jnp.zeros((), table.dtype) for table in tables_PCV)
+    add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))  # noqa: E731
+    return jax.lax.reduce(tables_PCV, zeros, add, (tables_PCV[0].ndim - 1,))
+
+
 # --- a weighted sum over rows, with its gradient taken in the forward pass -----------------------
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def sum_over_rows(row_loss, chunk, hidden_MD, head_VD, rows, constants):
@@ -162,9 +175,12 @@ def _log_probs_forward(temperature, chunk, hidden_MD, head_VD, targets_M):
     def one_chunk(_, xs):
         hidden_PCD, targets_PC = xs
         logits_PCV = logits_of(hidden_PCD, head) / temperature
-        max_PC, normaliser_PC = max_and_normaliser(logits_PCV)
-        shifted_PCV = logits_PCV - normaliser_PC[..., None]
-        entropy_PC = -jnp.sum(jnp.exp(shifted_PCV) * shifted_PCV, axis=-1)
+        max_PC = jnp.max(logits_PCV, axis=-1)
+        shifted_PCV = logits_PCV - max_PC[..., None]
+        terms_PCV = jnp.exp(shifted_PCV)
+        sum_PC, weighted_PC = sums(terms_PCV, terms_PCV * shifted_PCV)
+        normaliser_PC = max_PC + jnp.log(sum_PC)
+        entropy_PC = jnp.log(sum_PC) - weighted_PC / sum_PC
         return None, (at(logits_PCV, targets_PC) - normaliser_PC, entropy_PC, normaliser_PC)
 
     chunks = split((hidden_MD, targets_M), chunk or default_chunk(head.shape[0]))

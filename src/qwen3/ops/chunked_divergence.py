@@ -1,8 +1,9 @@
 """Divergences of a student from a constant teacher, chunked as in `chunked`: never [M, V].
 
 With buckets v (the vocabulary; or k ids and one bucket for the rest), s and t the two
-distributions, each kind gives its value per row and g_v = s_v * dD/ds_v, from which the gradient
-by the student's logits is g_v - s_v * sum(g). Conventions (GKD, arXiv 2306.13649, as TRL codes it):
+distributions, each kind gives the terms of its value per row, and g_v = s_v * dD/ds_v, from which
+the gradient by the student's logits is g_v - s_v * sum(g). Conventions are those of GKD (arXiv
+2306.13649) as TRL codes it:
 
     reverse_kl   KL(s||t)
     forward_kl   KL(t||s)
@@ -26,31 +27,38 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qwen3.ops.chunked import at, logits_of, max_and_normaliser, one_hot_times, sum_over_rows, top_k
+from qwen3.ops.chunked import (
+    at,
+    logits_of,
+    max_and_normaliser,
+    one_hot_times,
+    sum_over_rows,
+    sums,
+    top_k,
+)
 from qwen3.ops.rows import default_chunk, pin
 
 
 def _reverse_kl(log_s, log_t, _):
     g = jnp.exp(log_s) * (log_s - log_t)
-    return jnp.sum(g, axis=-1), g
+    return g, g
 
 
 def _forward_kl(log_s, log_t, _):
     t = jnp.exp(log_t)
-    return jnp.sum(t * (log_t - log_s), axis=-1), -t
+    return t * (log_t - log_s), -t
 
 
 def _jsd(log_s, log_t, beta):
     log_m = jnp.logaddexp(jnp.log1p(-beta) + log_s, jnp.log(beta) + log_t)
     g = (1.0 - beta) * jnp.exp(log_s) * (log_s - log_m)
-    return jnp.sum(beta * jnp.exp(log_t) * (log_t - log_m) + g, axis=-1), g
+    return beta * jnp.exp(log_t) * (log_t - log_m) + g, g
 
 
 def _mix(log_s, log_t, forward_weight):
-    reverse, g_reverse = _reverse_kl(log_s, log_t, None)
-    forward, g_forward = _forward_kl(log_s, log_t, None)
+    reverse, forward = _reverse_kl(log_s, log_t, None), _forward_kl(log_s, log_t, None)
     blend = lambda f, r: forward_weight * f + (1.0 - forward_weight) * r  # noqa: E731
-    return blend(forward, reverse), blend(g_forward, g_reverse)
+    return tuple(blend(f, r) for f, r in zip(forward, reverse, strict=True))
 
 
 KINDS = {"reverse_kl": _reverse_kl, "forward_kl": _forward_kl, "jsd": _jsd, "mix": _mix}
@@ -138,6 +146,8 @@ def _divergence_rows(kind, top, sampled, temperature, logits_PCV, rows, teacher_
     (s_max, s_shift), (t_max, t_shift) = (_shifts(x, temperature) for x in (student, teacher))
     log_s, log_t = student / temperature - s_shift, teacher / temperature - t_shift
     k1_PC = at(log_s, rows["targets"]) - at(log_t, rows["targets"])
+    terms, g = KINDS[kind.name](log_s, log_t, kind.mixing)
+    value_PC, total_PC, minus_entropy_PC = sums(terms, g, jnp.exp(log_s) * log_s)
     # The gradient makes its log-probs (and exponentials) again instead of sharing those of the
     # value: two more [C, V] tables in memory would cost more than the arithmetic.
     s_shift, t_shift = jax.lax.optimization_barrier((s_shift, t_shift))
@@ -146,8 +156,6 @@ def _divergence_rows(kind, top, sampled, temperature, logits_PCV, rows, teacher_
         value_PC, dlogits = k1_PC, one_hot_times(again_s, rows["targets"], k1_PC)
         dlogits -= jnp.exp(again_s) * k1_PC[..., None]
     elif top is None:
-        value_PC, g = KINDS[kind.name](log_s, log_t, kind.mixing)
-        total_PC = _total(kind, value_PC, g)
         _, g = KINDS[kind.name](again_s, again_t, kind.mixing)
         dlogits = g - jnp.exp(again_s) * total_PC[..., None]
     else:
@@ -160,7 +168,7 @@ def _divergence_rows(kind, top, sampled, temperature, logits_PCV, rows, teacher_
     statistics = {
         "divergence": value_PC,
         "k1": k1_PC,
-        "entropy": -jnp.sum(jnp.exp(log_s) * log_s, axis=-1),
+        "entropy": -minus_entropy_PC,
         "teacher_entropy": -jnp.sum(jnp.exp(log_t) * log_t, axis=-1),
         "agree": jnp.any((log_s >= s_max) & (log_t >= t_max), axis=-1).astype(value_PC.dtype),
     }
@@ -173,15 +181,6 @@ def _shifts(logits_PCV, temperature):
     return (max_PC - normaliser_PC)[..., None], normaliser_PC[..., None]
 
 
-def _total(kind, value, g):
-    """sum over the buckets of g; for two kinds it is known without another pass over them."""
-    if kind.name == "reverse_kl":
-        return value
-    if kind.name == "forward_kl":
-        return -jnp.ones_like(value)
-    return jnp.sum(g, axis=-1)
-
-
 def _bucketed(kind, log_s_PCV, ids_PCK, student_PCK, teacher_PCK, teacher_tail_PC):
     """(value_PC, dlogits_PCV) over K ids and one bucket for all other ids."""
     chosen = _chosen(log_s_PCV, ids_PCK)
@@ -189,10 +188,11 @@ def _bucketed(kind, log_s_PCV, ids_PCK, student_PCK, teacher_PCK, teacher_tail_P
     _, student_tail_PC = max_and_normaliser(rest)
     log_s = jnp.concatenate([student_PCK, student_tail_PC[..., None]], axis=-1)
     log_t = jnp.concatenate([teacher_PCK, teacher_tail_PC[..., None]], axis=-1)
-    value_PC, g = KINDS[kind.name](log_s, log_t, kind.mixing)
+    terms, g = KINDS[kind.name](log_s, log_t, kind.mixing)
     dbuckets = g - jnp.exp(log_s) * jnp.sum(g, axis=-1, keepdims=True)
     # Within the tail the gradient is shared out by the student's own odds there.
     within = jnp.where(chosen, 0.0, jnp.exp(rest - student_tail_PC[..., None]))
+    value_PC = jnp.sum(terms, axis=-1)
     return value_PC, _put(within * dbuckets[..., -1:], ids_PCK, dbuckets[..., :-1])
 
 
