@@ -2,23 +2,11 @@
 
 import numpy as np
 import pytest
+from made_documents import Made
 
 from qwen3.data import corpora
 from qwen3.data.sources import Document
 from qwen3.data.tokenizer import Tokenizer
-
-
-class Made:
-    """A source of documents given as a list."""
-
-    def __init__(self, documents):
-        self.documents, self.skipped = documents, []
-
-    def __iter__(self):
-        return iter(self.documents)
-
-    def describe(self):
-        return {"made": [[np.asarray(d.content).tolist(), dict(d.labels)] for d in self.documents]}
 
 
 @pytest.fixture(scope="session")

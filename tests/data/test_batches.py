@@ -169,7 +169,7 @@ def test_wrong_stages_are_refused_with_the_choices(mixed, make, tokenizer, tmp_p
 
 
 def test_corpora_of_two_tokenizers_do_not_mix(mixed, tmp_path):
-    from conftest import Made
+    from made_documents import Made
 
     from qwen3.data.sources import Document
     from qwen3.data.tokenizer import Tokenizer

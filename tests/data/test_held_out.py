@@ -1,7 +1,7 @@
 """Held-out documents are never trained on."""
 
 import pytest
-from conftest import Made
+from made_documents import Made
 
 from qwen3.data import corpora
 from qwen3.data.held_out import hold_out
