@@ -61,6 +61,19 @@ def test_a_teacher_that_is_the_student_leaves_it_where_it_is(whole, master, tmp_
     assert abs(line["divergence"]) < 1e-6 and line["grad_norm"] < 1e-5
 
 
+def test_the_control_reads_what_the_teacher_wrote(whole, master, tmp_path):
+    """The same text as of a student with the teacher's weights, but there is something to learn."""
+    for name, changes in (("copy", {"init_from": master}), ("control", {"sampled_by": "teacher"})):
+        with post.stopping_at(1), pytest.raises(Stopped):
+            distill.run(replace(whole[0], **changes), tmp_path / name)
+    files = (tmp_path / name / "samples/000000.jsonl" for name in ("copy", "control"))
+    copy, control = (file.read_text() for file in files)
+    assert copy == control
+    assert post.records(tmp_path / "control")[0]["divergence"] > 0.01
+    with pytest.raises(ValueError, match="sampled_by 'nobody' is none of"):
+        replace(whole[0], sampled_by="nobody")
+
+
 def test_a_run_stopped_within_a_phase_goes_on_bitwise(whole, tmp_path):
     chosen, work, last = whole
     with post.stopping_at(3), pytest.raises(Stopped):

@@ -37,13 +37,16 @@ from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
 
+SAMPLERS = ("student", "teacher")
+
 
 @dataclass(frozen=True)
 class Config:
     """teacher: workdir, checkpoint or Hugging Face folder. tasks: the prompts (`stages.prompts`),
     whose modes are drawn per prompt; problems: a file for the share named "file", in which
     messages are enough. prompts: of a phase, split into `minibatches` optimizer steps. length: as
-    in `stages.grpo`. score: also score the answers that have a scorer, for the record.
+    in `stages.grpo`. score: also score the answers that have a scorer, for the record. sampled_by:
+    one of SAMPLERS; "teacher" is the off-policy control, all else equal.
     """
 
     model: ModelConfig
@@ -61,6 +64,7 @@ class Config:
     microbatches: int = 1
     length: int = 2048
     score: bool = True
+    sampled_by: str = "student"
     seed: int = 0
     init_from: str = ""
     save_every: int = 10
@@ -73,6 +77,8 @@ class Config:
         if self.prompts < 1 or self.prompts % self.minibatches:
             raise ValueError(f"{self.prompts} prompts a phase do not divide into "
                              f"{self.minibatches} minibatches")  # fmt: skip
+        if self.sampled_by not in SAMPLERS:
+            raise ValueError(f"sampled_by {self.sampled_by!r} is none of {SAMPLERS}")
 
 
 def run(config: Config, workdir: str) -> TrainState:
@@ -104,11 +110,17 @@ def run(config: Config, workdir: str) -> TrainState:
         packer = Rows(
             mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
         )
+        ours = config.sampled_by == "student"
         sample = partial(
-            rollouts.sample, sampling=config.sampling, model=config.model, tokenizer=tokenizer,
-            mesh=mesh, execution=execution, length=config.length, seed=config.seed,
+            rollouts.sample, sampling=config.sampling, model=config.model if ours else master,
+            tokenizer=tokenizer, mesh=mesh, execution=execution, length=config.length,
+            seed=config.seed,
         )  # fmt: skip
-        collect = Collect(config, prompts, tokenizer, sample, work, report)
+        theirs = frozen["teacher"]
+        collect = Collect(
+            config, prompts, tokenizer, work, report,
+            lambda state, *rest, **more: sample(state.params if ours else theirs, *rest, **more),
+        )  # fmt: skip
         source = Phases(
             collect,
             lambda part: packer.batch([rollouts.sequence(each, fields=False) for each in part]),
@@ -138,8 +150,8 @@ class Collect:
     """(state) -> the minibatches of a phase. memory: the next prompt, for the checkpoint."""
 
     def __init__(
-        self, config: Config, prompts: Prompts, tokenizer: Tokenizer, sample: Callable, work: Any,
-        report: Extra,
+        self, config: Config, prompts: Prompts, tokenizer: Tokenizer, work: Any, report: Extra,
+        sample: Callable,
     ):  # fmt: skip
         self._config, self._prompts, self._tokenizer = config, prompts, tokenizer
         self._sample, self._work, self._report = sample, work, report
@@ -149,7 +161,7 @@ class Collect:
         config, version, first = self._config, int(state.step), self.memory["next"]
         asked = [self._prompts[number] for number in range(first, first + config.prompts)]
         self.memory = {"next": first + config.prompts}
-        found = self._sample(state.params, asked, version=version)
+        found = self._sample(state, asked, version=version)
         texts = [self._tokenizer.decode(each.answer) for each in found]
         self._score(found, texts, {prompt.number: prompt.problem for prompt in asked})
         records = [
