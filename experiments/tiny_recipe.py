@@ -63,12 +63,14 @@ STAGES = (
     Row("reasoning_rl", post_training.reasoning_rl, 0.12, "GRPO"),
     Row("fusion", post_training.fusion, 0.05, "thinking-mode fusion"),
     Row("general_rl", post_training.general_rl, 0.10, "RL on locks, modes and tool calls"),
+    Row("export", post_training.export, 0.01, "a Hugging Face folder to chat with"),
     Row("budgets", post_training.budgets, 0.03, "thinking budgets"),
     Row("student_base", pretraining.student_base, 0.12, "the student's pretraining",
         lambda plan: plan.students),
     Row("student", students.student, 0.15, "off-policy, then on-policy KL beside GRPO",
         lambda plan: plan.students),
-    Row("experts", experts.experts, 0.07, "mixture of experts, two balance losses"),
+    Row("experts", experts.experts, 0.07, "mixture of experts, two balance losses, GRPO",
+        lambda plan: bool(plan.experts)),
     Row("cold_sizes", post_training.cold_sizes, 0.10, "cold starts of other sizes, same RL",
         lambda plan: bool(plan.cold_sizes)),
 )  # fmt: skip
@@ -85,6 +87,9 @@ def main(arguments=None):
         help="dev: the problems to design with; final: those of a result",
     )  # fmt: skip
     parser.add_argument("--corpus", nargs="+", default=[], help="your own text files, mixed in")
+    parser.add_argument("--tasks", nargs="+", default=[], help="GSM8K or MATH files, mixed in")
+    parser.add_argument("--tokenizer", default="", help="a folder; default: trained on the texts")
+    parser.add_argument("--init-from", default="", help="a Hugging Face folder to start from")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     use_compile_cache()
@@ -98,7 +103,7 @@ def main(arguments=None):
             options.workdir,
             range(options.first_seed, options.first_seed + options.seeds),
             exam=options.exam,
-            corpus=options.corpus,
+            real=own_input(options),
             command=command,
         )
     except Stopped:
@@ -110,16 +115,28 @@ def main(arguments=None):
     return 0
 
 
-def recipe(plan, workdir, seeds=(0,), *, exam="final", corpus=(), command="", console=None):
+def own_input(options):
+    """The flags of the user's own input that were given. ValueError for what is not there."""
+    found = {}
+    for name in ("corpus", "tasks", "tokenizer", "init_from"):
+        value = getattr(options, name)
+        for path in [value] if isinstance(value, str) else value:
+            if path and not Path(path).exists():
+                raise ValueError(f"--{name.replace('_', '-')} {path}: there is no such file")
+        if value:
+            found[name] = value
+    return found
+
+
+def recipe(plan, workdir, seeds=(0,), *, exam="final", real=None, command="", console=None):
     """All stages of all seeds that are not done yet, then the report; {claim: state}."""
+    real = real or {}
     workdir = Path(workdir).resolve()  # stages write their inputs' paths down
     console = console or Console(stderr=True)
-    context.open_workdir(
-        workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "corpus": list(corpus)}
-    )
+    context.open_workdir(workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "own": real})
     results = []
     for seed in seeds:
-        run = context.Run(workdir / f"seed{seed}", plan, seed, exam, {"corpus": list(corpus)})
+        run = context.Run(workdir / f"seed{seed}", plan, seed, exam, real)
         results.append(one_seed(run, console))
     facts = {
         "command": command, "minutes": plan.minutes, "exam": exam, "cores": os.cpu_count(),

@@ -15,7 +15,7 @@ from qwen3.config import MeshConfig, differences
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.mesh import make_mesh
-from qwen3.model import sizes
+from qwen3.model import hf_config, sizes
 from qwen3.stages.report import Log
 from qwen3.stages.start import parameters
 from recipe.plan import Plan
@@ -112,14 +112,23 @@ class Run:
         rows = self.tokenizer.vocab_rows
         return sizes.size(size).replace(vocab=rows, **{"rope_theta": self.theta, **changes})
 
+    @cached_property
+    def first_teacher(self):
+        """The teacher before S3: RoPE base 10,000, or the user's checkpoint as it is."""
+        if folder := self.real.get("init_from"):
+            raw = json.loads((Path(folder) / "config.json").read_text())
+            return hf_config.from_hf(raw, Path(folder).name)
+        return self.model(self.plan.model, rope_theta=1e4)
+
     @property
     def student(self):
         """One layer less than the teacher, from its own pretraining."""
-        return self.model(self.plan.model, layers=3, name="tiny-student")
+        teacher = self.teacher
+        return teacher.replace(layers=max(1, teacher.layers - 1), name=f"{teacher.name}-student")
 
     @property
     def teacher(self):
-        return self.model(self.plan.model)
+        return self.first_teacher.replace(rope_theta=self.theta)
 
     @property
     def base(self) -> str:

@@ -6,7 +6,7 @@ import json
 from random import Random
 
 from qwen3.rewards import lock, response, word_problems
-from recipe import exams, tools
+from recipe import exams, real, tools
 
 
 def answered(problem, thinking, content):
@@ -22,7 +22,7 @@ def cold_start(run, count, style="hasty"):
     rows = []
     for problem in thinking(run, count):
         rows.append(answered(problem, *word_problems.trace(problem, style, rng)))
-    return rows
+    return rows + [answered(*each) for each in real.answered(run, count // 2)]
 
 
 def thinking(run, count, seed=""):
@@ -44,13 +44,14 @@ def from_answer(tokenizer, answer):
             "think": bool(turn and turn.thinking and turn.thinking.strip())}  # fmt: skip
 
 
-def direct(count, seed):
+def direct(run, count):
     """Answers without thinking, asked for by /no_think."""
-    problems = exams.training(count, f"direct/{seed}", "no_think")
-    return [
+    problems = exams.training(count, f"direct/{run.seed}", "no_think")
+    rows = [
         answered(p, "", lock.answer(word_problems.locks_of(p), p.answer["language"]))
         for p in problems
     ]
+    return rows + [answered(*each) for each in real.answered(run, count // 2, "no_think")]
 
 
 def flags(count, seed):

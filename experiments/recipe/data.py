@@ -7,9 +7,9 @@ import json
 
 from qwen3.data import chat, corpora, sources
 from qwen3.data.tokenizer import Tokenizer
-from recipe import conversations, python_text, world
+from recipe import conversations, python_text, real, world
 
-LONG = 900  # characters of a long document; about 512 tokens
+LONG = 1150  # characters of a long document; about 640 tokens
 FEW = 120  # validation documents of a part
 SAMPLE = 1200  # documents of each corpus that the tokenizer learns from
 
@@ -36,6 +36,8 @@ def documents(run):
         found = [_row(document) for path in run.real["corpus"]
                  for document in sources.open_source(path)]  # fmt: skip
         rows["own"] = [r for i, r in enumerate(found) if i % 50], found[::50]
+    if run.real.get("tasks"):
+        rows["own_tasks"] = real.documents(run), []
     for name, folds in rows.items():
         for fold, texts in zip(("train", "held"), folds, strict=True):
             conversations.write(folder / fold / f"{name}.jsonl", texts)
@@ -47,7 +49,11 @@ def _row(document):
 
 
 def tokenizer(run):
-    """Byte-level BPE over all of it, and over the chat format with tools."""
+    """Byte-level BPE over all of it, and over the chat format with tools; or the user's."""
+    if given := run.real.get("tokenizer") or run.real.get("init_from"):
+        made = Tokenizer.load(given)
+        made.save(run.folder("tokenizer"))
+        return {"size": made.vocab_size, "from": str(given)}
     paths = sorted((run.path / "documents" / "train").glob("*.jsonl"))
     texts = [
         json.loads(line)["text"]
@@ -71,6 +77,8 @@ def prepare(run):
     counts = {}
     for fold in ("train", "held"):
         for path in sorted((run.path / "documents" / fold).glob("*.jsonl")):
+            if not path.stat().st_size:
+                continue
             folder = run.path / "corpora" / fold / path.stem
             made = corpora.prepare(sources.JsonLines(path), run.tokenizer, folder)
             counts[f"{fold}/{path.stem}"] = {

@@ -1,5 +1,6 @@
 """Stage `experts`: a mixture of experts beside a dense model of equal activated parameters, and
-balance over the global batch beside balance over every microbatch."""
+balance over the global batch beside balance over every microbatch; then cold start and GRPO of the
+mixture and of the dense model."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import count_parameters
 from qwen3.stages import pretrain
 from qwen3.stages.start import parameters
-from recipe import pretraining
+from recipe import conversations, measures, post_training, pretraining
 from recipe.context import EXECUTION, Clock
 
 # run: (size, balance). One row a microbatch: there micro and global balance differ most.
@@ -27,15 +28,42 @@ DOMAINS = ("story", "facts", "ledger", "worked", "documentation", "sources")
 
 
 def experts(run):
-    """The same general mixture for all three; held-out loss by domain, expert use by domain."""
-    return {name: one(run, name, *row) for name, row in RUNS.items()}
+    """The same S1 and S2 for all three: held-out loss by domain, expert use by domain. Then the
+    same cold start and GRPO for dense and mixture: accuracy before and after."""
+    found = {name: one(run, name, *row) for name, row in RUNS.items()}
+    for name in ("dense", "global"):
+        found[name]["rl"] = reinforced(run, name)
+    return found
+
+
+def model_of(run, name):
+    return run.model(RUNS[name][0], rope_theta=1e4, balance_coef=COEFFICIENT)
+
+
+def reinforced(run, name):
+    """Cold start, then GRPO: sampled accuracy after each, and the curve."""
+    model, plan, folder = model_of(run, name), run.plan, f"experts/{name}"
+    start = f"{folder}_cold"
+    rows = conversations.cold_start(run, plan.cold_problems)
+    data = conversations.write(run.folder(start) / "data" / "hasty.jsonl", rows)
+    post_training.fine_tune(
+        run, model, start, [data], plan.cold_start, init_from=run.path / folder
+    )  # fmt: skip
+    made = post_training.reinforced(
+        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, evaluate=False
+    )
+    return made | {
+        key: measures.mode(run, run.engine(model, run.path / source), "think", temperature=1.0)
+        for key, source in (("cold", start), ("after", f"{folder}_rl"))
+    }
 
 
 def one(run, name, size, balance):
-    model = run.model(size, rope_theta=1e4, balance_coef=COEFFICIENT)
-    steps = {"S1": (pretraining.GENERAL, run.plan.experts, pretraining.LENGTH, 8, 3e-3, 0.1, 1e4)}
+    model, count = model_of(run, name), run.plan.experts
+    steps = pretraining.two_stages(count, count)
     more = {"balance": balance} if balance else {}
-    config = pretraining.config(run, model, steps, seed=run.seed + 2000, **more)
+    start = pretraining.fresh(run, model, f"experts_{name}", run.seed + 2000)
+    config = pretraining.config(run, model, steps, seed=run.seed + 2000, init_from=start, **more)
     if balance:
         stages = tuple(pretraining.cut(stage, MICROBATCHES) for stage in config.stages)
         config = pretraining.replaced(config, stages=stages)

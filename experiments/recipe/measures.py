@@ -5,9 +5,10 @@ from __future__ import annotations
 from statistics import mean
 
 from qwen3.eval import answers, budget_sweep, intervals, pass_at_k, think_follow
-from qwen3.infer.requests import sampling
-from qwen3.rewards import word_problems
-from recipe import exams
+from qwen3.infer.requests import Request, sampling
+from qwen3.rewards import lock, word_problems
+from recipe import exams, real, world
+from recipe.context import CONTEXT
 
 MOST = 200  # tokens of an answer
 MULTI = 3  # days from which a problem counts as multi-step
@@ -31,12 +32,37 @@ def mode(run, engine, name, *, temperature=0.0, asked=None):
     return {
         "accuracy": answers.accuracy(found),
         "multi_step": intervals.mean(many),
-        "by_days": {d: mean(s for s, e in zip(scores, days, strict=True) if e == d)
-                    for d in sorted(set(days))},
+        "by_days": by_days(asked, scores),
         "thinking_tokens": mean(each.thinking_tokens(close) for each in firsts),
         "scores": scores,
         "transcripts": [transcript(run, each) for each in firsts[3:6]],
     }  # fmt: skip
+
+
+def pretrained(run, engine, style="worked"):
+    """Accuracy of a base model over held-out problems, in the form of its training documents:
+    after "Working:" or, style "direct", "Answer:"; also by days."""
+    asked, (working, final) = problems(run), world.MARKS["en"]
+    mark = working if style == "worked" else final
+    texts = [f"{word_problems.question(word_problems.locks_of(p), 'en')}\n{mark}" for p in asked]
+    made = engine.generate([
+        Request(run.tokenizer.encode(text), max_tokens=MOST, sampling=sampling("greedy"),
+                prompt_id=number)
+        for number, text in enumerate(texts)
+    ])  # fmt: skip
+    said = [run.tokenizer.decode(each.tokens).split(final)[-1].strip() for each in made]
+    right = [
+        text.startswith(lock.answer(word_problems.locks_of(p), "en"))
+        for text, p in zip(said, asked, strict=True)
+    ]
+    return {"accuracy": intervals.share(sum(right), len(right)), "by_days": by_days(asked, right)}
+
+
+def by_days(asked, scores):
+    """{days: mean score}"""
+    days = [len(word_problems.locks_of(each)[0].ops) for each in asked]
+    return {d: mean(s for s, e in zip(scores, days, strict=True) if e == d)
+            for d in sorted(set(days))}  # fmt: skip
 
 
 def transcript(run, answer, **more):
@@ -52,6 +78,14 @@ def transcript(run, answer, **more):
         "forced": forced,
         **more,
     }
+
+
+def own(run, engine):
+    """Thinking accuracy on held-out problems of the user's files."""
+    asked = real.fitting(run, CONTEXT - MOST, "heldout")[: run.plan.tests]
+    found = answers.ask(engine, asked, max_tokens=MOST)
+    return {"accuracy": answers.accuracy(found),
+            "transcripts": [transcript(run, group[0]) for group in found[:2]]}  # fmt: skip
 
 
 def follow(run, engine):

@@ -17,11 +17,11 @@ class Plan:
 
     minutes: float
     vocab: int = 768
-    chinese: float = 0.1
+    chinese: float = 0.06
     several: float = 0.2
     documents: int = 5000
-    general: int = 2500
-    reasoning: int = 3500
+    general: int = 1800
+    reasoning: int = 2800
     long: int = 400
     cold_start: int = 250
     cold_problems: int = 512
@@ -31,12 +31,13 @@ class Plan:
     fusion: int = 250
     rejection: int = 768
     general_rl: int = 20
-    student_general: int = 2500
-    student_reasoning: int = 2500
+    student_general: int = 1500
+    student_reasoning: int = 1500
     off_policy: int = 400
-    on_policy: int = 60
-    student_rl: int = 80
+    on_policy: int = 40
+    student_rl: int = 100
     experts: int = 600
+    expert_rl: int = 16
     cold_sizes: tuple[int, ...] = ()
     tests: int = 300
     dialogues: int = 256
@@ -45,8 +46,9 @@ class Plan:
     samples: int = 16
     long_context: bool = True
     students: bool = True
+    control: bool = True
     budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)
-    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    lengths: tuple[int, ...] = (80, 160, 320, 640, 1280, 2048)
     model: str = "tiny"
 
 
@@ -54,7 +56,7 @@ PLANS = {
     5: Plan(
         5, chinese=0.0, several=0.0, documents=2500, general=1000, reasoning=1600,
         cold_start=150, grpo=24, fusion=120, rejection=384, general_rl=6, tests=150,
-        dialogues=128, long_context=False, students=False, experts=150, budgets=(0, 12, 24, 48, 96),
+        dialogues=128, long_context=False, students=False, experts=0, budgets=(0, 12, 24, 48, 96),
     ),
     15: Plan(15),
     60: Plan(

@@ -8,6 +8,7 @@ import json
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
 from qwen3.eval import answers
+from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import sampling
 from qwen3.losses.grpo import Grpo
 from qwen3.stages import grpo, sft
@@ -15,7 +16,8 @@ from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Refill, Scoring
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
-from recipe import conversations, exams, measures, tools
+from qwen3.stages.start import parameters
+from recipe import conversations, exams, measures, real, tools
 from recipe.context import EXECUTION, LOG, ONE, SLOTS, Clock, Run
 
 LENGTH = 384  # slots of a fine-tuning row
@@ -48,6 +50,8 @@ def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=Fal
     found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
     if follow:
         found["follow"] = measures.follow(run, engine)
+    if run.real.get("tasks"):
+        found["own tasks"] = measures.own(run, engine)
     if calls:
         found["calls"] = measures.calls(run, engine)
     return found
@@ -72,7 +76,7 @@ def fusion(run):
     think, kept = rejection_sampled(run, run.path / "reasoning_rl", count, folder / "think.jsonl")
     data = [think]
     for name, made in {
-        "direct": conversations.direct(count * 3 // 4, run.seed),
+        "direct": conversations.direct(run, count * 3 // 4),
         "flags": conversations.flags(count * 3 // 2, run.seed),
         "calls": conversations.calls(count // 4, run.seed),
     }.items():
@@ -94,17 +98,18 @@ LEVEL = EntropyTarget(change=0.001, most=0.01)  # hold what the first step measu
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
-def reinforced(
-    run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False
-):
+def reinforced(run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False):
     """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
     none of several locks."""
     clock = Clock()
     tasks, more = (HARD,), {}
+    listed = real.fitting(run, LONGEST - MOST)
     if run.plan.several and not one_lock:
+        listed += exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese)
+    if listed:
         file = run.folder(name) / "problems.jsonl"
-        write_problems(file, exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese))
-        share = run.plan.several
+        write_problems(file, listed)
+        share = max(run.plan.several, 0.2)
         tasks = (dataclasses.replace(HARD, weight=1 - share), Share("file", share))
         more = {"problems": str(file)}
     config = rl_config(
@@ -122,7 +127,7 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name, scoring=Scoring(scale="group"), refill=Refill(rounds=1),
         sampling=Sampling(run.plan.group, most, slots=SLOTS), prompts=run.plan.prompts,
-        minibatches=2, policy=Grpo(entropy=True), entropy=LEVEL, length=length,
+        minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL, length=length,
         seed=run.seed, init_from=str(source), save_every=10,
         mesh=ONE, execution=EXECUTION, **changes,
     )  # fmt: skip
@@ -148,7 +153,8 @@ def general_rl(run):
     """RL on a mixture: locks in both modes, dialogues with flags, tool calls."""
     folder = run.folder("general_rl")
     problems = folder / "problems.jsonl"
-    write_problems(problems, [tools.problem(i, "train").flagged("no_think") for i in range(2000)])
+    calls = [tools.problem(i, "train").flagged("no_think") for i in range(2000)]
+    write_problems(problems, [*calls, *real.fitting(run, MIXED - MOST)])
     tasks = (
         Share("lock", 0.35, (0.0, 1.0), ("think", "no_think")),
         Share("mode_following", 0.45, (0.0, 0.8)),
@@ -172,6 +178,14 @@ def budgets(run):
         asked = exams.several(run.plan.tests, run.exam, chinese=bool(run.plan.chinese))
         found["several locks"] = measures.sweep(run, engine, asked, credit=exams.share_right)
     return found
+
+
+def export(run):
+    """The teacher as a folder in the Hugging Face layout, for `qwen3 chat` and transformers."""
+    params = parameters(str(run.path / "general_rl"), run.teacher, run.mesh)
+    folder = run.path / "export" / "model"
+    LanguageModel(run.teacher, params, mesh=run.mesh, tokenizer=run.tokenizer).save(folder)
+    return {"folder": str(folder), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
 
 
 def cold_sizes(run):

@@ -15,10 +15,12 @@ from recipe.post_training import HARD, LONGEST, MOST, fine_tune, record, reinfor
 
 
 def student(run):
-    """pass@k, samples and seconds of the start and of both methods."""
+    """pass@k, samples and seconds of the start, of both methods, and of the control."""
     off_policy(run)
     found = {"start": measured(run, "student/off_policy")}
-    found["kl"] = on_policy(run)
+    found["kl"] = by_divergence(run, "student/kl", "student")
+    if run.plan.control:
+        found["control"] = by_divergence(run, "student/control", "teacher")
     clock = Clock()
     made = reinforced(
         run, "student/rl", run.student, run.path / "student" / "off_policy", run.plan.student_rl,
@@ -50,16 +52,16 @@ def off_policy(run):
     )  # fmt: skip
 
 
-def on_policy(run):
-    """Half reverse, half forward KL to the teacher's full distribution, on the student's samples;
-    neither verifier nor reward."""
-    clock, name = Clock(), "student/kl"
+def by_divergence(run, name, sampled_by):
+    """Half reverse, half forward KL to the teacher's full distribution, on the student's samples
+    or, as control, on the teacher's; neither verifier nor reward."""
+    clock = Clock()
     config = distill.Config(
         run.student, run.tokenizer_folder, str(run.path / "general_rl"), (HARD,),
         8 * run.plan.on_policy,
         OptimConfig(peak=1e-3, final=0.1, warmup=min(8, run.plan.on_policy), schedule="linear",
                     weight_decay=0.0),
-        name="on_policy", divergence=Distill("mix", forward_weight=0.5),
+        name=name, divergence=Distill("mix", forward_weight=0.5), sampled_by=sampled_by,
         sampling=Sampling(samples=1, max_tokens=MOST, slots=SLOTS), prompts=128, minibatches=8,
         length=LONGEST, seed=run.seed, init_from=str(run.path / "student" / "off_policy"),
         save_every=40, mesh=ONE, execution=EXECUTION,
