@@ -76,7 +76,7 @@ def plan(setting: Setting, *, keep_text: str = "") -> Plan:
         "parameters": sizes.count_parameters(model).total,
         "limit": chip.per_device("hbm"),
     }
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), target.no_cache():
         work = steps.build(setting, model, mesh)
         start = time.perf_counter()
         lowered = work.function.lower(*work.arguments)

@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from typing import Any
 
+import jax
+
 from qwen3.plan.chips import chip_of, shapes
 
 # Without these, libtpu looks for a TPU host's metadata server, and for chips that it may not share.
@@ -29,9 +31,18 @@ def prepare() -> None:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
-    import jax
-
     jax.config.update("jax_platforms", "cpu")
+
+
+@contextlib.contextmanager
+def no_cache():
+    """Without the persistent compilation cache, which cannot read programs for absent devices."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 @cache

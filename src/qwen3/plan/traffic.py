@@ -78,7 +78,8 @@ def _updates(user: Instruction, parameter: Instruction) -> bool:
 
 def collectives(program: Program, devices: int) -> list[Collective]:
     """What one device sends, by kind, in the order of KINDS; loops are multiplied out."""
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    found: dict[str, dict[tuple, tuple[float, float]]] = {}
+    nth: dict[tuple, int] = {}
     for computation, each, times in program.walk(fused=True):
         kind = each.opcode.removesuffix("-start")
         if kind == "async":
@@ -88,8 +89,12 @@ def collectives(program: Program, devices: int) -> list[Collective]:
             if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
             sent = _sent(kind, computation, each, group)
-            # One collective can stand in several fusions that overlap with it; it has one channel.
+            # One collective can stand in several fusions that overlap with it: in each once, with
+            # the same channel and source. (Of other collectives many may share a channel.)
             channel = each.named(r"channel_id=(\d+)") or f"{computation.name}/{each.name}"
+            source = channel, each.scope, computation.name
+            nth[source] = nth.get(source, -1) + 1
+            channel = (*source[:2], nth[source])
             old = found.setdefault(kind, {}).get(channel, (0.0, 0.0))
             found[kind][channel] = max(old, (times, times * sent))
     return [
