@@ -8,9 +8,10 @@ import pytest
 from tiny import LENGTH, STEPS, fresh
 
 from qwen3.infer import stops
-from qwen3.infer.engine import Engine, lengths
+from qwen3.infer.engine import Engine
 from qwen3.infer.requests import PRESETS, Request, sampling
 from qwen3.infer.rollout import RolloutBackend, log_prob_gap
+from qwen3.infer.room import lengths
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def expected(make, asked):
 
 
 def clean(engine):
-    return not (engine.active or engine.queue or engine.prefilled or engine.waiting) and not bool(
-        np.asarray(engine.state.active).any()
-    )
+    prompts, running = engine.prompts, engine.running
+    left = engine.active or engine.queue or prompts.read or prompts.waiting
+    return not left and not np.asarray(running.state.active).any()
 
 
 def test_answers_do_not_depend_on_order_slots_block_or_restart(make, asked, expected):

@@ -1,7 +1,7 @@
 """The device side of generation: prefill, insert, decode and resize, pure and jittable.
 
-A cache is a tuple of L LayerCaches [S, K, length, H], or one LayerCache [L, S, ...] where the
-execution scans its layers. A slot (row) holds one answer. Prefill reads all but the last token of a
+A cache is a tuple of L LayerCaches, or one with a leading L where the execution scans its
+layers. A slot (row) holds one answer. Prefill reads all but the last token of a
 prompt; the last one is the first input of the decode loop, so that all sampling is in one place
 and the samples of a prompt share its prefill. Shapes never depend on the requests.
 """
@@ -117,16 +117,16 @@ def insert(slots: Slots, layers: Any, prompts: Any, new: Arrivals) -> tuple[Slot
         slots, layers = carry
         row, source = new.slot[i], new.source[i]
 
-        def put(cache, prompt):
+        def put(places, cache, prompt):
             axis = cache.ndim - 4
             taken = jax.lax.dynamic_slice_in_dim(prompt, source, 1, axis)
-            length = min(taken.shape[-2], cache.shape[-2])
-            taken = jax.lax.slice_in_dim(taken, 0, length, axis=taken.ndim - 2)
+            length = min(taken.shape[places], cache.shape[places])
+            taken = jax.lax.slice_in_dim(taken, 0, length, axis=places)
             start = [0] * cache.ndim
             start[axis] = row
             return jax.lax.dynamic_update_slice(cache, taken.astype(cache.dtype), start)
 
-        layers = jax.tree.map(put, layers, prompts)
+        layers = _each_cache(put, layers, prompts)
         kinds, vocab = new.kinds[i], slots.counts_SV.shape[1]
         seen = jnp.where(kinds != PADDING, new.history[i], vocab)
         made = jnp.where(kinds == SAMPLED, new.history[i], vocab)
@@ -237,15 +237,26 @@ def _allowed(slots, tables, allowed_V):
 def resize(slots: Slots, layers: Any, keep: jax.Array, *, length: int) -> tuple[Slots, Any]:
     """Slots `keep` (old indices, in the new order) with caches of another length."""
 
-    def cache(x):
+    def cache(places, x):
         x = jnp.take(x, keep, axis=x.ndim - 4)
-        if length <= x.shape[-2]:
-            return jax.lax.slice_in_dim(x, 0, length, axis=x.ndim - 2)
+        if length <= x.shape[places]:
+            return jax.lax.slice_in_dim(x, 0, length, axis=places)
         pad = [(0, 0)] * x.ndim
-        pad[-2] = (0, length - x.shape[-2])
+        pad[places] = (0, length - x.shape[places])
         return jnp.pad(x, pad)
 
-    return jax.tree.map(lambda x: x[keep], slots), jax.tree.map(cache, layers)
+    return jax.tree.map(lambda x: x[keep], slots), _each_cache(cache, layers)
+
+
+def _each_cache(function, layers, *others):
+    """function(axis of the places, array, ...) of every cache: keys have them last."""
+    return jax.tree.map(
+        lambda *caches: LayerCache(
+            function(-1, *(each.keys for each in caches)),
+            function(-2, *(each.values for each in caches)),
+        ),
+        layers, *others, is_leaf=lambda x: isinstance(x, LayerCache),
+    )  # fmt: skip
 
 
 def new_layers(

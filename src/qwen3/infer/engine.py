@@ -4,10 +4,8 @@
     completions = engine.generate([Request(prompt, sampling("thinking"), budget=1024), ...])
     engine.update(new_params, version=1)
 
-The host only schedules: it fills slots, asks for a block of tokens, reads what was made. Caches
-have one length for all slots, taken from a few buckets and grown or cut as the longest answer
-needs. Memory is bounded by `cache_tokens`: slots x length never exceed it, so long answers
-leave fewer slots; the youngest answers then go back into the queue and are read again later.
+The host only schedules: it fills slots, asks for a block of tokens, reads what was made. Where long
+answers leave fewer slots (`room`), the youngest go back into the queue and are read again later.
 What an answer's ids are depends on its request only, not on slots, order, blocks or preemption.
 """
 
@@ -18,7 +16,7 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,54 +25,13 @@ from jax.sharding import Mesh
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer import budget, decode, programs, requests
-from qwen3.infer.requests import MOST_STOP_IDS, Completion, Request
-from qwen3.infer.stops import StopStrings
+from qwen3.infer import programs, requests, room
+from qwen3.infer.prompts import Prefilled, Prompts
+from qwen3.infer.requests import Completion, Request
+from qwen3.infer.running import Running
+from qwen3.infer.tickets import Delta, Ticket
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import sampling
-
-SMALLEST_PREFILL = 32
-PREFILL_ROWS = (8, 1)
-
-
-class Ticket:
-    """A request on its way through the engine."""
-
-    def __init__(self, request: Request, serial: int, left: int, state: dict[str, int]):
-        self.request, self.serial = request, serial
-        self.completion = Completion(request)
-        self.sequence = list(map(int, request.prompt))  # prompt and answer
-        self.left, self.state = left, state
-        self.slot: int | None = None
-        self.stops: StopStrings | None = None
-        self.routes: list[np.ndarray] = []
-
-    @property
-    def done(self) -> bool:
-        return self.completion.finish is not None
-
-    @property
-    def key(self) -> bytes:
-        """Of what must be read before the next token can be made."""
-        return requests.prompt_key(self.sequence[:-1])
-
-
-class Delta(NamedTuple):
-    """New tokens of the request at `index`; completion once it is finished."""
-
-    index: int
-    tokens: list[int]
-    completion: Completion | None
-
-
-class Prefilled(NamedTuple):
-    """A row of a prefilled batch. width: the batch's length; routes: its experts or None."""
-
-    layers: Any
-    row: int
-    width: int
-    routes: np.ndarray | None
 
 
 class Engine:
@@ -82,9 +39,9 @@ class Engine:
     thinking, stop strings and which ids are tokens at all; without it all vocabulary rows are.
     mesh: None for the first device; a mesh's data, fsdp and expert axes divide the slots, which
     are rounded up. cache_tokens: places the caches may have in all, default slots x max_length;
-    `bytes_per_token` tells what one takes. buckets: cache
-    lengths, default `lengths(max_length)`. block: most tokens a slot makes between two looks of
-    the host. seed: of the run. record_experts: keep the routing of a MoE.
+    `bytes_per_token` tells what one takes. buckets: cache lengths, default `room.lengths`. block:
+    most tokens a slot makes between two looks of the host. seed: of the run. record_experts: keep
+    the routing of a MoE. refill: put the next request into a slot as soon as it is free.
     """
 
     def __init__(
@@ -115,32 +72,21 @@ class Engine:
         self.config, self.tokenizer, self.mesh = config, tokenizer, mesh
         self.max_length, self.block, self.seed = max_length, block, seed
         self.version, self.record_experts, self.refill = version, record_experts, refill
-        self.ways = programs.batch_ways(mesh)
-        self.slots = -(-slots // self.ways) * self.ways
-        self.buckets = _checked_buckets(buckets, max_length)
-        self.cache_tokens = cache_tokens or self.slots * self.buckets[-1]
-        if self.cache_tokens < self.ways * self.buckets[-1]:
-            raise ValueError(
-                f"cache_tokens {self.cache_tokens} cannot hold {self.ways} answers of "
-                f"{self.buckets[-1]} tokens; wanted at least {self.ways * self.buckets[-1]}"
-            )
         if execution is None:
             execution = Execution.for_mesh(mesh, scan=False)
-        self.execution = execution
-        self.programs = programs.build(config, execution, mesh, block, record_experts)
+        self.execution = execution.replace(
+            outputs_first=meshes.platform(mesh) == "cpu" and not execution.scan
+        )
+        ways, lengths = programs.batch_ways(mesh), room.checked(buckets, max_length)
+        self.slots = -(-slots // ways) * ways
+        self.room = room.Room(
+            self.slots, ways, lengths, cache_tokens or self.slots * lengths[-1], block
+        )
+        self.programs = programs.build(config, self.execution, mesh, block, record_experts)
         self.params = self.programs.place(params)
-        self.tables = jax.device_put(budget.tables(tokenizer, config.vocab))
-        allowed = np.ones(config.vocab, bool)
-        if tokenizer is not None:
-            allowed = ~tokenizer.never_sampled(config.vocab)
-        self.allowed = jax.device_put(allowed)
-
-        self.length = self.buckets[0]
-        self.rows: list[Ticket | None] = [None] * self._rows_at(self.length)
-        self.state, self.layers = self.programs.new(len(self.rows), self.length)
+        self.running = Running(self.programs, self.room, tokenizer, config.vocab, seed)
+        self.prompts = Prompts(self.programs, self.room, record_experts=record_experts)
         self.queue: deque[Ticket] = deque()
-        self.prefilled: dict[bytes, Prefilled] = {}
-        self.waiting: Counter[bytes] = Counter()
         self.serial = 0
         self.stats = Counter()
 
@@ -186,7 +132,7 @@ class Engine:
                 raise ValueError(f"request {i}: {error}") from None
         tickets = [self._ticket(request) for request in asked]
         for ticket in tickets:
-            self.waiting[ticket.key] += 1
+            self.prompts.wait(ticket)
         self.queue.extend(tickets)
         return tickets
 
@@ -200,7 +146,7 @@ class Engine:
         """
         self.params = self.programs.place(params)
         self.version = version
-        self.prefilled.clear()
+        self.prompts.read.clear()
 
     @property
     def bytes_per_token(self) -> int:
@@ -210,7 +156,8 @@ class Engine:
 
     @property
     def active(self) -> int:
-        return sum(ticket is not None for ticket in self.rows)
+        """How many slots are taken."""
+        return len(self.running.taken)
 
     def step(self) -> None:
         """Fill free slots, then make up to `block` tokens in each. A Ctrl-C waits for its end: the
@@ -221,18 +168,23 @@ class Engine:
 
     def _step(self) -> None:
         self._admit()
+        rows = self.running.rows
         if not self.active:
             return
-        longest = max(len(ticket.sequence) for ticket in self.rows if ticket is not None)
-        most = min(self.block, self.length - longest + 1)
         # With work waiting, come back once an eighth of the slots is free again.
-        finish = max(1, len(self.rows) // 8) if self.queue and self.refill else len(self.rows)
-        self.state, self.layers, record = self.programs.decode(
-            self.params, self.state, self.layers, self.tables, self.allowed,
-            np.int32(most), np.int32(finish),
-        )  # fmt: skip
+        finish = max(1, len(rows) // 8) if self.queue and self.refill else len(rows)
+        record, active, stopped = self.running.decode(self.params, finish)
         self.stats["blocks"] += 1
-        self._collect(*jax.device_get((record, self.state.active, self.state.thinking.stopped)))
+        endings = []
+        for ticket in [rows[slot] for slot in self.running.taken]:
+            slot = ticket.slot
+            count, end = ticket.take(
+                record, self.version, active=active[slot], stopped=stopped[slot]
+            )
+            self.stats["tokens"] += count
+            if end is not None:
+                endings.append((ticket, *end))
+        self._finish(endings, running=active)
 
     def warm_up(self, prompts: Sequence[int] = (1,)) -> None:
         """Compile all there is to run for prompts of these lengths: nothing is compiled later.
@@ -242,250 +194,66 @@ class Engine:
         """
         if self.active or self.queue:
             raise ValueError(f"{self.active + len(self.queue)} requests are being worked on")
-        tight = self._rows_at(self.buckets[-1]) < self.slots
-        if tight:  # an answer that had to wait again is read with what it has so far
+        if self.room.tight:  # an answer that had to wait again is read with what it has so far
             prompts = range(1, self.max_length + 1)
-        shapes = [
-            (rows * self.ways, width)
-            for width in sorted({self._width(length - 1) for length in prompts})
-            for rows in PREFILL_ROWS
-        ]
-        batches = [
-            (width, self.programs.prefill(
-                self.params, np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
-            )[0])
-            for rows, width in shapes
-        ]  # fmt: skip
-        for length in self.buckets:
-            self._fit_to(length, [])
-            for other in self.buckets:
-                keep = np.zeros(self._rows_at(other), np.int32)
-                self.programs.resize(self.state, self.layers, keep, length=other)
-            for width, layers in batches:
-                self.state, self.layers = self.programs.insert(
-                    self.state, self.layers, layers, _arrivals(len(self.rows), width)
-                )
-            self.state, self.layers, _ = self.programs.decode(
-                self.params, self.state, self.layers, self.tables, self.allowed,
-                np.int32(0), np.int32(1),
-            )  # fmt: skip
-        self._fit_to(self.buckets[0], [])
+        widths = sorted({self.room.width(length - 1) for length in prompts})
+        self.running.warm_up(self.params, self.prompts.warm_up(self.params, widths))
 
     # --- scheduling ------------------------------------------------------------------------------
 
     def _ticket(self, request: Request) -> Ticket:
-        most = requests.limit(request, self.max_length)
-        state = budget.start(
-            request.prompt, self.tokenizer,
-            thinking=request.thinking, budget=request.budget, stop_text=request.stop_text,
-            reserve=requests.reserve(request, most),
-        )  # fmt: skip
         self.serial += 1
-        ticket = Ticket(request, self.serial, most, state)
-        if request.stop_strings:
-            ticket.stops = StopStrings(self.tokenizer, request.stop_strings)
-        return ticket
+        return Ticket(request, self.serial, self.max_length, self.tokenizer)
 
     def _admit(self) -> None:
         """Take from the queue, in order, what slots and memory allow; make the caches fit."""
-        longest = max((len(t.sequence) for t in self.rows if t is not None), default=1)
+        running, longest = self.running, self.running.longest
         chosen: list[Ticket] = []
         if self.refill or not self.active:
             while self.queue:
                 needed = max(longest, len(self.queue[0].sequence))
-                if self.active + len(chosen) >= self._rows_at(self._target(needed)):
+                length = self.room.target(needed, running.length)
+                if self.active + len(chosen) >= self.room.rows_at(length):
                     break
                 chosen.append(self.queue.popleft())
                 longest = needed
         self._fit(longest)
-        self._prefill(chosen)
-        free = iter([i for i, ticket in enumerate(self.rows) if ticket is None])
-        batches: dict[int, list[tuple[Ticket, Prefilled, int]]] = {}
+        self.stats["prefills"] += self.prompts.prefill(self.params, chosen)
+        batches: dict[int, list[tuple[Ticket, Prefilled]]] = {}
         for ticket in chosen:
-            found = self.prefilled[ticket.key]
-            batches.setdefault(id(found.layers), []).append((ticket, found, next(free)))
+            found = self.prompts.read[ticket.key]
+            batches.setdefault(id(found.layers), []).append((ticket, found))
         for batch in batches.values():
-            self._insert(batch)
+            running.insert(batch)
+            self.stats["admitted"] += len(batch)
         for ticket in chosen:
-            self._leave_queue(ticket)
+            self.prompts.leave(ticket)
 
     def _fit(self, longest: int) -> None:
         """Caches of the right length. Where that leaves too few slots, the youngest answers wait
         again.
         """
-        wanted = self._target(longest)
-        if wanted == self.length:
+        wanted = self.room.target(longest, self.running.length)
+        if wanted == self.running.length:
             return
-        rows = self._rows_at(wanted)
-        taken = [i for i, ticket in enumerate(self.rows) if ticket is not None]
-        for i in sorted(taken, key=lambda i: self.rows[i].serial)[rows:]:
-            self._preempt(i)
-            taken.remove(i)
-        self._fit_to(wanted, list(range(rows)) if rows == len(self.rows) else taken)
+        for ticket in self.running.fit(wanted):
+            self.queue.appendleft(ticket)
+            self.prompts.wait(ticket)
+            self.stats["preemptions"] += 1
         self.stats["resizes"] += 1
-
-    def _fit_to(self, length: int, keep: list[int]) -> None:
-        """Caches of `length`, in as many slots as that leaves, the old slots `keep` first."""
-        rows = self._rows_at(length)
-        kept = np.zeros(rows, np.int32)
-        kept[: len(keep)] = keep
-        state, layers = self.programs.resize(self.state, self.layers, kept, length=length)
-        self.rows = [self.rows[i] for i in keep] + [None] * (rows - len(keep))
-        self.state = self.programs.release(state, np.array([t is not None for t in self.rows]))
-        self.layers, self.length = layers, length
-        for slot, ticket in enumerate(self.rows):
-            if ticket is not None:
-                ticket.slot = slot
-
-    def _preempt(self, slot: int) -> None:
-        ticket = self.rows[slot]
-        state = jax.device_get(self.state.thinking)
-        ticket.state = {name: value[slot].item() for name, value in state._asdict().items()}
-        ticket.slot, self.rows[slot] = None, None
-        self.queue.appendleft(ticket)
-        self.waiting[ticket.key] += 1
-        self.stats["preemptions"] += 1
-
-    def _prefill(self, chosen: Sequence[Ticket]) -> None:
-        """Read each different prompt once; in batches of one bucket, largest batches first."""
-        missing: dict[int, dict[bytes, list[int]]] = {}
-        for ticket in chosen:
-            if ticket.key not in self.prefilled:
-                tokens = ticket.sequence[:-1]
-                missing.setdefault(self._width(len(tokens)), {})[ticket.key] = tokens
-        for width, prompts in missing.items():
-            entries = list(prompts.items())
-            while entries:
-                # A mesh divides rows: fill up to its multiple.
-                rows = next(
-                    r * self.ways for r in PREFILL_ROWS if r * self.ways <= len(entries) or r == 1
-                )
-                self._prefill_batch(entries[:rows], rows, width)
-                entries = entries[rows:]
-
-    def _prefill_batch(self, entries, rows: int, width: int) -> None:
-        tokens = np.zeros((rows, width), np.int32)
-        lengths = np.zeros(rows, np.int32)
-        for row, (_, ids) in enumerate(entries):
-            tokens[row, : len(ids)], lengths[row] = ids, len(ids)
-        layers, routes = self.programs.prefill(self.params, tokens, lengths)
-        routes = np.asarray(routes, np.uint8) if self.record_experts else None
-        for row, (key, _) in enumerate(entries):
-            self.prefilled[key] = Prefilled(layers, row, width, routes)
-        self.stats["prefills"] += len(entries)
-
-    def _insert(self, batch: list[tuple[Ticket, Prefilled, int]]) -> None:
-        """Tickets that were prefilled together into their slots."""
-        rows, width = len(self.rows), batch[0][1].width
-        new = _arrivals(rows, width)
-        for i, (ticket, found, slot) in enumerate(batch):
-            request, sequence = ticket.request, ticket.sequence
-            new.slot[i], new.source[i] = slot, found.row
-            new.token[i], new.length[i] = sequence[-1], len(sequence) - 1
-            new.left[i] = ticket.left
-            new.seeds[i] = requests.seeds(request, self.seed)
-            _set(new.rules, i, _rules(request))
-            _set(new.thinking, i, ticket.state)
-            stops = self._stop_ids(request)
-            new.stops[i, : len(stops)] = stops
-            new.history[i, : len(sequence)] = sequence
-            new.kinds[i, : len(request.prompt)] = decode.PROMPT
-            forced = np.array(ticket.completion.forced, bool)
-            made = np.where(forced, decode.FORCED, decode.SAMPLED)
-            new.kinds[i, len(request.prompt) : len(sequence)] = made
-            ticket.slot, self.rows[slot] = slot, ticket
-            if found.routes is not None and not ticket.routes:
-                ticket.routes.append(found.routes[:, found.row, : len(sequence) - 1].swapaxes(0, 1))
-        new = new._replace(count=np.int32(len(batch)))
-        self.state, self.layers = self.programs.insert(
-            self.state, self.layers, batch[0][1].layers, new
-        )
-        self.stats["admitted"] += len(batch)
-
-    def _collect(self, record: decode.Record, active: np.ndarray, stopped: np.ndarray) -> None:
-        """Give every ticket what its slot made, and finish those that are done."""
-        endings = []
-        for slot, ticket in enumerate(self.rows):
-            if ticket is None:
-                continue
-            count = int(record.made[:, slot].sum())
-            error = None
-            if not np.isfinite(record.log_probs[:count, slot]).all():
-                error = "the model's log-probabilities are not finite"
-            hit = ticket.stops.feed(record.ids[:count, slot]) if ticket.stops else None
-            count = count if hit is None else hit + 1
-            made = ticket.completion
-            tokens = record.ids[:count, slot].tolist()
-            ticket.sequence += tokens
-            ticket.left -= count
-            made.tokens += tokens
-            made.log_probs += record.log_probs[:count, slot].tolist()
-            made.sampling_log_probs += record.sampling_log_probs[:count, slot].tolist()
-            made.forced += record.forced[:count, slot].tolist()
-            made.versions += [self.version] * count
-            if record.experts is not None:
-                ticket.routes.append(record.experts[:count, :, slot])
-            self.stats["tokens"] += count
-            if error is not None:
-                endings.append((ticket, "abort", error))
-            elif hit is not None or not active[slot]:
-                by_id = made.tokens[-1] in self._stop_ids(ticket.request) and not made.forced[-1]
-                natural = "budget-then-stop" if stopped[slot] else "stop"
-                endings.append((ticket, natural if by_id or hit is not None else "length", None))
-        self._finish(endings, running=active)
 
     def _finish(self, endings, running: np.ndarray | None = None) -> None:
         """Free the slots of (ticket, reason, error); running: slots the device still works on."""
-        keep = np.ones(len(self.rows), bool)
+        freed = []
         for ticket, reason, error in endings:
-            made = ticket.completion
-            made.finish, made.error = reason, error
-            if ticket.routes:
-                made.experts = np.concatenate(ticket.routes)
+            ticket.finish(reason, error)
             if ticket.slot is None:
                 self.queue.remove(ticket)
-                self._leave_queue(ticket)
+                self.prompts.leave(ticket)
             else:
-                keep[ticket.slot], self.rows[ticket.slot] = False, None
+                freed.append(ticket.slot)
                 ticket.slot = None
-        if (~keep & (True if running is None else running)).any():
-            self.state = self.programs.release(self.state, keep)
-
-    def _leave_queue(self, ticket: Ticket) -> None:
-        key = ticket.key
-        self.waiting[key] -= 1
-        if not self.waiting[key]:
-            del self.waiting[key]
-            self.prefilled.pop(key, None)
-
-    def _stop_ids(self, request: Request) -> tuple[int, ...]:
-        if request.stop_ids is not None:
-            return request.stop_ids
-        return () if self.tokenizer is None else self.tokenizer.stop_ids
-
-    def _rows_at(self, length: int) -> int:
-        """How many slots caches of this length leave."""
-        rows = min(self.slots, self.cache_tokens // length)
-        return rows // self.ways * self.ways
-
-    def _bucket(self, length: int) -> int:
-        return next(b for b in self.buckets if b >= length)
-
-    def _target(self, longest: int) -> int:
-        """The shortest cache for one more token of the longest answer; a cache is cut only where a
-        whole block fits into the shorter one.
-        """
-        wanted = self._bucket(longest)
-        if wanted >= self.length:
-            return wanted
-        return min(self._bucket(min(longest + self.block, self.buckets[-1])), self.length)
-
-    def _width(self, tokens: int) -> int:
-        """Length of the prefill batch for a prompt: a power of two, or the whole context."""
-        width = SMALLEST_PREFILL
-        while width < tokens:
-            width *= 2
-        return min(width, max(self.max_length, SMALLEST_PREFILL))
+        self.running.free(freed, running)
 
 
 @contextlib.contextmanager
@@ -502,55 +270,3 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed and callable(before):
         before(*pressed[0])
-
-
-def lengths(max_length: int, step: int = 64) -> tuple[int, ...]:
-    """Cache buckets: by `step` up to 8 steps, then by an eighth more, rounded to steps."""
-    found = [min(step, max_length)]
-    while found[-1] < max_length:
-        grown = found[-1] + max(step, found[-1] // 8 // step * step)
-        found.append(min(grown, max_length))
-    return tuple(found)
-
-
-def _checked_buckets(buckets: Sequence[int] | None, max_length: int) -> tuple[int, ...]:
-    if buckets is None:
-        return lengths(max_length)
-    buckets = tuple(buckets)
-    if not buckets or list(buckets) != sorted(set(buckets)) or buckets[-1] != max_length:
-        raise ValueError(f"buckets {buckets}: wanted growing lengths up to {max_length}")
-    return buckets
-
-
-def _rules(request: Request) -> tuple[float, ...]:
-    s = request.sampling
-    return (
-        s.temperature, s.top_k, s.top_p, s.min_p,
-        s.presence_penalty, s.frequency_penalty, s.repetition_penalty,
-    )  # fmt: skip
-
-
-def _arrivals(rows: int, width: int) -> decode.Arrivals:
-    """Empty host arrays for `rows` arrivals with prompts of up to `width` + 1 tokens."""
-    ints = np.zeros(rows, np.int32)
-    flags = ("in_call", "may_think", "stopped")
-    thinking = {
-        name: np.zeros(rows, bool if name in flags else np.int32)
-        for name in budget.Automaton._fields
-    }
-    return decode.Arrivals(
-        count=np.int32(0), slot=ints.copy(), source=ints.copy(), token=ints.copy(),
-        length=ints.copy(), left=ints.copy(), seeds=np.zeros((rows, 3), np.uint32),
-        rules=sampling.Rules(*(np.array(x) for x in jax.device_get(sampling.neutral(rows)))),
-        stops=np.full((rows, MOST_STOP_IDS), -1, np.int32),
-        history=np.zeros((rows, width + 1), np.int32),
-        kinds=np.zeros((rows, width + 1), np.int8),
-        thinking=budget.Automaton(**thinking),
-    )  # fmt: skip
-
-
-def _set(arrays: Any, i: int, values: Any) -> None:
-    """Row i of each of a NamedTuple's arrays."""
-    values = values.values() if isinstance(values, dict) else values
-    for array, value in zip(arrays, values, strict=True):
-        array[i] = value

@@ -47,7 +47,14 @@ def build(
     def place(params):
         # Copies throughout: the trainer may donate its own arrays in its next step.
         params = jax.tree.map(lambda x: jnp.array(x, execution.dtype, copy=True), params)
-        return params if execution.scan else transformer.unstack(params)
+        if execution.scan:
+            return params
+        params = transformer.unstack(params)
+        if execution.outputs_first:
+            turn = lambda x, inputs: jnp.moveaxis(x, range(inputs), range(-inputs, 0))  # noqa: E731
+            layers = (transformer.outputs_first(each, turn) for each in params["layers"])
+            params = {**params, "layers": tuple(layers)}
+        return params
 
     def prefill(params, tokens, lengths):
         return decode.prefill(params, config, tokens, lengths, execution=execution)
@@ -110,6 +117,10 @@ def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> tuple[A
     if not execution.scan:
         # Without the layer axis, which comes first in every spec.
         one = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
+        if execution.outputs_first:
+            one = transformer.outputs_first(
+                one, lambda s, inputs: NamedSharding(mesh, P(*s.spec[inputs:], *s.spec[:inputs]))
+            )
         weights = {**weights, "layers": (one,) * config.layers}
     return slots, layers, whole, given, weights
 

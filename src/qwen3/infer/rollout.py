@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qwen3.infer.engine import Delta
 from qwen3.infer.requests import Completion, Request
+from qwen3.infer.tickets import Delta
 
 
 @runtime_checkable

@@ -49,7 +49,8 @@ class Execution:
     remat: one of REMAT. attention: one of ops.attention.KERNELS. experts: one of
     ops.experts.KERNELS. transport: one of ops.transport.TRANSPORTS; expert_bound: slots of the
     fixed transports as a multiple of a balanced load, None for the bound that can drop nothing.
-    scan: layers as one loop (compile time flat in depth) or written out.
+    scan: layers as one loop (compile time flat in depth) or written out. outputs_first: the
+    matrices of attention and dense feed-forward are stored [*out, *in], see ops.linear.
     """
 
     dtype: str = "float32"
@@ -59,6 +60,7 @@ class Execution:
     transport: str = "fsdp"
     expert_bound: float | None = None
     scan: bool = True
+    outputs_first: bool = False
 
     def __post_init__(self):
         if self.remat not in REMAT:

@@ -5,6 +5,7 @@ x += attention(norm(x)); x += feed-forward(norm(x)). QK-Norm before RoPE, GQA, n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,7 +35,9 @@ class Positions(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """Keys (turned to their positions) and values of one layer: [B, K, S, H] each."""
+    """Keys (turned to their positions) [B, K, H, S] and values [B, K, S, H] of one layer: both as
+    the products with one query want them.
+    """
 
     keys: jax.Array
     values: jax.Array
@@ -54,12 +57,18 @@ def frequencies(config: ModelConfig):
 class Weight:
     """Declares parameters of a module: normal(init_std) matrices with logical axis names."""
 
-    def __init__(self, module: nn.Module, config: ModelConfig, dtype: Any):
-        self.module, self.dtype = module, dtype
+    def __init__(
+        self, module: nn.Module, config: ModelConfig, dtype: Any, outputs_first: bool = False
+    ):
+        self.module, self.dtype, self.outputs_first = module, dtype, outputs_first
         self.normal = nn.initializers.normal(config.init_std)
 
-    def matrix(self, name: str, names: tuple, shape: tuple) -> jax.Array:
-        """Stored with `names`, given in the compute dtype and gathered over fsdp."""
+    def matrix(self, name: str, names: tuple, shape: tuple, inputs: int = 1) -> jax.Array:
+        """Stored with `names`, given in the compute dtype and gathered over fsdp. The first
+        `inputs` axes are contracted; they come last where outputs are first.
+        """
+        if self.outputs_first:
+            names, shape = (x[inputs:] + x[:inputs] for x in (names, shape))
         init = nn.with_logical_partitioning(self.normal, names)
         return gathered(self.module.param(name, init, shape), self.dtype, *names)
 
@@ -79,27 +88,29 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BTD, at: Positions, cache: LayerCache | None):
         c = self.config
-        weight = Weight(self, c, x_BTD.dtype)
+        outputs_first = self.execution.outputs_first
+        weight = Weight(self, c, x_BTD.dtype, outputs_first)
+        product = partial(linear, outputs_first=outputs_first)
         q_names, kv_names = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
         query = weight.matrix("query", q_names, (c.hidden, c.heads, c.head_dim))
         key = weight.matrix("key", kv_names, (c.hidden, c.kv_heads, c.head_dim))
         value = weight.matrix("value", kv_names, (c.hidden, c.kv_heads, c.head_dim))
         out_names = ("heads", "head_dim", "embed")
-        out = weight.matrix("out", out_names, (c.heads, c.head_dim, c.hidden))
+        out = weight.matrix("out", out_names, (c.heads, c.head_dim, c.hidden), inputs=2)
         q_scale = weight.scale("query_norm", c.head_dim)
         k_scale = weight.scale("key_norm", c.head_dim)
 
         heads = ("batch", "length", "act_heads", None)
-        q_BTNH = constrain(linear(x_BTD, query), *heads)
-        k_BTKH = constrain(linear(x_BTD, key), *heads)
-        v_BTKH = constrain(linear(x_BTD, value), *heads)
+        q_BTNH = constrain(product(x_BTD, query), *heads)
+        k_BTKH = constrain(product(x_BTD, key), *heads)
+        v_BTKH = constrain(product(x_BTD, value), *heads)
         q_BTNH = norm.rms_norm(q_BTNH, q_scale, c.norm_eps)
         k_BTKH = norm.rms_norm(k_BTKH, k_scale, c.norm_eps)
         with jax.named_scope("attend"):
             attend = self.plain if c.dual_chunk is None else self.dual_chunk
             o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH, at, cache)
         o_BTNH = checkpoint_name(constrain(o_BTNH, *heads), "attention")
-        return linear(o_BTNH, out, inputs=2), cache
+        return product(o_BTNH, out, inputs=2), cache
 
     def plain(self, q_BTNH, k_BTKH, v_BTKH, at: Positions, cache: LayerCache | None):
         q_BTNH = rope.rotate(q_BTNH, at.cos_BTh, at.sin_BTh)
@@ -128,7 +139,7 @@ class Attention(nn.Module):
                 mask_BTS &= at.segments_BT[:, :, None] == at.segments_BT[:, None, :]
         else:
             new = write(cache, k_BTKH, v_BTKH, at.index_BT)
-            k_BSKH, v_BSKH = (x.transpose(0, 2, 1, 3) for x in new)
+            k_BSKH, v_BSKH = new.keys.transpose(0, 3, 1, 2), new.values.transpose(0, 2, 1, 3)
             # A cache holds one document from its first token on: places are positions.
             k_positions_BS = jnp.arange(k_BSKH.shape[1])[None]
             mask_BTS = at.index_BT[:, :, None] >= k_positions_BS[:, None, :]
@@ -142,31 +153,36 @@ class Attention(nn.Module):
 
 def stacked(k_BTKH: jax.Array, v_BTKH: jax.Array) -> LayerCache:
     """What a cache would hold of these tokens."""
-    return LayerCache(k_BTKH.transpose(0, 2, 1, 3), v_BTKH.transpose(0, 2, 1, 3))
+    return LayerCache(k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3))
 
 
 def write(cache: LayerCache, k_BTKH: jax.Array, v_BTKH: jax.Array, index_BT) -> LayerCache:
     """Put new keys and values at consecutive places from index_BT[:, 0] on, row by row."""
 
-    def row(old_KSH, new_KTH, start):
-        return jax.lax.dynamic_update_slice(old_KSH, new_KTH.astype(old_KSH.dtype), (0, start, 0))
+    def put(axis, old, new):
+        def row(old, new, start):
+            start = (0, 0, start) if axis == 2 else (0, start, 0)
+            return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+
+        return jax.vmap(row)(old, new, index_BT[:, 0])
 
     new = stacked(k_BTKH, v_BTKH)
-    start_B = index_BT[:, 0]
-    return LayerCache(*(jax.vmap(row)(o, n, start_B) for o, n in zip(cache, new, strict=True)))
+    return LayerCache(put(2, cache.keys, new.keys), put(1, cache.values, new.values))
 
 
 class Mlp(nn.Module):
     config: ModelConfig
+    execution: Execution
 
     @nn.compact
     def __call__(self, x_BTD):
         d, f = self.config.hidden, self.config.ffn
-        weight = Weight(self, self.config, x_BTD.dtype)
+        outputs_first = self.execution.outputs_first
+        weight = Weight(self, self.config, x_BTD.dtype, outputs_first)
         gate_DF = weight.matrix("gate", ("embed", "mlp"), (d, f))
         up_DF = weight.matrix("up", ("embed", "mlp"), (d, f))
         down_FD = weight.matrix("down", ("mlp", "embed"), (f, d))
-        return mlp.swiglu(x_BTD, gate_DF, up_DF, down_FD)
+        return mlp.swiglu(x_BTD, gate_DF, up_DF, down_FD, outputs_first=outputs_first)
 
 
 class Moe(nn.Module):
@@ -215,6 +231,6 @@ class Block(nn.Module):
                 real_BT = None if at.segments_BT is None else at.segments_BT != 0
                 h_BTD, router = Moe(c, self.execution, name="moe")(h_BTD, real_BT, ids_BTA)
             else:
-                h_BTD = Mlp(c, name="mlp")(h_BTD)
+                h_BTD = Mlp(c, self.execution, name="mlp")(h_BTD)
             x_BTD = x_BTD + constrain(h_BTD, "batch", "length", "act_embed")
         return x_BTD, router, cache

@@ -6,6 +6,7 @@ a tied model has no "head". Matrices start normal(0.02), norms at one (RECIPE 1)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,8 +25,8 @@ Params = dict[str, Any]
 class Cache(NamedTuple):
     """Keys and values of every layer and how many tokens each row holds.
 
-    layers: a LayerCache of [L, B, K, S, H] arrays, or a tuple of L LayerCaches of [B, K, S, H]
-    (for `Execution(scan=False)`, which then updates each in place).
+    layers: a LayerCache with a leading L on both arrays, or a tuple of L LayerCaches (for
+    `Execution(scan=False)`, which then updates each in place).
     """
 
     layers: LayerCache | tuple[LayerCache, ...]
@@ -90,14 +91,13 @@ def new_cache(
     config: ModelConfig, rows: int, length: int, dtype: Any = jnp.float32, *, stacked: bool = True
 ) -> Cache:
     """An empty cache of `length` places for each of `rows` sequences."""
-    shape = (rows, config.kv_heads, length, config.head_dim)
-    if stacked:
-        layers = LayerCache(*(jnp.zeros((config.layers, *shape), dtype) for _ in range(2)))
-    else:
-        layers = tuple(
-            LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-            for _ in range(config.layers)
-        )
+
+    def empty(*leading):
+        heads = (*leading, rows, config.kv_heads)
+        keys = jnp.zeros((*heads, config.head_dim, length), dtype)
+        return LayerCache(keys, keys.swapaxes(-1, -2))
+
+    layers = empty(config.layers) if stacked else tuple(empty() for _ in range(config.layers))
     return Cache(layers, jnp.zeros(rows, jnp.int32))
 
 
@@ -111,6 +111,25 @@ def unstack(params: Params) -> Params:
     count = jax.tree.leaves(stacked)[0].shape[0]
     layers = tuple(jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count))
     return {**params, "layers": layers}
+
+
+# How many axes of a matrix are contracted; the others are its outputs.
+_INPUTS = {
+    "attention": {"query": 1, "key": 1, "value": 1, "out": 2},
+    "mlp": {"gate": 1, "up": 1, "down": 1},
+}
+
+
+def outputs_first(layers: Any, turn: Callable[[Any, int], Any]) -> Any:
+    """One layer's parameters, or anything in their shape, with turn(leaf, inputs) of each matrix
+    that `Execution(outputs_first=True)` wants as [*out, *in].
+    """
+    turned = {
+        module: {**layers[module], **{n: turn(layers[module][n], i) for n, i in inputs.items()}}
+        for module, inputs in _INPUTS.items()
+        if module in layers
+    }
+    return {**layers, **turned}
 
 
 def forward(

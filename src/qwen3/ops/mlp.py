@@ -1,13 +1,23 @@
 """SwiGLU feed-forward (Shazeer 2020, arXiv 2002.05202); no bias (report, section 2)."""
 
+from functools import partial
+
 import jax
 
 from qwen3.mesh import constrain
-from qwen3.ops.linear import linear
+from qwen3.ops.linear import linear as _linear
 
 
-def swiglu(x_BTD: jax.Array, gate_DF: jax.Array, up_DF: jax.Array, down_FD: jax.Array) -> jax.Array:
-    """down(silu(gate(x)) * up(x)): [B, T, D] -> [B, T, D]."""
+def swiglu(
+    x_BTD: jax.Array,
+    gate_DF: jax.Array,
+    up_DF: jax.Array,
+    down_FD: jax.Array,
+    *,
+    outputs_first: bool = False,
+) -> jax.Array:
+    """down(silu(gate(x)) * up(x)): [B, T, D] -> [B, T, D]. outputs_first: as of `linear`."""
+    linear = partial(_linear, outputs_first=outputs_first)
     gate_BTF = constrain(linear(x_BTD, gate_DF), "batch", "length", "act_mlp")
     up_BTF = constrain(linear(x_BTD, up_DF), "batch", "length", "act_mlp")
     return linear(jax.nn.silu(gate_BTF) * up_BTF, down_FD)
