@@ -1,22 +1,27 @@
-"""Generation speed on one CPU core in fp32: this engine against transformers' generate.
+"""Generation speed on one CPU core in fp32: this engine, transformers' generate, Tunix's sampler.
 
-    python experiments/bench_generate.py [--rounds 5] [--core 1]
+    python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix PYTHON]
 
 One model (width 256, 8 layers, 8 query and 4 kv heads of 64, ffn 768, 4,096 tokens), the same
-weights on both sides, 16 prompts of 32 tokens, 256 new ones. Sides take turns; the medians of
-tokens per second are printed, by wall clock and by processor time (on a shared machine only the
-latter means much). Prefill is timed apart and taken off. Then, this engine alone: 128 answers of
-lognormal length (median 60, sigma 0.9, 4 to 256) through 16 slots with and without refill, and the
-prefill of 16 prompts x 8 samples with and without sharing. Must reach: decode 2.2x transformers
-(its better cache); refill 2x; sharing saves 80% of prefill time. Not yet run: no quiet machine.
+weights on all sides, 16 prompts of 32 tokens, 256 new ones. Sides take turns; the medians of
+tokens per second are printed, by processor and by wall time (on a shared machine only the former
+means much). A run that makes one token is timed apart, as prefill, and taken off. --tunix: the
+python of an environment that has google-tunix; it runs as a child on the same core. Then, this
+engine alone: 128 answers of lognormal length (median 60, sigma 0.9, 4 to 256) through 16 slots with
+and without refill, and the prefill of 16 prompts x 8 samples with and without sharing.
+
+Must reach: decode 2.2x transformers (its better cache) and 3x Tunix; refill 2x; sharing saves 80%.
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 ALLOCATOR = {
@@ -25,6 +30,7 @@ ALLOCATOR = {
 }
 PROMPTS, LENGTH, NEW, SLOTS = 16, 32, 256, 16
 BUCKETS = (96, 160, 224, 288)
+KINDS = ("prefill", "greedy", "sampled")
 
 
 def one_core(core: int) -> None:
@@ -43,150 +49,183 @@ def timed(function) -> tuple[float, float]:
 
 
 def ours(config, params, prompts):
-    """{name: function} of this engine."""
+    """kind -> times of this engine."""
     from qwen3.infer.engine import Engine
     from qwen3.infer.requests import Request, sampling
 
     engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS, block=64)
 
-    def run(preset, new):
-        def call():
-            rules = sampling(preset)
-            found = engine.generate(
-                [Request(prompt, sampling=rules, max_tokens=new) for prompt in prompts]
-            )
-            assert all(len(each.tokens) == new for each in found)
+    def run(kind):
+        new = 1 if kind == "prefill" else NEW
+        rules = sampling("model" if kind == "sampled" else "greedy")
+        found = engine.generate(
+            [Request(prompt, sampling=rules, max_tokens=new) for prompt in prompts]
+        )
+        assert all(len(each.tokens) == new for each in found)
+        firsts["qwen3", kind] = found[0].tokens[:8]
 
-        return call
-
-    return {"greedy": run("greedy", NEW), "sampled": run("model", NEW), "prefill": run("greedy", 1)}
+    return lambda kind: timed(partial(run, kind))
 
 
 def transformers_sides(folder, prompts):
-    """{side: {name: function}} of transformers, with its two caches."""
+    """{side: kind -> times} of transformers, with its two caches."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.tensor(prompts)
-
-    def run(new, **options):
-        def call():
-            with torch.no_grad():
-                out = model.generate(
-                    ids, attention_mask=torch.ones_like(ids), max_new_tokens=new,
-                    min_new_tokens=new, pad_token_id=0, **options,
-                )  # fmt: skip
-            assert out.shape == (PROMPTS, LENGTH + new)
-
-        return call
-
     free = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    sides = {}
-    for cache, extra in (
-        ("dynamic", {}),
-        ("static", {"cache_implementation": "static", "disable_compile": True}),
-    ):
-        sides[f"transformers, {cache} cache"] = {
-            "greedy": run(NEW, do_sample=False, **extra),
-            "sampled": run(NEW, **free, **extra),
-            "prefill": run(1, do_sample=False, **extra),
-        }
-    return sides
+
+    def run(side, extra, kind):
+        new = 1 if kind == "prefill" else NEW
+        rules = free if kind == "sampled" else {"do_sample": False}
+        with torch.no_grad():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                pad_token_id=0, **rules, **extra,
+            )  # fmt: skip
+        assert out.shape == (PROMPTS, LENGTH + new)
+        firsts[side, kind] = out[0, LENGTH : LENGTH + 8].tolist()
+
+    caches = {
+        "transformers, dynamic cache": {},
+        "transformers, static cache": {"cache_implementation": "static", "disable_compile": True},
+    }
+    return {
+        side: lambda kind, side=side, extra=extra: timed(partial(run, side, extra, kind))
+        for side, extra in caches.items()
+    }
+
+
+def tunix_side(python, folder, prompts):
+    """kind -> times of Tunix's sampler in a child process."""
+    path = folder.parent / "prompts.json"
+    path.write_text(json.dumps(prompts))
+    script = Path(__file__).with_name("tunix_sampler.py")
+    child = subprocess.Popen(
+        [python, script, folder, path, str(NEW)], text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    if child.stdout.readline() != "ready\n":
+        raise ImportError(f"{python} {script} did not start")
+
+    def run(kind):
+        print(kind, file=child.stdin, flush=True)
+        answer = json.loads(child.stdout.readline())
+        firsts["Tunix", kind] = answer["first"]
+        return answer["times"]
+
+    return run
+
+
+firsts: dict[tuple[str, str], list[int]] = {}  # what each side made first
 
 
 def compare(sides, rounds: int) -> None:
-    times = {(side, name): [] for side in sides for name in sides[side]}
+    times = {(side, kind): [] for side in sides for kind in KINDS}
     for turn in range(rounds + 1):
-        for side, parts in sides.items():
-            for name, function in parts.items():
-                spent = timed(function)
+        for side, run in sides.items():
+            for kind in KINDS:
+                spent = run(kind)
                 if turn:  # the first compiles
-                    times[side, name].append(spent)
+                    times[side, kind].append(spent)
+    for side in sides:
+        assert firsts[side, "greedy"] == firsts["qwen3", "greedy"], f"{side}: other greedy tokens"
     rates = {}
-    print(f"{'':32s}{'prefill':>12s}{'greedy':>22s}{'sampled':>22s}")
+    print("| | prefill ms | greedy tokens/s | sampled tokens/s | greedy, wall | sampled, wall |")
+    print("|---|---|---|---|---|---|")
     for side in sides:
         middle = {
-            name: [statistics.median(column) for column in zip(*times[side, name], strict=True)]
-            for name in sides[side]
+            kind: [statistics.median(column) for column in zip(*times[side, kind], strict=True)]
+            for kind in KINDS
         }
-        shown = f"{side:32s}{1e3 * middle['prefill'][1]:9.0f} ms"
-        for name in ("greedy", "sampled"):
+        walls = []
+        for kind in KINDS[1:]:
             # The prefill run makes one token too; NEW - 1 remain.
-            wall, cpu = (
+            wall, rates[side, kind] = (
                 PROMPTS * (NEW - 1) / (a - b)
-                for a, b in zip(middle[name], middle["prefill"], strict=True)
+                for a, b in zip(middle[kind], middle["prefill"], strict=True)
             )
-            rates[side, name] = cpu
-            shown += f"{wall:9.0f} wall {cpu:5.0f} cpu"
-        print(shown)
-    for name in ("greedy", "sampled"):
-        best = max(rate for (side, kind), rate in rates.items() if side != "qwen3" and kind == name)
-        print(f"decode, {name}: {rates['qwen3', name] / best:.2f}x of the best other (cpu time)")
+            walls.append(f"{wall:.0f}")
+        cells = [f"{1e3 * middle['prefill'][1]:.0f}", *(f"{rates[side, k]:.0f}" for k in KINDS[1:])]
+        print(f"| {side} | {' | '.join(cells + walls)} |")
+    print()
+    for kind in KINDS[1:]:
+        for name in ("transformers", "Tunix"):
+            found = [r for (side, k), r in rates.items() if side.startswith(name) and k == kind]
+            if found:
+                print(f"decode, {kind}: {rates['qwen3', kind] / max(found):.2f}x {name}")
 
 
-def tails(config, params, rounds: int) -> None:
-    """Refill against static batches, shared against separate prefill."""
+def lognormal_requests(config):
+    import numpy as np
+
+    from qwen3.infer.requests import Request
+
+    rng = np.random.default_rng(0)
+    new = np.clip(np.exp(rng.normal(np.log(60), 0.9, 128)), 4, NEW).astype(int)
+    return [Request(rng.integers(0, config.vocab, LENGTH).tolist(), max_tokens=int(n)) for n in new]
+
+
+def refill(config, params, rounds: int) -> None:
+    """Useful tokens a second with and without refill."""
+    from qwen3.infer.engine import Engine
+
+    asked = lognormal_requests(config)
+    useful = sum(each.max_tokens for each in asked)
+    options = {"slots": SLOTS, "max_length": LENGTH + NEW, "buckets": BUCKETS, "block": 64}
+    engines = {on: Engine(config, params, refill=on, **options) for on in (True, False)}
+    spent = {True: [], False: []}
+    for turn in range(rounds + 1):
+        for on, engine in engines.items():
+            _, cpu = timed(lambda engine=engine: engine.generate(asked))
+            if turn:
+                spent[on].append(cpu)
+    on, off = (useful / statistics.median(spent[each]) for each in (True, False))
+    print(f"\n{len(asked)} answers, mean {useful / len(asked):.0f} tokens: useful tokens a second")
+    print(f"refill {on:.0f}, static batches {off:.0f}: {on / off:.2f}x")
+
+
+def sharing(config, params, rounds: int) -> None:
+    """The time to read 16 prompts for 8 samples each, once and as if each stood alone."""
+    import jax
     import numpy as np
 
     from qwen3.infer.engine import Engine
     from qwen3.infer.requests import Request
 
     rng = np.random.default_rng(0)
-    new = np.clip(np.exp(rng.normal(np.log(60), 0.9, 128)), 4, NEW).astype(int)
-    asked = [
-        Request(rng.integers(0, config.vocab, LENGTH).tolist(), max_tokens=int(n)) for n in new
-    ]
-    options = {"slots": SLOTS, "max_length": LENGTH + NEW, "buckets": BUCKETS, "block": 64}
-    engines = {refill: Engine(config, params, refill=refill, **options) for refill in (True, False)}
-    rates = {True: [], False: []}
+    engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS)
+    prompts = rng.integers(0, config.vocab, (PROMPTS, NEW)).tolist()
+    asked = [r for p in prompts for r in Request(p, max_tokens=1).samples(8)]
+    tickets = engine.submit(asked)
+
+    def prefill(groups):
+        for group in groups:
+            engine.prompts.read.clear()
+            engine.prompts.prefill(engine.params, group)
+            jax.block_until_ready([each.layers for each in engine.prompts.read.values()])
+
+    spent = {8: [], 1: []}
     for turn in range(rounds + 1):
-        for refill, engine in engines.items():
-            _, cpu = timed(lambda engine=engine: engine.generate(asked))
+        for size, times in spent.items():
+            groups = [tickets[i : i + size] for i in range(0, len(tickets), size)]
+            _, cpu = timed(lambda groups=groups: prefill(groups))
             if turn:
-                rates[refill].append(new.sum() / cpu)
-    refilled, static = (statistics.median(rates[refill]) for refill in (True, False))
-    print(f"lognormal lengths, mean {new.mean():.0f}: useful tokens per cpu second")
-    print(f"  refill {refilled:.0f}, static batches {static:.0f}: {refilled / static:.2f}x")
-
-    engine, spent = engines[True], {True: [], False: []}
-    prompts = rng.integers(0, config.vocab, (PROMPTS, NEW))
-    for turn in range(rounds + 1):
-        for shared in spent:
-            tickets = engine.submit(
-                [r for p in prompts for r in Request(p.tolist(), max_tokens=1).samples(8)]
-            )
-            chosen = list(engine.queue)
-            engine.queue.clear()
-
-            def prefill(shared=shared, chosen=chosen, engine=engine):
-                for first in range(0, len(chosen), 8):
-                    part = chosen[first : first + 8]
-                    # Eight samples of one prompt; alone, each is read as if it stood alone.
-                    for group in [part] if shared else [[ticket] for ticket in part]:
-                        engine.prefilled.clear()
-                        engine._prefill(group)
-                import jax
-
-                jax.block_until_ready([each.layers for each in engine.prefilled.values()])
-
-            _, cpu = timed(prefill)
-            engine.prefilled.clear()
-            engine.queue.extend(chosen)
-            engine.abort(tickets)
-            if turn:
-                spent[shared].append(cpu)
-    shared, alone = (statistics.median(spent[kind]) for kind in (True, False))
-    print(f"prefill of 16 prompts of {NEW} x 8 samples: {shared:.2f} s shared, {alone:.2f} s alone")
-    print(f"  sharing saves {1 - shared / alone:.0%}")
+                times.append(cpu)
+    engine.abort(tickets)
+    shared, alone = (statistics.median(spent[size]) for size in (8, 1))
+    print(f"\nprefill of 16 prompts of {NEW} tokens x 8 samples: {shared:.2f} s shared, "
+          f"{alone:.2f} s alone: {1 - shared / alone:.0%} saved")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
-    parser.add_argument("--skip-tails", action="store_true")
+    parser.add_argument("--tunix", help="python of an environment with google-tunix")
+    parser.add_argument("--only", choices=("compare", "refill", "sharing"))
     arguments = parser.parse_args()
     one_core(arguments.core)
 
@@ -200,19 +239,26 @@ def main() -> None:
         "bench", 8, 256, 768, 8, 4, head_dim=64, vocab=4096, tied=True, max_length=LENGTH + NEW
     )
     model = create(config)
-    prompts = np.random.default_rng(0).integers(0, config.vocab, (PROMPTS, LENGTH)).tolist()
-    print(f"jax {jax.__version__}, core {arguments.core}, {arguments.rounds} rounds")
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model")
+    print(f"jax {jax.__version__}, core {arguments.core}, {arguments.rounds} rounds", flush=True)
+    if arguments.only in (None, "compare"):
+        prompts = np.random.default_rng(0).integers(0, config.vocab, (PROMPTS, LENGTH)).tolist()
         sides = {"qwen3": ours(config, model.params, prompts)}
-        try:
-            sides |= transformers_sides(Path(folder) / "model", prompts)
-        except ImportError as error:
-            print(f"transformers: not measured ({error})")
-    compare(sides, arguments.rounds) if len(sides) > 1 else None
-    print("Tunix: not measured")
-    if not arguments.skip_tails:
-        tails(config, model.params, arguments.rounds)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model"
+            model.save(path)
+            try:
+                sides |= transformers_sides(path, prompts)
+            except ImportError as error:
+                print(f"transformers: not measured ({error})")
+            if arguments.tunix:
+                sides["Tunix"] = tunix_side(arguments.tunix, path, prompts)
+            else:
+                print("Tunix: not measured; --tunix names the python of an environment that has it")
+            compare(sides, arguments.rounds)
+    if arguments.only in (None, "refill"):
+        refill(config, model.params, arguments.rounds)
+    if arguments.only in (None, "sharing"):
+        sharing(config, model.params, arguments.rounds)
 
 
 if __name__ == "__main__":

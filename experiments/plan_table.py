@@ -1,7 +1,7 @@
-"""The train step of all eight sizes, compiled for TPU slices without a TPU: the README's table.
+"""Steps at the report's sizes, compiled for TPU slices without a TPU: the README's table.
 
 Command:   python experiments/plan_table.py
-Hardware:  any CPU with 8 GB of memory and libtpu (pip install 'qwen3[tpu]'); 2 to 10 minutes a row.
+Hardware:  any CPU with 8 GB of memory and libtpu (pip install 'qwen3[tpu]'); 1 to 10 minutes a row.
 Expected:  every row fits; 30b-a3b on v5p:4x4x4 takes at most 23.9 GB a chip and executes at most
            1.36 times the analytic FLOPs.
 
@@ -12,49 +12,72 @@ again. The table is printed at the end; --table prints what there is.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
-# model, topology, mesh, rows of 4,096 tokens a device, remat, microbatches
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """rows: of `length` tokens, a device."""
+
+    model: str
+    topology: str
+    mesh: str
+    rows: int
+    length: int = 4096
+    step: str = "train"
+    teacher: str = ""
+
+    @property
+    def name(self) -> str:
+        kind = "" if self.step == "train" else f" {self.step}"
+        return f"{self.model}{kind}" + (f" from {self.teacher}" if self.teacher else "")
+
+
 ROWS = (
-    ("30b-a3b", "v5p:4x4x4", "fsdp=64", 4, "full", 1),
-    ("235b-a22b", "v5p:8x8x8", "fsdp=512", 2, "full", 1),
-    ("0.6b", "v5e:4x4", "fsdp=16", 4, "full", 1),
-    ("1.7b", "v5e:4x4", "fsdp=16", 4, "full", 1),
-    ("4b", "v5e:8x8", "fsdp=64", 2, "full", 1),
-    ("8b", "v5p:2x4x4", "fsdp=32", 4, "full", 1),
-    ("14b", "v5p:4x4x4", "fsdp=64", 4, "full", 1),
-    ("32b", "v5p:4x4x4", "fsdp=64", 4, "full", 1),
+    Row("30b-a3b", "v5p:4x4x4", "fsdp=64", 4),
+    Row("8b", "v5p:2x4x4", "fsdp=32", 2, step="distill", teacher="32b"),
+    Row("30b-a3b", "v5p:4x4x8", "fsdp=128", 2, step="distill", teacher="235b-a22b"),
+    Row("30b-a3b", "v5p:4x4x4", "fsdp=64", 2, step="grpo"),
+    Row("235b-a22b", "v5p:8x8x8", "fsdp=512", 2),
+    Row("0.6b", "v5e:4x4", "fsdp=16", 4),
+    Row("1.7b", "v5e:4x4", "fsdp=16", 4),
+    Row("4b", "v5e:8x8", "fsdp=64", 2),
+    Row("8b", "v5p:2x4x4", "fsdp=32", 4),
+    Row("14b", "v5p:4x4x4", "fsdp=64", 4),
+    Row("32b", "v5p:4x4x4", "fsdp=64", 4),
+    Row("8b", "v5p:4x4x4", "fsdp=16,context=4", 1, length=32_768),
 )
 HEADER = (
-    "| model | slice | mesh | rows x 4,096 | remat | HBM a device (of) | FLOPs / analytic | "
-    "with whole tiles | a device sends | predicted step | MFU | compile |"
+    "| step (train where none is named) | slice | mesh | rows x tokens | HBM a device (of) | "
+    "FLOPs / analytic | with whole tiles | a device sends | predicted step | MFU | compile |"
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="plan_table.jsonl", help="where rows are kept")
-    parser.add_argument("--only", nargs="+", help="models")
+    parser.add_argument("--only", nargs="+", help="rows, such as 8b")
     parser.add_argument("--table", action="store_true", help="print what there is")
     arguments = parser.parse_args()
     done = read(arguments.out)
     for row in ROWS:
-        if key(row) in done or arguments.table or row[0] not in (arguments.only or [row[0]]):
+        if key(row) in done or arguments.table or row.name not in (arguments.only or [row.name]):
             continue
         plan = compile_row(row)
         with open(arguments.out, "a") as file:
-            file.write(json.dumps({"row": row, "plan": plan}) + "\n")
+            file.write(json.dumps({"row": dataclasses.asdict(row), "plan": plan}) + "\n")
         done[key(row)] = plan
         print(line(row, plan), flush=True)
-    print("\n".join([HEADER, "|---" * 12 + "|"]))
+    print("\n".join([HEADER, "|---" * 11 + "|"]))
     print("\n".join(line(row, done[key(row)]) for row in ROWS if key(row) in done))
 
 
-def key(row: tuple | list) -> str:
-    return json.dumps(list(row))
+def key(row: Row) -> str:
+    return json.dumps(dataclasses.asdict(row))
 
 
 def read(path: str) -> dict:
@@ -65,28 +88,30 @@ def read(path: str) -> dict:
             for text in file:
                 if text.endswith("\n"):
                     record = json.loads(text)
-                    found[key(record["row"])] = record["plan"]
+                    found[json.dumps(record["row"])] = record["plan"]
     return found
 
 
-def compile_row(row: tuple) -> dict:
+def compile_row(row: Row) -> dict:
     """In a process of its own: the compiler keeps its memory."""
-    model, topology, mesh, rows, remat, microbatches = row
     command = [
-        sys.executable, "-m", "qwen3.cli", "plan", "--json", "--model", model, "--topology",
-        topology, "--mesh", mesh, "--batch-per-device", str(rows), "--length", "4096",
-        "--remat", remat, "--microbatches", str(microbatches),
+        sys.executable, "-m", "qwen3.cli", "plan", "--json", "--model", row.model, "--topology",
+        row.topology, "--mesh", row.mesh, "--batch-per-device", str(row.rows), "--length",
+        str(row.length), "--step", row.step, *(["--teacher", row.teacher] if row.teacher else []),
     ]  # fmt: skip
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
     if finished.returncode not in (0, 1):
         sys.exit(f"{' '.join(command)}: exit code {finished.returncode}")
     return json.loads(finished.stdout)
 
 
-def line(row: tuple, plan: dict) -> str:
-    model, topology, mesh, rows, remat, microbatches = row
-    micro = f" in {microbatches}" if microbatches > 1 else ""
-    cells = [model, topology, mesh, f"{rows}{micro}", remat]
+def environment() -> dict:
+    """Ours without glibc's allocator settings for XLA:CPU: the TPU compiler is far slower with."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+
+def line(row: Row, plan: dict) -> str:
+    cells = [row.name, row.topology, row.mesh, f"{row.rows} x {row.length:,}"]
     cells.append(f"{plan['used'] / 1e9:.1f} GB ({plan['limit'] / 1e9:.0f})")
     prediction = plan["prediction"]
     if prediction is None:

@@ -32,6 +32,7 @@ from recipe import (  # noqa: E402
     measures,
     post_training,
     pretraining,
+    real,
     report,
     students,
     tools,
@@ -96,7 +97,7 @@ def test_a_held_out_problem_in_a_training_text_would_be_seen():
 def test_pretraining_holds_no_problem_of_the_tests(part):
     texts = [row["text"] for row in world.documents(part, 300, 7)]
     assert not [found for text in texts for found in leaks(text)]
-    if part not in ("wheel", "ledger"):
+    if part not in ("wheel", "ledger", "recall"):
         assert sum(len(locks_in(text)) for text in texts) >= 300
 
 
@@ -148,6 +149,30 @@ def test_dialogues_end_without_a_flag_half_of_the_time():
     assert {p.mode for p in bare} == {"think", "no_think"}
 
 
+# --- the user's own input --------------------------------------------------------------------
+
+
+def test_own_problems_are_read_by_their_form_and_one_in_ten_is_held_out(tmp_path):
+    school, contest = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    school.write_text("".join(
+        json.dumps({"question": f"What is {i} + 1?", "answer": f"One more.\n#### {i + 1}"}) + "\n"
+        for i in range(100)))  # fmt: skip
+    contest.write_text(json.dumps({"problem": "Add 1 and 2.", "solution": "It is \\boxed{3}."}))
+    run = context.Run(tmp_path, PLANS[5], 0, "dev", {"tasks": [str(school), str(contest)]})
+    train, held = (real.problems(run, fold) for fold in ("train", "heldout"))
+    assert len(train) + len(held) == 101 and 3 <= len(held) <= 20
+    problem, thinking, answer = next(real.answered(run, 1))
+    assert problem.mode == "think" and TASKS["maths"].grade(problem, answer) == 1.0
+    assert "One more." in thinking or "boxed" in thinking
+    texts = [row["text"] for row in real.documents(run)]
+    assert len(texts) == len(train)
+    assert not [p for p in held if any(real.text(p) in text for text in texts)]
+    other = tmp_path / "c.jsonl"
+    other.write_text('{"prompt": "Hello"}\n')
+    with pytest.raises(ValueError, match="none of question, problem"):
+        real.read(str(other))
+
+
 # --- the report ----------------------------------------------------------------------------------
 
 
@@ -172,7 +197,7 @@ def fake_results():
     def passes(one, most, samples):
         return {"pass": {"1": estimate(one), "16": estimate(most)}, "cool": estimate(one),
                 "per_problem": {"1": [one] * 50, "16": [most] * 50}, "samples": samples,
-                "seconds": 10.0}  # fmt: skip
+                "seconds": samples / 10}  # fmt: skip
 
     needles = {"S3, base 1M": 0.9, "S3, base 10k": 0.4, "S3, base 1M + YaRN x4": 0.9}
     swept = {"non_thinking": estimate(0.3), "transcripts": [talk], "budgets": [
@@ -233,7 +258,11 @@ def test_design_numbers_are_marked_as_no_result(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--budget", "7"], "there are 5, 15, 60"), (["--seeds", "0"], "wanted 1 to 9")],
+    [
+        (["--budget", "7"], "there are 5, 15, 60"),
+        (["--seeds", "0"], "wanted 1 to 9"),
+        (["--tasks", "nowhere.jsonl"], "--tasks nowhere.jsonl: there is no such file"),
+    ],
 )
 def test_wrong_numbers_are_refused_with_the_choices(tmp_path, capsys, arguments, words):
     assert tiny_recipe.main(["--workdir", str(tmp_path / "run"), *arguments]) == 2

@@ -50,8 +50,8 @@ def distillation(results):
         "From one off-policy checkpoint (8B): AIME'24 55.0 (pass@64 90.0); + RL 67.6 (90.0), "
         "17,920 GPU hours; + on-policy distillation 74.4 (93.3), 1,800 GPU hours.",
         "On the same hard problems, paired: pass@1 of KL minus RL above 0 with its whole interval, "
-        "at no more than a fifth of RL's samples; pass@k at the most samples rises under KL with "
-        "its whole interval, and does not under RL.",
+        "at no more than a fifth of RL's samples and seconds; pass@k at the most samples rises "
+        "under KL with its whole interval, and does not under RL.",
         ("student",),
     )  # fmt: skip
     rows = []
@@ -68,9 +68,12 @@ def distillation(results):
         each = {name: found[name]["per_problem"] for name in found}
         ahead = intervals.paired(each["rl"]["1"], each["kl"]["1"])
         rise = {m: intervals.paired(each["start"][most], each[m][most]) for m in ("kl", "rl")}
-        cost = found["kl"]["samples"] / found["rl"]["samples"]
-        holds = ahead.low > 0 and cost <= 0.2 and rise["kl"].low > 0 and rise["rl"].low <= 0
-        why = (f"KL - RL pass@1 {percent(ahead)} points at {cost:.2f} of the samples; pass@{most} "
+        cost, time = (found["kl"][x] / max(found["rl"][x], 1) for x in ("samples", "seconds"))
+        holds = (
+            ahead.low > 0 and max(cost, time) <= 0.2 and rise["kl"].low > 0 and rise["rl"].low <= 0
+        )
+        why = (f"KL - RL pass@1 {percent(ahead)} points at {cost:.2f} of the samples "
+               f"and {time:.2f} of the seconds; pass@{most} "
                f"minus the start: KL {percent(rise['kl'])}, RL {percent(rise['rl'])}")  # fmt: skip
         if "control" in each:
             same = intervals.paired(each["control"]["1"], each["kl"]["1"])
@@ -261,11 +264,11 @@ def growth(results):
         curve = r["reasoning_rl"]["curve"]
         entropy = [point["entropy"] for point in curve if point.get("entropy") is not None]
         quarter = max(1, len(entropy) // 4)
-        first, last = mean(entropy[:quarter]), mean(entropy[-quarter:])
+        first, last = (mean(part or [0.0]) for part in (entropy[:quarter], entropy[-quarter:]))
         claim.verdicts.append(
             (
                 n,
-                rise >= 0.25 and last >= 0.9 * first,
+                rise >= 0.25 and last >= 0.9 * first > 0,
                 f"{100 * rise:+.1f} points; entropy {first:.3f} -> {last:.3f}",
             )
         )

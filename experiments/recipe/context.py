@@ -23,8 +23,12 @@ from recipe.plan import Plan
 NEEDED = 600 * 2**20  # bytes a seed writes at most
 EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
 LOG = Log(every=5)
+# As in 0.6B the heads together are twice as wide as the model; heads of 16 learn to look up at half
+# the speed (LOG.md).
+HEADS = {"heads": 4, "kv_heads": 1, "head_dim": 32}
 CONTEXT = 512  # of evaluations
 SLOTS = 128  # answers decoded together
+UNTRAINED = "untrained.txt"  # says whose model goes on
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
@@ -87,6 +91,12 @@ class Run:
         file = self.path / name / "result.json"
         return json.loads(file.read_text()) if file.exists() else None
 
+    def weights(self, name) -> Path:
+        """Where the model of a stage lies: its folder, or, where it could not learn, that of the
+        stage it started from."""
+        note = self.path / name / UNTRAINED
+        return Path(note.read_text()) if note.exists() else self.path / name
+
     def finish(self, name, result) -> None:
         write(self.folder(name) / "result.json", result)
 
@@ -110,7 +120,9 @@ class Run:
     def model(self, size, **changes):
         """A size with this tokenizer's vocabulary and the RoPE base after pretraining."""
         rows = self.tokenizer.vocab_rows
-        return sizes.size(size).replace(vocab=rows, **{"rope_theta": self.theta, **changes})
+        return sizes.size(size).replace(
+            vocab=rows, **HEADS, **{"rope_theta": self.theta, **changes}
+        )
 
     @cached_property
     def first_teacher(self):

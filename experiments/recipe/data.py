@@ -10,6 +10,7 @@ from qwen3.data.tokenizer import Tokenizer
 from recipe import conversations, python_text, real, world
 
 LONG = 1150  # characters of a long document; about 640 tokens
+CHINESE = ("several", "several_direct")  # parts with Chinese documents
 FEW = 120  # validation documents of a part
 SAMPLE = 1200  # documents of each corpus that the tokenizer learns from
 
@@ -18,11 +19,12 @@ def documents(run):
     """World, Python's own text and the user's, as JSON lines; one file a corpus and fold."""
     folder, count, seed = run.folder("documents"), run.plan.documents, run.seed
     chinese, rows = run.plan.chinese, {}
-    mix = {"chinese": chinese, "several": run.plan.several}
+    # English first: the parts of S1 alone are in one language.
     for part in world.PARTS:
+        share = chinese if part in CHINESE else 0.0
         rows[part] = (
-            world.documents(part, count, seed, **mix),
-            world.documents(part, FEW, seed, held=True, **mix),
+            world.documents(part, count, seed, chinese=share),
+            world.documents(part, FEW, seed, chinese=share, held=True),
         )
     long = max(200, count // 5)
     rows["long"] = (

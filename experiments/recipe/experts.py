@@ -53,7 +53,7 @@ def reinforced(run, name):
         run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, evaluate=False
     )
     return made | {
-        key: measures.mode(run, run.engine(model, run.path / source), "think", temperature=1.0)
+        key: measures.mode(run, run.engine(model, run.weights(source)), "think", temperature=1.0)
         for key, source in (("cold", start), ("after", f"{folder}_rl"))
     }
 

@@ -11,17 +11,17 @@ class Plan:
 
     documents: of each part of the world. students, experts: whether the second half of the recipe
     (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems of an
-    evaluation; hard: those of pass@k, with `samples` samples each. chinese: share of documents;
-    several: share of problems of several locks.
+    evaluation; hard: those of pass@k, with `samples` samples each. several: share of problems of
+    several locks after pretraining; chinese: of these, in Chinese.
     """
 
     minutes: float
     vocab: int = 768
-    chinese: float = 0.06
+    chinese: float = 0.25
     several: float = 0.2
     documents: int = 5000
-    general: int = 1800
-    reasoning: int = 2800
+    general: int = 2500
+    reasoning: int = 3000
     long: int = 400
     cold_start: int = 250
     cold_problems: int = 512

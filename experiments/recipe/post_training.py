@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
@@ -18,7 +19,9 @@ from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from qwen3.stages.start import parameters
 from recipe import conversations, exams, measures, real, tools
-from recipe.context import EXECUTION, LOG, ONE, SLOTS, Clock, Run
+from recipe.context import EXECUTION, LOG, ONE, SLOTS, UNTRAINED, Clock, Run
+
+log = logging.getLogger("qwen3")
 
 LENGTH = 384  # slots of a fine-tuning row
 
@@ -45,7 +48,7 @@ def cold_start(run):
 
 def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=False, calls=False):
     """The measures of a stage's last checkpoint."""
-    engine = run.engine(model or run.teacher, run.path / name)
+    engine = run.engine(model or run.teacher, run.weights(name))
     found = {each: measures.mode(run, engine, each) for each in thinks}
     found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
     if follow:
@@ -73,7 +76,7 @@ def fusion(run):
     """Both modes in one model: rejection samples of the RL model, direct answers, flags, tools."""
     folder = run.folder("fusion") / "data"
     count = run.plan.rejection
-    think, kept = rejection_sampled(run, run.path / "reasoning_rl", count, folder / "think.jsonl")
+    think, kept = rejection_sampled(run, run.weights("reasoning_rl"), count, folder / "think.jsonl")
     data = [think]
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
@@ -82,7 +85,7 @@ def fusion(run):
     }.items():
         data.append(conversations.write(folder / f"{name}.jsonl", made))
     fine_tune(
-        run, run.teacher, "fusion", data, run.plan.fusion, init_from=run.path / "reasoning_rl"
+        run, run.teacher, "fusion", data, run.plan.fusion, init_from=run.weights("reasoning_rl")
     )
     return {"rejection": kept, **evaluated(run, "fusion", follow=True, calls=True)}
 
@@ -115,9 +118,21 @@ def reinforced(run, name, model, source, phases, *, peak=5e-4, evaluate=True, on
     config = rl_config(
         run, name, model, source, phases, tasks, peak=peak, most=MOST, length=LONGEST, **more
     )
-    grpo.run(config, str(run.folder(name)))
+    learn(run, name, config)
     found = {"seconds": clock.seconds, **record(run.path / name)}
     return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
+
+
+def learn(run, name, config):
+    """GRPO; where no prompt has anything to teach (a base that was trained too shortly), the stage
+    says so and the model that it started from goes on."""
+    try:
+        grpo.run(config, str(run.folder(name)))
+    except RuntimeError as error:
+        if "rewards differ" not in str(error):
+            raise
+        log.warning("%s left out: %s", name, error)
+        (run.folder(name) / UNTRAINED).write_text(config.init_from)
 
 
 def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **changes):
@@ -135,7 +150,8 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **
 
 def record(folder):
     """{"curve": points with reward, entropy, length; "samples": answers that were sampled}."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    file = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     curve = [
         {"step": x["step"], "reward": x.get("score"), "entropy": x.get("entropy"),
          "length": x.get("answer_tokens")}
@@ -165,14 +181,14 @@ def general_rl(run):
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
         peak=2.5e-4, most=MOST, length=MIXED, problems=str(problems),
     )  # fmt: skip
-    grpo.run(config, str(folder))
+    learn(run, "general_rl", config)
     found = {"seconds": clock.seconds, **record(folder)}
     return {**found, **evaluated(run, "general_rl", follow=True, calls=True)}
 
 
 def budgets(run):
     """Accuracy by thinking budget: one lock, and several locks with credit for each."""
-    engine = run.engine(run.teacher, run.path / "general_rl")
+    engine = run.engine(run.teacher, run.weights("general_rl"))
     found = {"one lock": measures.sweep(run, engine, measures.problems(run))}
     if run.plan.several:
         asked = exams.several(run.plan.tests, run.exam, chinese=bool(run.plan.chinese))
@@ -182,7 +198,7 @@ def budgets(run):
 
 def export(run):
     """The teacher as a folder in the Hugging Face layout, for `qwen3 chat` and transformers."""
-    params = parameters(str(run.path / "general_rl"), run.teacher, run.mesh)
+    params = parameters(str(run.weights("general_rl")), run.teacher, run.mesh)
     folder = run.path / "export" / "model"
     LanguageModel(run.teacher, params, mesh=run.mesh, tokenizer=run.tokenizer).save(folder)
     return {"folder": str(folder), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
@@ -206,6 +222,6 @@ def cold_sizes(run):
             key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
                 "accuracy"
             ]
-            for key, folder in (("cold", start), ("rl", run.path / name / "rl"))
+            for key, folder in (("cold", start), ("rl", run.weights(f"{name}/rl")))
         }
     return found

@@ -21,10 +21,10 @@ from recipe import measures, world
 from recipe.context import EXECUTION, LOG, ONE
 
 LENGTH, LONG = 160, 640
-GENERAL = {"story": 22, "facts": 32, "wheel": 7, "ledger": 4, "hay": 11, "worked": 13,
-           "direct": 5, "documentation": 4, "sources": 2}  # fmt: skip
-REASONING = {"worked": 42, "hasty": 14, "direct": 14, "story": 5, "facts": 12, "hay": 9,
-             "ledger": 1, "documentation": 2, "sources": 1}  # fmt: skip
+GENERAL = {"story": 10, "facts": 20, "wheel": 3, "ledger": 2, "hay": 8, "recall": 8, "worked": 30,
+           "hasty": 10, "direct": 5, "documentation": 3, "sources": 1}  # fmt: skip
+REASONING = {"worked": 38, "hasty": 14, "direct": 12, "several": 8, "several_direct": 4, "facts": 9,
+             "hay": 8, "recall": 3, "story": 1, "documentation": 2, "sources": 1}  # fmt: skip
 LONGER = {"long": 75, "worked": 10, "hasty": 5, "direct": 5, "hay": 3, "facts": 2}
 SETS = {"general": ("story", "facts", "ledger", "documentation", "sources"),
         "reasoning": ("worked", "direct")}  # fmt: skip
@@ -59,8 +59,8 @@ def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
 
 
 def two_stages(general, reasoning, theta=1e4):
-    return {"S1": (GENERAL, general, LENGTH, 8, 7e-3, 0.6, theta),
-            "S2": (REASONING, reasoning, LENGTH, 8, 4.2e-3, 0.05, theta)}  # fmt: skip
+    return {"S1": (GENERAL, general, LENGTH, 8, 5e-3, 0.6, theta),
+            "S2": (REASONING, reasoning, LENGTH, 8, 3e-3, 0.05, theta)}  # fmt: skip
 
 
 def fresh(run, model, name, seed):

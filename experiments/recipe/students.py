@@ -31,7 +31,7 @@ def student(run):
 
 
 def measured(run, name):
-    return measures.passes(run, run.engine(run.student, run.path / name))
+    return measures.passes(run, run.engine(run.student, run.weights(name)))
 
 
 def off_policy(run):
@@ -39,7 +39,7 @@ def off_policy(run):
     folder = run.path / "student" / "data"
     file = folder / "teacher.jsonl"
     if not file.exists():
-        engine = run.engine(run.teacher, run.path / "general_rl")
+        engine = run.engine(run.teacher, run.weights("general_rl"))
         count = run.plan.rejection
         asked = [*exams.training(2 * count // 3, f"teacher/{run.seed}"),
                  *exams.training(count // 3, f"teacher/{run.seed}", "no_think")]  # fmt: skip
@@ -57,7 +57,7 @@ def by_divergence(run, name, sampled_by):
     or, as control, on the teacher's; neither verifier nor reward."""
     clock = Clock()
     config = distill.Config(
-        run.student, run.tokenizer_folder, str(run.path / "general_rl"), (HARD,),
+        run.student, run.tokenizer_folder, str(run.weights("general_rl")), (HARD,),
         8 * run.plan.on_policy,
         OptimConfig(peak=1e-3, final=0.1, warmup=min(8, run.plan.on_policy), schedule="linear",
                     weight_decay=0.0),

@@ -19,6 +19,7 @@ LOOKUP = {
     "en": (" ", "ledger {key} {code}.", "look up {key}: {code}."),
     "zh": ("", "账本{key}{code}。", "查{key}：{code}。"),
 }
+AGAIN = {"en": "Again:", "zh": "再说："}
 FACT = {"en": "{start} {op} gives {code}.", "zh": "{start}{op}得{code}。"}
 WHEEL = {"en": "{a} {way} {k} gives {b}.", "zh": "{a}{way}{k}得{b}。"}
 WAYS = {"en": ("up", "down"), "zh": ("加", "减")}
@@ -74,6 +75,18 @@ def wheel(rng, language, count=10):
     return LOOKUP[language][0].join(lines)
 
 
+def recall(rng, language, rounds=2):
+    """A diary, then its days again in other orders: the look-up that every step of a trace is."""
+    item = lock.Lock(
+        "", "", tuple(lock.draw_op(rng) for _ in range(rng.randint(3, lock.MOST_DAYS)))
+    )
+    days = [lock.diary(lock.Lock("", "", (op,)), i, language) for i, op in enumerate(item.ops)]
+    gap, parts = LOOKUP[language][0], list(days)
+    for _ in range(rounds):
+        parts += [AGAIN[language], *rng.sample(days, len(days))]
+    return gap.join(parts)
+
+
 def ledger(rng, language, size=8):
     """Entries, then look-ups of all of them in another order."""
     gap, entry, lookup = LOOKUP[language]
@@ -114,33 +127,30 @@ PARTS = {
     "story": (story, "story"),
     "facts": (facts, "fact"),
     "wheel": (wheel, "fact"),
+    "recall": (recall, "recall"),
     "ledger": (ledger, "ledger"),
     "hay": (functools.partial(haystack, characters=100, lookups=3, entries=4), "ledger"),
     "worked": (functools.partial(problem, style="careful"), "problem"),
     "hasty": (functools.partial(problem, style="hasty"), "problem"),
     "direct": (functools.partial(problem, style="direct"), "problem"),
+    "several": (functools.partial(problem, style="careful", several=1.0), "problem"),
+    "several_direct": (functools.partial(problem, style="direct", several=1.0), "problem"),
 }
 
 
-def documents(part, count, seed, *, chinese=0.2, several=0.3, held=False):
+def documents(part, count, seed, *, chinese=0.2, held=False):
     """`count` documents of a part as {"text", "language", "domain"}; `held`: another draw, for
-    validation loss. chinese: share of documents; several: share of problems of several locks."""
+    validation loss. chinese: share of documents."""
     make, domain = PARTS[part]
-    options = {"several": several} if domain == "problem" else {}
-    return [
-        _row(make, domain, Random(f"{part}/{seed}/{held}/{i}"), chinese, options)
-        for i in range(count)
-    ]
+    return [_row(make, domain, Random(f"{part}/{seed}/{held}/{i}"), chinese) for i in range(count)]
 
 
 def long_documents(count, seed, characters, *, chinese=0.2, held=False):
     """Haystacks of about `characters` characters."""
     make = functools.partial(haystack, characters=characters, lookups=6, entries=10)
-    return [
-        _row(make, "ledger", Random(f"long/{seed}/{held}/{i}"), chinese, {}) for i in range(count)
-    ]
+    return [_row(make, "ledger", Random(f"long/{seed}/{held}/{i}"), chinese) for i in range(count)]
 
 
-def _row(make, domain, rng, chinese, options):
+def _row(make, domain, rng, chinese):
     language = "zh" if rng.random() < chinese else "en"
-    return {"text": make(rng, language, **options), "language": language, "domain": domain}
+    return {"text": make(rng, language), "language": language, "domain": domain}
