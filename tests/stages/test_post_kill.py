@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import post
@@ -39,13 +39,12 @@ def test_ten_random_kills_change_nothing(stage, tmp_path):
         return [sys.executable, str(HERE / "post_run.py"), stage, str(workdir), str(folder)]
 
     works = tmp_path / "whole", tmp_path / "killed"
-    whole = threading.Thread(
-        target=harness.run, args=(command(works[0]), works[0]), kwargs={"env": environment}
-    )
-    whole.start()
     moments = harness.random_moments(10, longest=0.8, border=12, seed=len(stage))
-    kills = harness.run(command(works[1]), works[1], moments, env=environment, timeout=600)
-    whole.join()
+    options = {"env": environment, "timeout": 1500}
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(harness.run, command(works[0]), works[0], **options)
+        kills = harness.run(command(works[1]), works[1], moments, **options)
+        whole.result()
     assert len(kills) == 10 and sum(kill["half_written"] for kill in kills) >= 2
     harness.assert_same_run(*works)
     samples = [

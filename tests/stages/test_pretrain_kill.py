@@ -1,7 +1,7 @@
 """Killed anywhere and started again, a three-stage run ends where the uninterrupted one ends."""
 
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ def both(tmp_path, moments, count, *settings):
     toy.prepare(tmp_path / "corpora")
     env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PAUSE": "0.02"}
 
+    options = {"env": env, "timeout": 1500}
+
     def command(name):
         sets = [word for each in settings for word in ("--set", each)]
         return [
@@ -26,12 +28,10 @@ def both(tmp_path, moments, count, *settings):
             "--workdir", str(tmp_path / name), *sets,
         ]  # fmt: skip
 
-    whole = threading.Thread(
-        target=harness.run, args=(command("whole"), tmp_path / "whole"), kwargs={"env": env}
-    )
-    whole.start()
-    kills = harness.run(command("killed"), tmp_path / "killed", moments, env=env)
-    whole.join()
+    with ThreadPoolExecutor(1) as pool:
+        whole = pool.submit(harness.run, command("whole"), tmp_path / "whole", **options)
+        kills = harness.run(command("killed"), tmp_path / "killed", moments, **options)
+        whole.result()
     harness.assert_same_run(tmp_path / "whole", tmp_path / "killed")
     one, other = ((tmp_path / name / "evaluation.json").read_text() for name in ("whole", "killed"))
     assert one == other
