@@ -3,8 +3,11 @@
     python experiments/tiny_recipe.py --workdir runs/recipe
     python experiments/tiny_recipe.py --workdir runs/five --budget 5
     python experiments/tiny_recipe.py --workdir runs/hour --budget 60 --seeds 3
+    python experiments/tiny_recipe.py --workdir runs/mine --budget 1 --corpus book.txt \\
+        --tasks gsm8k/train.jsonl.gz --tokenizer qwen --init-from Qwen3-0.6B-Base
 
-A budget is in minutes on two cores; its steps are estimates: no budget has been run to its end yet.
+A budget is in minutes on two cores; 1 is a trial of every stage whose numbers mean nothing. Seeds
+can be processes of their own (--first-seed 1) in one workdir; `--seeds 3` there then only reports.
 Interrupted (Ctrl-C, kill), the same command goes on where it stopped, inside a stage too. Results:
 WORKDIR/report.html and report.md. Every stage is a row of STAGES; what it does is the library's
 `stages.*.run` with a config, and an evaluation.

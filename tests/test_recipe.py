@@ -259,7 +259,7 @@ def test_design_numbers_are_marked_as_no_result(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--budget", "7"], "there are 5, 15, 60"),
+        (["--budget", "7"], "there are 1, 5, 15, 60"),
         (["--seeds", "0"], "wanted 1 to 9"),
         (["--tasks", "nowhere.jsonl"], "--tasks nowhere.jsonl: there is no such file"),
     ],
@@ -317,7 +317,7 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
     made = ("documents", "tokenizer", "corpora", "export")  # no model is trained there
     for row in (row for row in rows if row.name not in made):
         row.run(run)
-    assert len(asked) == {5: 5, 15: 19, 60: 25}[minutes]
+    assert len(asked) == {1: 11, 5: 5, 15: 19, 60: 25}[minutes]
     folders = [folder for folder, _ in asked]
     assert len(set(folders)) == len(folders)
     starts = {config.init_from for _, config in asked if config.init_from}
