@@ -99,17 +99,19 @@ def _blocked(q_BKGTH, k_BKSH, v_BKSH, places, spans):
     return _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans)[0]
 
 
-def _scores(q_BKGTH, k_BKSH, places, span):
-    """Masked fp32 scores [B, K, G, t, keys] of one block, and its rows of q as a matrix."""
+def _visible(places, span):
+    """[1 or B, t, keys]: which keys the queries of one block may see."""
     (first, last, keys), (index_T, q_segments, k_segments) = span, places
-    B, K, G, _, H = q_BKGTH.shape
-    q_BKRH = q_BKGTH[:, :, :, first:last].reshape(B, K, G * (last - first), H)
-    scores = _matmul("BKRH,BKSH->BKRS", q_BKRH, k_BKSH[:, :, :keys])
-    mask = index_T[first:last, None] >= jnp.arange(keys)[None, :]
-    if q_segments is not None:
-        same_BtS = q_segments[:, first:last, None] == k_segments[:, None, :keys]
-        mask = (mask[None] & same_BtS)[:, None, None]
-    return jnp.where(mask, scores.reshape(B, K, G, last - first, keys), MASKED), q_BKRH
+    mask = (index_T[first:last, None] >= jnp.arange(keys)[None, :])[None]
+    if q_segments is None:
+        return mask
+    return mask & (q_segments[:, first:last, None] == k_segments[:, None, :keys])
+
+
+def _rows(x_BKGTH, span):
+    """One block's rows [B, K, G * t, H] of an array of all queries."""
+    B, K, G, _, H = x_BKGTH.shape
+    return x_BKGTH[:, :, :, span[0] : span[1]].reshape(B, K, -1, H)
 
 
 def _matmul(form, a, b):
@@ -120,12 +122,15 @@ def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans):
     outs, sums = [], []
     B, K, G, _, H = q_BKGTH.shape
     for span in spans:
-        scores, q_BKRH = _scores(q_BKGTH, k_BKSH, places, span)
+        first, last, keys = span
+        scores = _matmul("BKRH,BKSH->BKRS", _rows(q_BKGTH, span), k_BKSH[:, :, :keys])
+        scores = scores.reshape(B, K, G, last - first, keys)
+        scores = jnp.where(_visible(places, span)[:, None, None], scores, MASKED)
         top = scores.max(axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(axis=-1, keepdims=True)
-        flat = weights.reshape(*q_BKRH.shape[:3], -1).astype(v_BKSH.dtype)
-        out = _matmul("BKRS,BKSH->BKRH", flat, v_BKSH[:, :, : span[2]])
+        flat = weights.reshape(B, K, -1, keys).astype(v_BKSH.dtype)
+        out = _matmul("BKRS,BKSH->BKRH", flat, v_BKSH[:, :, :keys])
         outs.append((out.reshape(B, K, G, -1, H) / total).astype(q_BKGTH.dtype))
         sums.append((top + jnp.log(total))[..., 0])
     o_BKGTH, lse_BKGT = jnp.concatenate(outs, axis=3), jnp.concatenate(sums, axis=3)
@@ -133,25 +138,32 @@ def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans):
 
 
 def _blocked_backward(spans, kept, do_BKGTH):
+    """Scores are made anew, keys by queries: so no product but that for dq needs a transposed
+    matrix of scores, and there the keys are turned instead (XLA:CPU multiplies a batch of
+    transposed matrices at a third of its rate).
+    """
     q_BKGTH, k_BKSH, v_BKSH, places, o_BKGTH, lse_BKGT = kept
     B, K, G, _, H = q_BKGTH.shape
     dtype = q_BKGTH.dtype
     inner_BKGT = jnp.sum(o_BKGTH.astype(jnp.float32) * do_BKGTH, axis=-1)
+    k_BKHS = k_BKSH.swapaxes(2, 3)
     dq, dk = [], jnp.zeros(k_BKSH.shape, jnp.float32)
     dv = jnp.zeros_like(dk)
     for span in spans:
         first, last, keys = span
-        scores, q_BKRH = _scores(q_BKGTH, k_BKSH, places, span)
-        flat = (B, K, G * (last - first), keys)
-        weights = jnp.exp(scores - lse_BKGT[:, :, :, first:last, None]).reshape(flat)
-        do_BKRH = do_BKGTH[:, :, :, first:last].reshape(q_BKRH.shape)
-        dweights = _matmul("BKRH,BKSH->BKRS", do_BKRH, v_BKSH[:, :, :keys])
-        inner = inner_BKGT[:, :, :, first:last].reshape(*flat[:3], 1)
-        dscores = (weights * (dweights - inner)).astype(dtype)
-        dv = dv.at[:, :, :keys].add(_matmul("BKRS,BKRH->BKSH", weights.astype(dtype), do_BKRH))
-        dk = dk.at[:, :, :keys].add(_matmul("BKRS,BKRH->BKSH", dscores, q_BKRH))
-        block = _matmul("BKRS,BKSH->BKRH", dscores, k_BKSH[:, :, :keys])
-        dq.append(block.reshape(B, K, G, last - first, H))
+        q_BKRH, do_BKRH = _rows(q_BKGTH, span), _rows(do_BKGTH, span)
+        lse, inner = (x[:, :, None, :, first:last] for x in (lse_BKGT, inner_BKGT))
+        shape = (B, K, keys, G, last - first)
+        scores = _matmul("BKSH,BKRH->BKSR", k_BKSH[:, :, :keys], q_BKRH).reshape(shape)
+        visible = _visible(places, span).swapaxes(1, 2)[:, None, :, None]
+        weights = jnp.exp(jnp.where(visible, scores, MASKED) - lse)
+        dweights = _matmul("BKSH,BKRH->BKSR", v_BKSH[:, :, :keys], do_BKRH).reshape(shape)
+        dscores = (weights * (dweights - inner)).astype(dtype).reshape(B, K, keys, -1)
+        flat = weights.astype(dtype).reshape(dscores.shape)
+        dv = dv.at[:, :, :keys].add(_matmul("BKSR,BKRH->BKSH", flat, do_BKRH))
+        dk = dk.at[:, :, :keys].add(_matmul("BKSR,BKRH->BKSH", dscores, q_BKRH))
+        block = _matmul("BKHS,BKSR->BKHR", k_BKHS[..., :keys], dscores)
+        dq.append(block.swapaxes(2, 3).reshape(B, K, G, last - first, H))
     grads = (jnp.concatenate(dq, axis=3), dk, dv)
     return *(g.astype(dtype) for g in grads), None
 
