@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from qwen3.infer import budget
-from qwen3.infer.decode import _automaton
 from qwen3.infer.requests import Request, sampling
+from qwen3.infer.slots import automaton
 
 advance = jax.jit(budget.step)
 
@@ -18,7 +18,7 @@ class Row:
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         self.tables = budget.tables(tokenizer, tokenizer.vocab_rows)
         fields = budget.start(ids, tokenizer, **options)
-        self.state = _automaton({name: np.array([value]) for name, value in fields.items()})
+        self.state = automaton({name: np.array([value]) for name, value in fields.items()})
 
     def __call__(self, wanted, left=10_000):
         """(tokens, forced) for as many tokens as are wanted."""

@@ -8,10 +8,8 @@ import pytest
 from tiny import LENGTH, STEPS, fresh
 
 from qwen3.infer import stops
-from qwen3.infer.engine import Engine
 from qwen3.infer.requests import PRESETS, Request, sampling
 from qwen3.infer.rollout import RolloutBackend, log_prob_gap
-from qwen3.infer.room import lengths
 
 
 @pytest.fixture
@@ -271,12 +269,3 @@ def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, asked, expected):
             assert ticket.completion.finish in ("stop", "length", "abort")
             assert ticket.completion.tokens == expected[i][: len(ticket.completion.tokens)]
         assert clean(engine)
-
-
-def test_cache_lengths_grow_in_steps_then_by_eighths():
-    assert lengths(288) == (64, 128, 192, 256, 288)
-    assert lengths(40)[-1] == 40 and lengths(40_960)[-1] == 40_960
-    long = lengths(40_960)
-    assert all(a < b <= max(a + 64, a * 9 // 8) for a, b in zip(long, long[1:], strict=False))
-    with pytest.raises(ValueError, match="buckets"):
-        Engine(None, None, max_length=64, buckets=(64, 32))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.infer import budget, decode, requests
+from qwen3.infer import budget, requests, slots
 from qwen3.infer.prompts import Prefilled
 from qwen3.infer.requests import MOST_STOP_IDS, Request
 from qwen3.infer.tickets import Ticket
@@ -17,14 +17,14 @@ _FLAGS = ("in_call", "may_think", "stopped")
 _RULES = sampling.Rules._fields
 
 
-def empty(rows: int, width: int) -> decode.Arrivals:
+def empty(rows: int, width: int) -> slots.Arrivals:
     """Arrays for `rows` arrivals with prompts of up to `width` + 1 tokens."""
     ints = np.zeros(rows, np.int32)
     thinking = {
         name: np.zeros(rows, bool if name in _FLAGS else np.int32)
         for name in budget.Automaton._fields
     }
-    return decode.Arrivals(
+    return slots.Arrivals(
         count=np.int32(0), slot=ints.copy(), source=ints.copy(), token=ints.copy(),
         length=ints.copy(), left=ints.copy(), seeds=np.zeros((rows, 3), np.uint32),
         rules=sampling.Rules(
@@ -37,7 +37,7 @@ def empty(rows: int, width: int) -> decode.Arrivals:
     )  # fmt: skip
 
 
-def filled(batch: Sequence[tuple[Ticket, Prefilled, int]], rows: int, seed: int) -> decode.Arrivals:
+def filled(batch: Sequence[tuple[Ticket, Prefilled, int]], rows: int, seed: int) -> slots.Arrivals:
     """Of (ticket, its prompt, its slot), all of one prefilled batch. seed: of the run."""
     new = empty(rows, batch[0][1].width)
     for i, (ticket, prompt, slot) in enumerate(batch):
@@ -50,9 +50,9 @@ def filled(batch: Sequence[tuple[Ticket, Prefilled, int]], rows: int, seed: int)
         _set(new.thinking, i, ticket.state.values())
         new.stops[i, : len(ticket.stop_ids)] = ticket.stop_ids
         new.history[i, : len(sequence)] = sequence
-        new.kinds[i, : len(request.prompt)] = decode.PROMPT
+        new.kinds[i, : len(request.prompt)] = slots.PROMPT
         forced = np.array(ticket.completion.forced, bool)
-        made = np.where(forced, decode.FORCED, decode.SAMPLED)
+        made = np.where(forced, slots.FORCED, slots.SAMPLED)
         new.kinds[i, len(request.prompt) : len(sequence)] = made
     return new._replace(count=np.int32(len(batch)))
 

@@ -11,9 +11,7 @@ What an answer's ids are depends on its request only, not on slots, order, block
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
+import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +24,7 @@ from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import programs, requests, room
+from qwen3.infer.interrupts import uninterrupted
 from qwen3.infer.prompts import Prefilled, Prompts
 from qwen3.infer.requests import Completion, Request
 from qwen3.infer.running import Running
@@ -79,18 +78,18 @@ class Engine:
         )
         ways, lengths = programs.batch_ways(mesh), room.checked(buckets, max_length)
         self.slots = -(-slots // ways) * ways
+        splash = self.execution.attention == "splash"
         self.room = room.Room(
-            self.slots, ways, lengths, cache_tokens or self.slots * lengths[-1], block
-        )
+            self.slots, ways, lengths, cache_tokens or self.slots * lengths[-1], block,
+            smallest=room.SMALLEST_SPLASH if splash else room.SMALLEST_PREFILL,
+        )  # fmt: skip
         self.programs = programs.build(config, self.execution, mesh, block, record_experts)
         self.params = self.programs.place(params)
         self.running = Running(self.programs, self.room, tokenizer, config.vocab, seed)
         self.prompts = Prompts(self.programs, self.room, record_experts=record_experts)
         self.queue: deque[Ticket] = deque()
-        self.serial = 0
+        self.serials = itertools.count()
         self.stats = Counter()
-
-    # --- for callers -----------------------------------------------------------------------------
 
     def generate(self, asked: Sequence[Request]) -> list[Completion]:
         """A completion for each request, in their order. ValueError for one that cannot be served,
@@ -130,7 +129,10 @@ class Engine:
                 )  # fmt: skip
             except ValueError as error:
                 raise ValueError(f"request {i}: {error}") from None
-        tickets = [self._ticket(request) for request in asked]
+        tickets = [
+            Ticket(request, next(self.serials), self.max_length, self.tokenizer)
+            for request in asked
+        ]
         for ticket in tickets:
             self.prompts.wait(ticket)
         self.queue.extend(tickets)
@@ -163,7 +165,7 @@ class Engine:
         """Fill free slots, then make up to `block` tokens in each. A Ctrl-C waits for its end: the
         caches are donated, and lost if their new owner is not noted.
         """
-        with _uninterrupted():
+        with uninterrupted():
             self._step()
 
     def _step(self) -> None:
@@ -171,8 +173,8 @@ class Engine:
         rows = self.running.rows
         if not self.active:
             return
-        # With work waiting, come back once an eighth of the slots is free again.
-        finish = max(1, len(rows) // 8) if self.queue and self.refill else len(rows)
+        # With work waiting, come back once a sixteenth of the slots is free again.
+        finish = max(1, len(rows) // 16) if self.queue and self.refill else len(rows)
         record, active, stopped = self.running.decode(self.params, finish)
         self.stats["blocks"] += 1
         endings = []
@@ -199,12 +201,6 @@ class Engine:
         widths = sorted({self.room.width(length - 1) for length in prompts})
         self.running.warm_up(self.params, self.prompts.warm_up(self.params, widths))
 
-    # --- scheduling ------------------------------------------------------------------------------
-
-    def _ticket(self, request: Request) -> Ticket:
-        self.serial += 1
-        return Ticket(request, self.serial, self.max_length, self.tokenizer)
-
     def _admit(self) -> None:
         """Take from the queue, in order, what slots and memory allow; make the caches fit."""
         running, longest = self.running, self.running.longest
@@ -218,7 +214,7 @@ class Engine:
                 chosen.append(self.queue.popleft())
                 longest = needed
         self._fit(longest)
-        self.stats["prefills"] += self.prompts.prefill(self.params, chosen)
+        self.stats["prefills"] += self.prompts.prefill(self.params, chosen, self.queue)
         batches: dict[int, list[tuple[Ticket, Prefilled]]] = {}
         for ticket in chosen:
             found = self.prompts.read[ticket.key]
@@ -254,19 +250,3 @@ class Engine:
                 freed.append(ticket.slot)
                 ticket.slot = None
         self.running.free(freed, running)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Holds back Ctrl-C until the end; signals only come to the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(*pressed[0])

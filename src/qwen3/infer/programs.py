@@ -1,4 +1,4 @@
-"""The compiled programs of one engine: `decode`'s functions bound to a model, a mesh, a block."""
+"""The compiled programs of an engine: `slots` and `decode` bound to a model, a mesh, a block."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from qwen3 import mesh as meshes
 from qwen3.infer import decode
+from qwen3.infer import slots as slots_
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
@@ -22,7 +24,7 @@ from qwen3.model.sizes import ModelConfig
 
 @dataclass(frozen=True)
 class Programs:
-    """Jitted; slots and caches are donated. See `decode` for what each does."""
+    """Jitted; slots and caches are donated. See `slots` and `decode` for what each does."""
 
     place: Callable  # a trainer's parameters as the engine wants them
     new: Callable  # (slots, length) -> slots and caches
@@ -31,6 +33,7 @@ class Programs:
     decode: Callable
     resize: Callable
     release: Callable
+    shapes: Callable  # (slots, length) -> weights, slots and caches as ShapeDtypeStructs
 
 
 @functools.lru_cache(maxsize=32)
@@ -41,8 +44,8 @@ def build(
     slots, layers, whole, given, weights = _shardings(config, execution, mesh)
 
     def new(rows: int, length: int):
-        fresh = decode.new_layers(config, rows, length, execution)
-        return decode.new_slots(rows, config.vocab), fresh
+        fresh = slots_.new_layers(config, rows, length, execution)
+        return slots_.new_slots(rows, config.vocab), fresh
 
     def place(params):
         # Copies throughout: the trainer may donate its own arrays in its next step.
@@ -71,24 +74,37 @@ def build(
     def within(function):
         """Traced and run with the mesh ambient."""
 
-        @functools.wraps(function)
-        def call(*arguments, **options):
-            with jax.set_mesh(mesh):
-                return function(*arguments, **options)
+        def ambient(method):
+            def call(*arguments, **options):
+                with jax.set_mesh(mesh):
+                    return method(*arguments, **options)
 
+            return call
+
+        call = ambient(function)
+        call.lower = ambient(function.lower)
         return call
+
+    def shapes(rows: int, length: int):
+        own = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
+        found = (own, *jax.eval_shape(lambda: new(rows, length)))
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            found, (weights, slots, layers),
+        )  # fmt: skip
 
     placed = within(jax.jit(place, out_shardings=weights))
     return Programs(
         place=lambda params: placed(jax.device_put(params, given)),
         new=within(jax.jit(new, static_argnums=(0, 1), out_shardings=(slots, layers))),
         prefill=within(jax.jit(prefill, out_shardings=(layers, whole))),
-        insert=within(jax.jit(decode.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
+        insert=within(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
         decode=within(jax.jit(steps, donate_argnums=(1, 2), out_shardings=(slots, layers, whole))),
         resize=within(
-            jax.jit(decode.resize, static_argnames=("length",), out_shardings=(slots, layers))
+            jax.jit(slots_.resize, static_argnames=("length",), out_shardings=(slots, layers))
         ),
         release=within(jax.jit(release, donate_argnums=0, out_shardings=slots)),
+        shapes=shapes,
     )
 
 
@@ -108,7 +124,7 @@ def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> tuple[A
     cache = NamedSharding(mesh, meshes.spec(*((None, *names) if execution.scan else names)))
     one = LayerCache(cache, cache)
     layers = one if execution.scan else (one,) * config.layers
-    shapes = jax.eval_shape(lambda: decode.new_slots(1, 1))
+    shapes = jax.eval_shape(lambda: slots_.new_slots(1, 1))
     slots = jax.tree.map(lambda _: whole, shapes)._replace(
         counts_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
         seen_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),

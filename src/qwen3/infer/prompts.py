@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from qwen3.infer.room import Room
 from qwen3.infer.tickets import Ticket
 
 ROWS = (8, 1)  # of a prefill batch, times what the mesh divides
+AHEAD = 8  # a batch that reads ahead is at most this part of the caches
 
 
 class Prefilled(NamedTuple):
@@ -43,14 +45,18 @@ class Prompts:
             del self.waiting[key]
             self.read.pop(key, None)
 
-    def prefill(self, params: Any, tickets: Sequence[Ticket]) -> int:
-        """Read what is not yet read, in batches of one width, the largest first. How many."""
+    def prefill(self, params: Any, tickets: Sequence[Ticket], ahead: Iterable[Ticket] = ()) -> int:
+        """Read what is not yet read, in batches of one width, the largest first. How many.
+
+        Tickets of `ahead` fill up a batch that is not full, where it is short beside the caches.
+        """
         missing: dict[int, dict[bytes, list[int]]] = {}
         for ticket in tickets:
             if ticket.key not in self.read:
                 tokens = ticket.sequence[:-1]
                 missing.setdefault(self.room.width(len(tokens)), {})[ticket.key] = tokens
         ways = self.room.ways
+        self._look_ahead(missing, ahead)
         for width, prompts in missing.items():
             entries = list(prompts.items())
             while entries:
@@ -59,6 +65,23 @@ class Prompts:
                 self._batch(params, entries[:rows], rows, width)
                 entries = entries[rows:]
         return sum(map(len, missing.values()))
+
+    def _look_ahead(self, missing: dict[int, dict], ahead: Iterable[Ticket]) -> None:
+        """Add to `missing`, width by width, up to the next full batch."""
+        full = ROWS[0] * self.room.ways
+        wanted = {
+            width: -len(prompts) % full
+            for width, prompts in missing.items()
+            if full * width <= self.room.cache_tokens // AHEAD
+        }
+        for ticket in itertools.islice(ahead, 4 * full):
+            if not any(wanted.values()):
+                return
+            tokens, key = ticket.sequence[:-1], ticket.key
+            width = self.room.width(len(tokens))
+            if wanted.get(width) and key not in self.read and key not in missing[width]:
+                missing[width][key] = tokens
+                wanted[width] -= 1
 
     def warm_up(self, params: Any, widths: Sequence[int]) -> list[tuple[int, Any]]:
         """(width, caches) of an empty batch of every shape there is."""

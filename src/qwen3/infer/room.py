@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SMALLEST_PREFILL = 32
+# The smallest prefill batch; splash attention reads multiples of 128 tokens.
+SMALLEST_PREFILL, SMALLEST_SPLASH = 32, 128
 
 
 @dataclass(frozen=True)
 class Room:
     """slots: most rows, a multiple of `ways`, which the mesh divides. buckets: growing lengths up
-    to max_length. block: most tokens between two looks of the host.
+    to max_length. block: most tokens between two looks of the host. smallest: prefill batch.
     """
 
     slots: int
@@ -23,6 +24,7 @@ class Room:
     buckets: tuple[int, ...]
     cache_tokens: int
     block: int
+    smallest: int = SMALLEST_PREFILL
 
     def __post_init__(self):
         least = self.ways * self.buckets[-1]
@@ -51,11 +53,13 @@ class Room:
         return min(self._bucket(min(longest + self.block, self.buckets[-1])), current)
 
     def width(self, tokens: int) -> int:
-        """Length of the prefill batch for a prompt: a power of two, or the whole context."""
-        width = SMALLEST_PREFILL
+        """Length of the prefill batch for a prompt: `smallest` times a power of two, or times what
+        the whole context needs.
+        """
+        width = self.smallest
         while width < tokens:
             width *= 2
-        return min(width, max(self.buckets[-1], SMALLEST_PREFILL))
+        return min(width, -(-self.buckets[-1] // self.smallest) * self.smallest)
 
     def _bucket(self, length: int) -> int:
         return next(b for b in self.buckets if b >= length)
