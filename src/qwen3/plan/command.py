@@ -20,7 +20,9 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--mesh", default="", help="such as fsdp=64 or fsdp=16,expert=4")
     parser.add_argument("--batch-per-device", type=float, default=1, help="rows a device")
     parser.add_argument("--length", type=int, default=4096, help="tokens a row")
-    parser.add_argument("--step", default="train", help="train, forward, grpo, distill, ...")
+    parser.add_argument(
+        "--step", default="train", help="train, forward, grpo, distill, prefill, decode"
+    )
     parser.add_argument("--remat", default="full", help="what is recomputed")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=1024, help="rows of logits at once a device")

@@ -143,14 +143,18 @@ def out_of_memory(message: str) -> tuple[float, str]:
 
 def advice(setting: Setting) -> tuple[str, ...]:
     """What would make it smaller, the least costly first."""
-    train = setting.step != "forward"
+    train = setting.step in steps.TRAINING
     stronger = {"none": "full", "dots": "full", "attention": "full", "full": "offload"}
     remat = stronger.get(setting.remat)
     offers = (
         (train and remat, f"--remat {remat}: keep less for the backward pass"),
         (train, f"--microbatches {2 * setting.microbatches}: half the tokens at once"),
         (not train or setting.length > 4096, "a smaller --batch-per-device"),
-        (setting.chunk > 256, f"--chunk {setting.chunk // 2}: fewer rows of logits at once"),
+        (setting.step == "decode", "--mesh tensor=...: weights and caches over more devices"),
+        (
+            setting.chunk > 256 and setting.step not in steps.GENERATION,
+            f"--chunk {setting.chunk // 2}: fewer rows of logits at once",
+        ),
         (setting.mesh.data > 1, "--mesh fsdp=... instead of data=...: weights over more devices"),
         (setting.length >= 16384, "--mesh context=...: positions over devices"),
         (train and setting.optim.moments == "float32", "--moments bfloat16: 2 bytes a weight less"),

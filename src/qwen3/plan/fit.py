@@ -13,7 +13,7 @@ from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.plan import predict, target
 from qwen3.plan.chips import Chip, chip_of
 from qwen3.plan.compiling import Plan, plan
-from qwen3.plan.steps import Setting
+from qwen3.plan.steps import GENERATION, Setting
 
 REMATS = ("none", "attention", "full", "offload")
 # Bytes kept a token and layer, in multiples of the model width, beside the block's input.
@@ -103,6 +103,8 @@ def search(
     Settings that cannot fit are left out by estimate; the `compiles` quickest of the others are
     compiled. Raises ValueError where nothing divides or no estimate comes near.
     """
+    if setting.step in GENERATION:
+        raise ValueError(f"--fit cannot estimate the {setting.step} step; give its --mesh")
     limit = chip_of(setting.topology).per_device("hbm")
     found = [estimate(each) for each in candidates(setting)]
     if not found:

@@ -1,6 +1,6 @@
 """What can be planned: a table of steps, each a jitted function with abstract, placed arguments.
 
-Another module adds its own: `STEPS["decode"] = build` with `build(setting, model, mesh) -> Work`.
+Another module adds its own: `STEPS["mine"] = build` with `build(setting, model, mesh) -> Work`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qwen3.config import MeshConfig, OptimConfig
+from qwen3.infer import budget, programs
 from qwen3.losses.distill import Distill
 from qwen3.losses.objective import Grpo
 from qwen3.model import sizes
@@ -31,6 +32,7 @@ from qwen3.train.step import make_step
 class Setting:
     """What to plan. batch_per_device: rows of `length` tokens of one step, over all devices.
 
+    For prefill and decode: prompts, or slots with caches of `length` places.
     chunk: rows of logits at once a device. teacher: a size, for distillation. execution: changes
     to `Execution.for_mesh`. optim.moments is the dtype of the optimizer's first moments.
     """
@@ -132,9 +134,49 @@ def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
     return Work(function, (parameters, batch), tokens, flops)
 
 
+def prefill(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
+    """The engine reads prompts of `length` tokens; weights in the compute dtype, no logits. What
+    the last layer does beyond its keys and values is counted on paper, but left out by XLA.
+    """
+    made, count = _engine(setting, model, mesh)
+    weights, _, _ = made.shapes(count, setting.length)
+    tokens = _whole(mesh, (count, setting.length))
+    each = flops_per_token(model, setting.length, train=False) - 2 * model.vocab * model.hidden
+    arguments = (weights, tokens, _whole(mesh, (count,)))
+    return Work(made.prefill, arguments, tokens.size, tokens.size * each)
+
+
+def decode(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
+    """The engine makes one token in each slot, with caches of `length` places, all of them read."""
+    made, count = _engine(setting, model, mesh)
+    tables = jax.eval_shape(lambda: budget.tables(None, model.vocab))
+    tables = jax.tree.map(lambda x: _whole(mesh, x.shape, x.dtype), tables)
+    scalar = _whole(mesh, ())
+    rest = (tables, _whole(mesh, (model.vocab,), bool), scalar, scalar)
+    # Half the square of twice the length: every slot's cache is full.
+    each = flops_per_token(model, 2 * setting.length, train=False)
+    return Work(made.decode, (*made.shapes(count, setting.length), *rest), count, count * each)
+
+
+def _engine(setting: Setting, model: ModelConfig, mesh: Mesh) -> tuple[programs.Programs, int]:
+    """An engine's programs and its slots; a block is one token."""
+    if setting.microbatches != 1:
+        raise ValueError(
+            f"the {setting.step} step has no microbatches, so not {setting.microbatches}"
+        )
+    run = execution(setting, mesh).replace(scan=False, remat="none")
+    return programs.build(model, run, mesh, 1, False), rows(setting, mesh)
+
+
+def _whole(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+
 STEPS: dict[str, Build] = {
     "train": train, "forward": forward, "grpo": grpo, "distill": distill,
+    "prefill": prefill, "decode": decode,
 }  # fmt: skip
+TRAINING, GENERATION = ("train", "grpo", "distill"), ("prefill", "decode")
 
 
 def build(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:

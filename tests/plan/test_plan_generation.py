@@ -1,0 +1,78 @@
+"""Prefill and decode of the engine, compiled for slices that are not here."""
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("libtpu")
+
+from qwen3.config import MeshConfig
+from qwen3.model import sizes
+from qwen3.plan import fit
+from qwen3.plan.compiling import plan
+from qwen3.plan.steps import Setting
+
+MODEL = sizes.ModelConfig("small-decode", 2, 256, 512, 4, 2, vocab=1024)
+LENGTH = 256
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sizes.SIZES, MODEL.name, MODEL)
+        yield
+
+
+def setting(**changes):
+    base = Setting("small-decode", "v5e:2x2", MeshConfig(fsdp=2, tensor=2), length=LENGTH)
+    return dataclasses.replace(base, batch_per_device=4, **changes)
+
+
+def bytes_of(model, slots, length):
+    """(weights, caches) in bf16."""
+    caches = 2 * 2 * model.layers * model.kv_heads * model.head_dim * slots * length
+    return 2 * sizes.count_parameters(model).total, caches
+
+
+def test_decode_holds_weights_and_caches_and_changes_the_caches_in_place():
+    found = plan(setting(step="decode"))
+    weights, caches = bytes_of(MODEL, 16, LENGTH)
+    assert found.fits and found.tokens == 4
+    # Slots add counts and seen tokens: 5 bytes a slot and vocabulary row.
+    rows = 16 * 5 * MODEL.vocab
+    assert found.memory["arguments"] == pytest.approx((weights + caches + rows) / 4, rel=0.1)
+    assert found.memory["aliased"] > 0.95 * caches / 4, "the caches are donated"
+    assert found.flops_ratio == pytest.approx(1.0, abs=0.05)
+
+
+def test_prefill_gives_caches():
+    found = plan(setting(step="prefill"))
+    weights, caches = bytes_of(MODEL, 16, LENGTH)
+    assert found.fits and found.tokens == 4 * LENGTH
+    # Only keys and values of the last layer are wanted: not its queries, output, feed-forward, nor
+    # the head.
+    heads = 2 * MODEL.heads * MODEL.head_dim
+    unused = 2 * MODEL.hidden * (heads + 3 * MODEL.ffn + MODEL.vocab)
+    assert found.memory["arguments"] == pytest.approx((weights - unused) / 4, rel=0.1)
+    assert found.memory["outputs"] == pytest.approx(caches / 4, rel=0.05)
+    assert found.flops["attention"] > 0, "splash attention"
+
+
+def test_what_generation_cannot_do_is_refused():
+    with pytest.raises(ValueError, match="decode step has no microbatches, so not 2"):
+        plan(setting(step="decode", microbatches=2))
+    with pytest.raises(ValueError, match="does not divide positions: context 2"):
+        plan(setting(step="decode", mesh=MeshConfig(context=2)))
+    with pytest.raises(ValueError, match="2 kv heads do not divide over a tensor axis of 4"):
+        plan(setting(step="prefill", mesh=MeshConfig(tensor=4)))
+    with pytest.raises(ValueError, match="--fit cannot estimate the decode step"):
+        fit.search(setting(step="decode"))
+
+
+@pytest.mark.slow
+def test_decode_of_a_released_size():
+    model = sizes.size("0.6b")
+    found = plan(Setting("0.6b", "v5e:2x2", MeshConfig(tensor=4), "decode", 8))
+    weights, caches = bytes_of(model, 32, 4096)
+    assert found.fits and found.tokens == 8
+    assert found.memory["arguments"] == pytest.approx((weights + caches) / 4, rel=0.1)
