@@ -206,9 +206,6 @@ def _blocks(layers, config, execution, x_BTD, at, cache, ids_LBTA, collect):
     block = Block(config, execution)
 
     def apply(x_BTD, params, layer_cache, ids_BTA):
-        if execution.scan and params["attention"]["query"].dtype != x_BTD.dtype:
-            # Else XLA casts all layers before the loop, and holds the model twice.
-            params = jax.lax.optimization_barrier(params)
         out, router, new = block.apply({"params": params}, x_BTD, at, layer_cache, ids_BTA)
         return out, (router, new if keep_cache else None, out if "blocks" in collect else None)
 
