@@ -48,7 +48,7 @@ class Plan:
     students: bool = True
     control: bool = True
     budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)
-    lengths: tuple[int, ...] = (80, 160, 320, 640, 1280, 2048)
+    lengths: tuple[int, ...] = (80, 160, 320, 640, 1280)
     model: str = "tiny"
 
 
@@ -62,8 +62,8 @@ PLANS = {
         lengths=(160, 640),
     ),
     5: Plan(
-        5, chinese=0.0, several=0.0, documents=2500, general=1000, reasoning=1600,
-        cold_start=150, grpo=24, fusion=120, rejection=384, general_rl=6, tests=150,
+        5, chinese=0.0, several=0.0, documents=2500, general=1500, reasoning=1200,
+        cold_start=150, grpo=15, fusion=120, rejection=384, general_rl=6, tests=150,
         dialogues=128, long_context=False, students=False, experts=0, budgets=(0, 12, 24, 48, 96),
     ),
     15: Plan(15),

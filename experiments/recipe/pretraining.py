@@ -135,7 +135,7 @@ def needles(run):
 
 
 FORMS = ("worked", "direct")
-WIDTHS = (256, 1024)
+WIDTHS = (160, 640)
 
 
 def applied(model, execution, params, tokens, positions, segments):

@@ -165,7 +165,7 @@ def test_rows_give_back_what_was_put_in():
     assert (batch["tokens"][2:] == 9).all() and batch["weights"][2:].sum() == 0
     with pytest.raises(ValueError, match="sequence 0 needs 7 slots"):
         rows.plan([7], 6)
-    assert {rows.round_up(n, 2, 64) for n in range(1, 65)} == set(range(8, 65, 8))
+    assert {rows.round_up(n, 2, 64) for n in range(1, 65)} == set(range(16, 65, 16))
 
 
 def test_weights_of_the_modes_follow_their_losses():

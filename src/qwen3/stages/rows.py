@@ -102,9 +102,9 @@ def read_back(values: np.ndarray, sequences: Ordered[Sequence], where: Plan) -> 
 
 
 def round_up(rows: int, multiple: int, most: int) -> int:
-    """`rows` as one of at most eight sizes, each a multiple of `multiple`: few shapes to compile.
+    """`rows` as one of at most four sizes, each a multiple of `multiple`: few shapes to compile.
 
     most: the largest number of rows there can be.
     """
-    grain = -(-most // (8 * multiple)) * multiple
+    grain = -(-most // (4 * multiple)) * multiple
     return max(grain, -(-rows // grain) * grain)
