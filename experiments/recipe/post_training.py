@@ -81,7 +81,7 @@ def fusion(run):
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
         "flags": conversations.flags(count * 3 // 2, run.seed),
-        "calls": conversations.calls(count // 4, run.seed),
+        "calls": conversations.calls(count // 2, run.seed),
     }.items():
         data.append(conversations.write(folder / f"{name}.jsonl", made))
     fine_tune(
@@ -140,11 +140,11 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **
     return grpo.Config(
         model, run.tokenizer_folder, tasks, 2 * phases,
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
-        name=name, scoring=Scoring(scale="group"), refill=Refill(rounds=1),
+        name=name, scoring=Scoring(scale="group"),
         sampling=Sampling(run.plan.group, most, slots=SLOTS), prompts=run.plan.prompts,
         minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL, length=length,
         seed=run.seed, init_from=str(source), save_every=10,
-        mesh=ONE, execution=EXECUTION, **changes,
+        mesh=ONE, execution=EXECUTION, **{"refill": Refill(rounds=1), **changes},
     )  # fmt: skip
 
 
@@ -172,14 +172,16 @@ def general_rl(run):
     calls = [tools.problem(i, "train").flagged("no_think") for i in range(2000)]
     write_problems(problems, [*calls, *real.fitting(run, MIXED - MOST)])
     tasks = (
-        Share("lock", 0.35, (0.0, 1.0), ("think", "no_think")),
-        Share("mode_following", 0.45, (0.0, 0.8)),
-        Share("file", 0.2),
+        # Without thinking more than two days are out of reach: groups that are all wrong.
+        Share("lock", 0.25, (0.4, 1.0), ("think",)),
+        Share("lock", 0.15, (0.0, 0.25), ("no_think",)),
+        Share("mode_following", 0.3, (0.0, 0.3)),
+        Share("file", 0.3),
     )
     clock = Clock()
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
-        peak=2.5e-4, most=MOST, length=MIXED, problems=str(problems),
+        peak=2.5e-4, most=MOST, length=MIXED, problems=str(problems), refill=Refill(rounds=4),
     )  # fmt: skip
     learn(run, "general_rl", config)
     found = {"seconds": clock.seconds, **record(folder)}
