@@ -203,7 +203,8 @@ def export(run):
     params = parameters(str(run.weights("general_rl")), run.teacher, run.mesh)
     folder = run.path / "export" / "model"
     LanguageModel(run.teacher, params, mesh=run.mesh, tokenizer=run.tokenizer).save(folder)
-    return {"folder": str(folder), "bytes": sum(f.stat().st_size for f in folder.iterdir())}
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return {"folder": str(folder.relative_to(run.path)), "bytes": size}
 
 
 def cold_sizes(run):
