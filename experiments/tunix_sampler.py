@@ -13,9 +13,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from tunix.generate.sampler import CacheConfig, Sampler
-from tunix.models.qwen3.model import ModelConfig
-from tunix.models.qwen3.params import create_model_from_safe_tensors
 
 
 class Ids:
@@ -37,6 +34,11 @@ class Ids:
 
 
 def main() -> None:
+    # Here, so that the file can be read where Tunix is not installed.
+    from tunix.generate.sampler import CacheConfig, Sampler
+    from tunix.models.qwen3.model import ModelConfig
+    from tunix.models.qwen3.params import create_model_from_safe_tensors
+
     folder, prompts, new = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     c = json.loads((folder / "config.json").read_text())
     config = ModelConfig(
