@@ -77,7 +77,9 @@ def fusion(run):
     folder = run.folder("fusion") / "data"
     count = run.plan.rejection
     think, kept = rejection_sampled(run, run.weights("reasoning_rl"), count, folder / "think.jsonl")
-    data = [think]
+    if not kept["kept"]:
+        log.warning("fusion without rejection samples: no answer to %d problems was right", count)
+    data = [think] if kept["kept"] else []
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
         "flags": conversations.flags(count * 3 // 2, run.seed),
