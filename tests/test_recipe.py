@@ -305,7 +305,8 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
         (post_training, "evaluated", {}), (post_training, "record", {}), (students, "record", {}),
         (students, "measured", {}), (experts, "curve", {}), (experts, "use", {}),
         (measures, "mode", {"accuracy": 0}), (measures, "sweep", {}),
-        (post_training, "rejection_sampled", ("think.jsonl", {})), (measures, "pretrained", {}),
+        (post_training, "rejection_sampled", ("think.jsonl", {"kept": 1})),
+        (measures, "pretrained", {}),
         (context.Run, "mesh", None), (pretraining, "fresh", ""),
         (context.Run, "engine", None), (students.answers, "ask", []),
     ):  # fmt: skip
