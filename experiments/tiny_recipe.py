@@ -6,8 +6,8 @@
     python experiments/tiny_recipe.py --workdir runs/mine --budget 1 --corpus book.txt \\
         --tasks gsm8k/train.jsonl.gz --tokenizer qwen --init-from Qwen3-0.6B-Base
 
-A budget is in minutes on two cores; 1 is a trial of every stage whose numbers mean nothing. Seeds
-can be processes of their own (--first-seed 1) in one workdir; `--seeds 3` there then only reports.
+A budget is in minutes on two cores; 0 is one step of every stage, 1 a few: trials whose numbers
+mean nothing. Stages that do not wait for each other run side by side, one a core (--workers).
 Interrupted (Ctrl-C, kill), the same command goes on where it stopped, inside a stage too. Results:
 WORKDIR/report.html and report.md. Every stage is a row of STAGES; what it does is the library's
 `stages.*.run` with a config, and an evaluation.
@@ -25,9 +25,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Workers side by side cannot share an accelerator, and models this small are as fast without one.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from recipe import (  # noqa: E402
+    board,
     context,
     data,
     experts,
@@ -35,48 +38,67 @@ from recipe import (  # noqa: E402
     pretraining,
     report,
     students,
+    workers,
 )
 from recipe.plan import PLANS, plan  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from qwen3.run import use_compile_cache  # noqa: E402
-from qwen3.train.display import duration  # noqa: E402
 from qwen3.train.stop import STOPPED, Stopped  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """name: of the folder. share: of the budget that it takes. when: whether a plan has it."""
+    """name: of the folder. after: stages that it reads from. share: of the work (minutes of a core
+    at budget 15). when: whether a plan has it."""
 
     name: str
     run: Callable
+    after: tuple[str, ...]
     share: float
     text: str
     when: Callable = lambda plan: True
 
 
-STAGES = (
-    Row("documents", data.documents, 0.02, "problem world and Python's own text"),
-    Row("tokenizer", data.tokenizer, 0.01, "byte-level BPE"),
-    Row("corpora", data.prepare, 0.01, "token stores"),
-    Row("pretrain", pretraining.base, 0.20, "S1 general, S2 reasoning"),
-    Row("long", pretraining.long_context, 0.08, "S3 long context, needles",
-        lambda plan: plan.long_context),
-    Row("cold_start", post_training.cold_start, 0.04, "all-hasty long-CoT cold start"),
-    Row("reasoning_rl", post_training.reasoning_rl, 0.12, "GRPO"),
-    Row("fusion", post_training.fusion, 0.05, "thinking-mode fusion"),
-    Row("general_rl", post_training.general_rl, 0.10, "RL on locks, modes and tool calls"),
-    Row("export", post_training.export, 0.01, "a Hugging Face folder to chat with"),
-    Row("budgets", post_training.budgets, 0.03, "thinking budgets"),
-    Row("student_base", pretraining.student_base, 0.12, "the student's pretraining",
-        lambda plan: plan.students),
-    Row("student", students.student, 0.15, "off-policy, then on-policy KL beside GRPO",
-        lambda plan: plan.students),
-    Row("experts", experts.experts, 0.07, "mixture of experts, two balance losses, GRPO",
-        lambda plan: bool(plan.experts)),
-    Row("cold_sizes", post_training.cold_sizes, 0.10, "cold starts of other sizes, same RL",
-        lambda plan: bool(plan.cold_sizes)),
+def students_too(plan):
+    return plan.students
+
+
+def long_too(plan):
+    return plan.long_context
+
+
+STAGES = (  # where several are ready, the first begins
+    Row("documents", data.documents, (), 0.3, "problem world and Python's own text"),
+    Row("tokenizer", data.tokenizer, ("documents",), 0.1, "byte-level BPE"),
+    Row("corpora", data.prepare, ("tokenizer",), 0.1, "token stores"),
+    Row("pretrain", pretraining.base, ("corpora",), 9, "S1 general, S2 reasoning"),
+    Row("long", pretraining.long_context, ("pretrain",), 1.5, "S3 long context", long_too),
+    Row("cold_start", post_training.cold_start, ("pretrain", "long"), 1,
+        "all-hasty long-CoT cold start"),
+    Row("reasoning_rl", post_training.reasoning_rl, ("cold_start",), 3, "GRPO"),
+    Row("fusion", post_training.fusion, ("reasoning_rl",), 1.5, "thinking-mode fusion"),
+    Row("general_rl", post_training.general_rl, ("fusion",), 1.5,
+        "RL on locks, modes and tool calls"),
+    Row("student_base", pretraining.student_base, ("corpora",), 2.5, "the student's pretraining",
+        students_too),
+    Row("student", students.student, ("general_rl", "student_base"), 1,
+        "off-policy distillation", students_too),
+    Row("student_rl", students.reinforced, ("student",), 3, "GRPO of the student", students_too),
+    Row("student_kl", students.on_policy, ("student",), 1, "on-policy distillation", students_too),
+    Row("student_control", students.control, ("student",), 1, "the same on the teacher's samples",
+        lambda plan: plan.students and plan.control),
+    Row("experts", experts.experts, ("corpora",), 5,
+        "mixture of experts, two balance losses, GRPO", lambda plan: bool(plan.experts)),
+    Row("export", post_training.export, ("general_rl",), 0.1,
+        "a Hugging Face folder to chat with"),
+    Row("budgets", post_training.budgets, ("general_rl",), 1, "thinking budgets"),
+    Row("needles", pretraining.needles, ("long",), 2, "S3 with base 10,000; look-ups by length",
+        long_too),
+    Row("cold_sizes", post_training.cold_sizes, ("pretrain", "long"), 6,
+        "cold starts of other sizes, same RL", lambda plan: bool(plan.cold_sizes)),
 )  # fmt: skip
+ROWS = {row.name: row for row in STAGES}
 
 
 def main(arguments=None):
@@ -84,7 +106,9 @@ def main(arguments=None):
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=15, help=f"minutes: {sorted(PLANS)}")
     parser.add_argument("--seeds", type=int, default=1, help="runs of everything, 1 to 9")
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument(
+        "--workers", type=int, default=min(os.cpu_count() or 1, 4), help="stages side by side"
+    )
     parser.add_argument(
         "--exam", choices=("final", "dev"), default="final",
         help="dev: the problems to design with; final: those of a result",
@@ -100,11 +124,14 @@ def main(arguments=None):
         chosen = plan(options.budget)
         if not 1 <= options.seeds <= 9:
             raise ValueError(f"--seeds {options.seeds}: wanted 1 to 9")
+        if not 1 <= options.workers <= 64:
+            raise ValueError(f"--workers {options.workers}: wanted 1 to 64")
         command = shlex.join(["python", "experiments/tiny_recipe.py", *(arguments or sys.argv[1:])])
         recipe(
             chosen,
             options.workdir,
-            range(options.first_seed, options.first_seed + options.seeds),
+            options.seeds,
+            workers=options.workers,
             exam=options.exam,
             real=own_input(options),
             command=command,
@@ -115,6 +142,9 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -131,20 +161,20 @@ def own_input(options):
     return found
 
 
-def recipe(plan, workdir, seeds=(0,), *, exam="final", real=None, command="", console=None):
+def recipe(plan, workdir, seeds=1, *, workers=1, exam="final", real=None, command=""):
     """All stages of all seeds that are not done yet, then the report; {claim: state}."""
-    real = real or {}
+    real, console = real or {}, Console(stderr=True)
     workdir = Path(workdir).resolve()  # stages write their inputs' paths down
-    console = console or Console(stderr=True)
     context.open_workdir(workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "own": real})
-    results = []
-    for seed in seeds:
-        run = context.Run(workdir / f"seed{seed}", plan, seed, exam, real)
-        results.append(one_seed(run, console))
+    runs = [context.Run(workdir / f"seed{n}", plan, n, exam, real) for n in range(seeds)]
+    clock = context.Clock()
+    make(runs, workers, console)
     facts = {
         "command": command, "minutes": plan.minutes, "exam": exam, "cores": os.cpu_count(),
-        "date": datetime.date.today().isoformat(),
+        "workers": workers, "date": datetime.date.today().isoformat(),
+        "elapsed": context.add_time(workdir / "elapsed.json", clock.seconds),
     }  # fmt: skip
+    results = [found(run) for run in runs]
     states = report.write(workdir, results, facts)
     context.write(workdir / "results.json", {"facts": facts, "states": states, "seeds": results})
     for name, state in states.items():
@@ -153,27 +183,45 @@ def recipe(plan, workdir, seeds=(0,), *, exam="final", real=None, command="", co
     return states
 
 
-def one_seed(run, console):
-    """{stage: result, ..., "wall": {stage: seconds}}, each made or read back."""
-    rows = [row for row in STAGES if row.when(run.plan)]
-    left = whole = sum(row.share for row in rows)
-    found = {"wall": {}}
-    for number, row in enumerate(rows, 1):
-        if run.result(row.name) is None:
-            minutes = 60 * run.plan.minutes * left / whole
-            console.print(
-                f"[bold]seed {run.seed}, stage {number} of {len(rows)}: {row.name}[/bold] "
-                f"({row.text}); about {duration(minutes)} left for this seed"
-            )
-            clock = context.Clock()
-            result = row.run(run)
-            run.finish(row.name, {"wall": clock.seconds, "result": result})
-            console.print(f"{row.name}: {clock.seconds:.0f} s")
-        left -= row.share
-        # As read back also when just made: a run that went on gives the same report.
-        made = run.result(row.name)
-        found[row.name], found["wall"][row.name] = made["result"], made["wall"]
-    return found
+def make(runs, count, console):
+    """What is not made yet, `count` stages at once."""
+    jobs, shares, done = {}, {}, []
+    for run in runs:
+        for row in rows_of(run):
+            name = label(run, row.name)
+            shares[name] = row.share
+            if run.result(row.name) is not None:
+                done.append(name)
+                continue
+            after = tuple(label(run, each) for each in row.after)
+            jobs[name] = ((run, row.name), after, run.path / "logs" / f"{row.name}.txt")
+    with board.Board(console, shares, len(runs) * runs[0].plan.minutes, done) as shown:
+        workers.run(jobs, perform, count, shown)
+
+
+def label(run, name):
+    return f"seed {run.seed} {name} ({ROWS[name].text})"
+
+
+def rows_of(run):
+    return [row for row in STAGES if row.when(run.plan)]
+
+
+KEPT = {}  # runs of this process by folder, with their tokenizers and engines
+
+
+def perform(run, name):
+    """One stage, in this process; its result is written last."""
+    run, clock = KEPT.setdefault(run.path, run), context.Clock()
+    result = ROWS[name].run(run)
+    run.finish(name, {"wall": clock.seconds, "result": result})
+
+
+def found(run):
+    """{stage: result, ..., "wall": {stage: seconds}}, read back."""
+    made = {row.name: run.result(row.name) for row in rows_of(run)}
+    results = {name: each["result"] for name, each in made.items()}
+    return {**results, "wall": {name: each["wall"] for name, each in made.items()}}
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_ARENA_MAX=1 
   MALLOC_TOP_PAD_=268435456
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
-# What runs here is made for CPUs, and for one device of them; where libtpu is installed, jax would
-# look for a TPU first. JAX_PLATFORMS names another platform.
+# What runs here is made for CPUs; where libtpu is installed, jax would look for a TPU first.
+# JAX_PLATFORMS names another platform.
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 
 command="${1:-}"

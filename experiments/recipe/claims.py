@@ -52,12 +52,12 @@ def distillation(results):
         "On the same hard problems, paired: pass@1 of KL minus RL above 0 with its whole interval, "
         "at no more than a fifth of RL's samples and seconds; pass@k at the most samples rises "
         "under KL with its whole interval, and does not under RL.",
-        ("student",),
+        ("student", "student_kl", "student_rl"),
     )  # fmt: skip
     rows = []
-    for n, r in seeds(results, "student"):
-        found = r["student"]
-        most = max(found["start"]["pass"], key=int)
+    for n, r in seeds(results, *claim.needs):
+        found = {name: r[name] for name in STUDENTS if name in r}
+        most = max(found["student"]["pass"], key=int)
         for name, label in STUDENTS.items():
             if name not in found:
                 continue
@@ -66,17 +66,16 @@ def distillation(results):
                          percent(one["cool"]), f"{one.get('samples', 0):,}" or "-",
                          f"{one.get('seconds', 0):.0f}"))  # fmt: skip
         each = {name: found[name]["per_problem"] for name in found}
-        ahead = intervals.paired(each["rl"]["1"], each["kl"]["1"])
-        rise = {m: intervals.paired(each["start"][most], each[m][most]) for m in ("kl", "rl")}
-        cost, time = (found["kl"][x] / max(found["rl"][x], 1) for x in ("samples", "seconds"))
-        holds = (
-            ahead.low > 0 and max(cost, time) <= 0.2 and rise["kl"].low > 0 and rise["rl"].low <= 0
-        )
+        kl, rl = "student_kl", "student_rl"
+        ahead = intervals.paired(each[rl]["1"], each[kl]["1"])
+        rise = {m: intervals.paired(each["student"][most], each[m][most]) for m in (kl, rl)}
+        cost, time = (found[kl][x] / max(found[rl][x], 1) for x in ("samples", "seconds"))
+        holds = ahead.low > 0 and max(cost, time) <= 0.2 and rise[kl].low > 0 and rise[rl].low <= 0
         why = (f"KL - RL pass@1 {percent(ahead)} points at {cost:.2f} of the samples "
                f"and {time:.2f} of the seconds; pass@{most} "
-               f"minus the start: KL {percent(rise['kl'])}, RL {percent(rise['rl'])}")  # fmt: skip
-        if "control" in each:
-            same = intervals.paired(each["control"]["1"], each["kl"]["1"])
+               f"minus the start: KL {percent(rise[kl])}, RL {percent(rise[rl])}")  # fmt: skip
+        if "student_control" in each:
+            same = intervals.paired(each["student_control"]["1"], each[kl]["1"])
             why += f"; KL on its own minus on the teacher's samples {percent(same)}"
         claim.verdicts.append((n, holds, why))
         claim.plot = {"kind": "bars", "title": "hard problems, T = 1", "series": {
@@ -92,8 +91,8 @@ def distillation(results):
     return claim
 
 
-STUDENTS = {"start": "off-policy", "kl": "+ on-policy KL", "rl": "+ GRPO",
-            "control": "+ KL on teacher's samples"}  # fmt: skip
+STUDENTS = {"student": "off-policy", "student_kl": "+ on-policy KL", "student_rl": "+ GRPO",
+            "student_control": "+ KL on teacher's samples"}  # fmt: skip
 
 
 def fusion(results):
@@ -101,8 +100,9 @@ def fusion(results):
         "C2", "Fusion teaches both modes, general RL nearly perfects the switch (Table 22)",
         "32B: ThinkFollow 88.7 after fusion, 98.9 after general RL; AIME'24 thinking 81.9 -> 81.4, "
         "non-thinking 28.5 -> 31.0; ToolUse 70.4 -> 85.5.",
-        "ThinkFollow after general RL is above its value after fusion with its whole interval, and "
-        "thinking beats non-thinking on multi-step problems by 30 points after fusion.",
+        "ThinkFollow at least 97% after general RL, and not below its value after fusion beyond "
+        "both intervals; thinking beats non-thinking on multi-step problems by 30 points after "
+        "fusion.",
         ("fusion", "general_rl"),
     )  # fmt: skip
     rows = []
@@ -124,7 +124,7 @@ def fusion(results):
             claim.verdicts.append(
                 (
                     n,
-                    after[1] > before[0] and gap >= 0.3,
+                    after[0] >= 0.97 and after[2] >= before[1] and gap >= 0.3,
                     f"ThinkFollow {percent(before)} -> {percent(after)}; thinking "
                     f"ahead by {100 * gap:.0f} points on multi-step problems",
                 )
@@ -149,11 +149,11 @@ def length(results):
         "Needles at the length of S3 (four times the old one): at least 80% with base "
         "1,000,000, above base 10,000 beyond both intervals; and YaRN or DCA is above neither "
         "beyond both intervals at the longest length.",
-        ("long",),
+        ("needles",),
     )  # fmt: skip
     rows = []
-    for n, r in seeds(results, "long"):
-        table = r["long"]["needles"]
+    for n, r in seeds(results, "needles"):
+        table = r["needles"]["accuracy"]
         lengths = list(next(iter(table.values())))
         for name, found in table.items():
             rows.append((str(n), name, *(f"{100 * found[x][0]:.0f}" for x in lengths)))

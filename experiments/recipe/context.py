@@ -21,15 +21,18 @@ from qwen3.stages.start import parameters
 from recipe.plan import Plan
 
 NEEDED = 600 * 2**20  # bytes a seed writes at most
-EXECUTION = {"scan": False}  # four layers: written out they run faster than as a loop
 LOG = Log(every=5)
-# As in 0.6B the heads together are twice as wide as the model; heads of 16 learn to look up at half
-# the speed (LOG.md).
+# As in 0.6B the heads together are twice as wide as the model; heads of 16 take a third more steps
+# to learn to look up (LOG.md).
 HEADS = {"heads": 4, "kv_heads": 1, "head_dim": 32}
 CONTEXT = 512  # of evaluations
-SLOTS = 128  # answers decoded together
 UNTRAINED = "untrained.txt"  # says whose model goes on
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
+
+
+def execution(model) -> dict:
+    """A few layers run faster written out than as a loop; many would take long to compile."""
+    return {"scan": model.layers > 8}
 
 
 def open_workdir(path: Path, settings: dict) -> None:
@@ -63,6 +66,13 @@ def write(path: Path, value) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
     beside.replace(path)
+
+
+def add_time(file: Path, seconds: float) -> float:
+    """Seconds of all starts of a run so far, this one's with them."""
+    before = json.loads(file.read_text()) if file.exists() else 0.0
+    write(file, before + seconds)
+    return before + seconds
 
 
 def _plain(value):
@@ -161,7 +171,7 @@ class Run:
         if model not in self._engines:
             # As the rollouts have it, so that programs are shared with them.
             self._engines[model] = Engine(
-                model, params, tokenizer=self.tokenizer, slots=SLOTS, max_length=CONTEXT,
+                model, params, tokenizer=self.tokenizer, slots=self.plan.slots, max_length=CONTEXT,
                 mesh=self.mesh, seed=self.seed,
             )  # fmt: skip
         else:

@@ -16,14 +16,17 @@ from qwen3.eval import expert_use
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import count_parameters
 from qwen3.stages import pretrain
+from qwen3.stages.prompts import Share
 from qwen3.stages.start import parameters
 from recipe import conversations, measures, post_training, pretraining
-from recipe.context import EXECUTION, Clock
+from recipe.context import Clock, execution
 
 # run: (size, balance). One row a microbatch: there micro and global balance differ most.
 RUNS = {"dense": ("tiny", None), "global": ("tiny-moe", "global"), "micro": ("tiny-moe", "micro")}
 MICROBATCHES = 8
 COEFFICIENT = 0.02
+# What a model of so few steps can be taught by reward: locks of one and two days.
+EASY = Share("lock", difficulty=(0.0, 0.2), modes=("think",))
 DOMAINS = ("story", "facts", "ledger", "worked", "documentation", "sources")
 
 
@@ -50,10 +53,14 @@ def reinforced(run, name):
         run, model, start, [data], plan.cold_start, init_from=run.path / folder
     )  # fmt: skip
     made = post_training.reinforced(
-        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, evaluate=False
-    )
+        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, evaluate=False,
+        task=EASY,
+    )  # fmt: skip
+    asked = measures.problems(run, days=(1, 2))
     return made | {
-        key: measures.mode(run, run.engine(model, run.weights(source)), "think", temperature=1.0)
+        key: measures.mode(
+            run, run.engine(model, run.weights(source)), "think", temperature=1.0, asked=asked
+        )
         for key, source in (("cold", start), ("after", f"{folder}_rl"))
     }
 
@@ -88,14 +95,14 @@ def curve(folder, key):
 
 def use(run, model, folder):
     """Expert use by domain on held-out rows."""
-    execution = Execution.for_mesh(run.mesh, **EXECUTION)
+    how = Execution.for_mesh(run.mesh, **execution(model))
     batches = {}
     for domain in DOMAINS:
         corpus = {domain: Corpus(run.path / "corpora" / "held" / domain)}
         stage = Stage(domain, {domain: 1}, pretraining.LENGTH, 16, repeat_small=True)
         batches[domain] = Batches(stage, corpus, 0, vocab=model.vocab)[0]
     params = parameters(str(folder), model, run.mesh)
-    found = expert_use.shares(partial(pretraining.applied, model, execution), params, batches)
+    found = expert_use.shares(partial(pretraining.applied, model, how), params, batches)
     whole = np.mean([*found.values()], axis=0)
     return {
         "domains": list(found), "use": [table[-1].tolist() for table in found.values()],

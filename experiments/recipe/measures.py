@@ -10,7 +10,6 @@ from qwen3.rewards import lock, word_problems
 from recipe import exams, real, world
 from recipe.context import CONTEXT
 
-MOST = 200  # tokens of an answer
 MULTI = 3  # days from which a problem counts as multi-step
 
 
@@ -23,7 +22,7 @@ def mode(run, engine, name, *, temperature=0.0, asked=None):
     thinking; per-problem scores in order; some transcripts."""
     asked = [p.flagged(name) for p in asked or problems(run)]
     how = sampling("model", temperature=temperature)
-    found = answers.ask(engine, asked, how=how, max_tokens=MOST, seed=run.seed)
+    found = answers.ask(engine, asked, how=how, max_tokens=run.plan.answer, seed=run.seed)
     firsts = [group[0] for group in found]
     days = [len(word_problems.locks_of(each.problem)[0].ops) for each in firsts]
     scores = [each.score or 0.0 for each in firsts]
@@ -46,8 +45,8 @@ def pretrained(run, engine, style="worked"):
     mark = working if style == "worked" else final
     texts = [f"{word_problems.question(word_problems.locks_of(p), 'en')}\n{mark}" for p in asked]
     made = engine.generate([
-        Request(run.tokenizer.encode(text), max_tokens=MOST, sampling=sampling("greedy"),
-                prompt_id=number)
+        Request(run.tokenizer.encode(text), max_tokens=run.plan.answer,
+                sampling=sampling("greedy"), prompt_id=number)
         for number, text in enumerate(texts)
     ])  # fmt: skip
     said = [run.tokenizer.decode(each.tokens).split(final)[-1].strip() for each in made]
@@ -82,8 +81,8 @@ def transcript(run, answer, **more):
 
 def own(run, engine):
     """Thinking accuracy on held-out problems of the user's files."""
-    asked = real.fitting(run, CONTEXT - MOST, "heldout")[: run.plan.tests]
-    found = answers.ask(engine, asked, max_tokens=MOST)
+    asked = real.fitting(run, CONTEXT - run.plan.answer, "heldout")[: run.plan.tests]
+    found = answers.ask(engine, asked, max_tokens=run.plan.answer)
     return {"accuracy": answers.accuracy(found),
             "transcripts": [transcript(run, group[0]) for group in found[:2]]}  # fmt: skip
 
@@ -91,20 +90,21 @@ def own(run, engine):
 def follow(run, engine):
     """ThinkFollow on held-out dialogues."""
     asked = exams.dialogues(run.plan.dialogues, run.exam)
-    return think_follow.follow(engine, asked, max_tokens=MOST)
+    return think_follow.follow(engine, asked, max_tokens=run.plan.answer)
 
 
 def calls(run, engine):
     """Tool requests, without thinking."""
     asked = [p.flagged("no_think") for p in exams.tool_requests(run.plan.tests // 2, run.exam)]
-    found = answers.ask(engine, asked, max_tokens=MOST)
+    found = answers.ask(engine, asked, max_tokens=run.plan.answer)
     return {"accuracy": answers.accuracy(found),
             "transcripts": [transcript(run, group[0]) for group in found[:2]]}  # fmt: skip
 
 
 def sweep(run, engine, asked, **options):
     """`budget_sweep.sweep` with a transcript of one hard problem at every budget."""
-    found = budget_sweep.sweep(engine, asked, run.plan.budgets, max_tokens=2 * MOST, **options)
+    most = 2 * run.plan.answer
+    found = budget_sweep.sweep(engine, asked, run.plan.budgets, max_tokens=most, **options)
     hard = max(range(len(asked)), key=lambda i: asked[i].difficulty)
     kept = found.pop("answers")
     found["transcripts"] = [
@@ -118,11 +118,12 @@ def passes(run, engine, count=None):
     values for paired comparisons."""
     asked = [p.flagged("think") for p in problems(run, count or run.plan.hard, days=(5, 6))]
     found = answers.ask(
-        engine, asked, how=sampling(), samples=run.plan.samples, max_tokens=MOST, seed=run.seed
-    )
+        engine, asked, how=sampling(), samples=run.plan.samples, max_tokens=run.plan.answer,
+        seed=run.seed,
+    )  # fmt: skip
     cold = answers.ask(
-        engine, asked, how=sampling("model", temperature=0.6), samples=4, max_tokens=MOST,
-        seed=run.seed + 1,
+        engine, asked, how=sampling("model", temperature=0.6), samples=4,
+        max_tokens=run.plan.answer, seed=run.seed + 1,
     )  # fmt: skip
     ks = sorted({1, 4, run.plan.samples} & set(range(1, run.plan.samples + 1)))
     each = {k: pass_at_k.per_problem(found, k) for k in ks}

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 class Plan:
     """One row of PLANS. Steps are optimizer steps for supervised stages, rollout batches for RL.
 
-    documents: of each part of the world. students, experts: whether the second half of the recipe
-    (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems of an
-    evaluation; hard: those of pass@k, with `samples` samples each. several: share of problems of
-    several locks after pretraining; chinese: of these, in Chinese.
+    slots: answers decoded together; answer, rollout: tokens of one at most, in evaluations and in
+    training. documents: of each part of the world. students, experts: whether the second half of
+    the recipe (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems
+    of an evaluation; hard: those of pass@k, with `samples` samples each. several: share of problems
+    of several locks after pretraining; chinese: of these, in Chinese.
     """
 
     minutes: float
+    slots: int = 128
+    answer: int = 200
+    rollout: int = 128
     vocab: int = 768
     chinese: float = 0.25
     several: float = 0.2
@@ -53,6 +57,14 @@ class Plan:
 
 
 PLANS = {
+    # One step of every stage and answers of 16 tokens: for a large checkpoint, and for tests.
+    0: Plan(
+        0, slots=8, answer=16, rollout=16, documents=200, general=1, reasoning=1, long=1,
+        cold_start=1, cold_problems=24, grpo=1, group=4, prompts=4, fusion=1, rejection=12,
+        general_rl=1, student_general=1, student_reasoning=1, off_policy=1, on_policy=1,
+        student_rl=1, experts=1, expert_rl=1, cold_sizes=(2,), tests=4, dialogues=4, needles=2,
+        hard=2, samples=2, budgets=(0, 2, 4, 8, 12), lengths=(128, 640),
+    ),
     # A trial: a few steps of every stage, for new input or a new machine. Its numbers mean nothing.
     1: Plan(
         1, documents=300, general=10, reasoning=10, long=4, cold_start=6, cold_problems=48, grpo=1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
@@ -14,14 +13,12 @@ from qwen3.infer.requests import sampling
 from qwen3.losses.grpo import Grpo
 from qwen3.stages import grpo, sft
 from qwen3.stages.entropy import EntropyTarget
-from qwen3.stages.groups import Refill, Scoring
+from qwen3.stages.groups import NothingToLearn, Refill, Scoring
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from qwen3.stages.start import parameters
 from recipe import conversations, exams, measures, real, tools
-from recipe.context import EXECUTION, LOG, ONE, SLOTS, UNTRAINED, Clock, Run
-
-log = logging.getLogger("qwen3")
+from recipe.context import LOG, ONE, UNTRAINED, Clock, Run, execution
 
 LENGTH = 320  # slots of a fine-tuning row: a call with its list of tools has up to 310
 
@@ -32,7 +29,7 @@ def fine_tune(run: Run, model, name, data, steps, *, init_from, peak=1e-3, seed=
         model, run.tokenizer_folder, tuple(data), steps,
         OptimConfig(peak=peak, final=0.1, warmup=min(10, steps // 4), weight_decay=0.0),
         name=name, batch=8, length=LENGTH, too_long="drop", seed=run.seed + seed,
-        init_from=str(init_from), mesh=ONE, execution=EXECUTION, log=LOG,
+        init_from=str(init_from), mesh=ONE, execution=execution(model), log=LOG,
     )  # fmt: skip
     sft.run(config, str(run.folder(name)))
 
@@ -66,7 +63,7 @@ def rejection_sampled(run, source, count, path):
         return str(path), {"asked": count, "kept": len(path.read_text().splitlines())}
     engine = run.engine(run.teacher, source)
     asked = conversations.thinking(run, count, "rejection/")
-    found = answers.ask(engine, asked, how=sampling(), max_tokens=measures.MOST, seed=run.seed)
+    found = answers.ask(engine, asked, how=sampling(), max_tokens=run.plan.answer, seed=run.seed)
     kept = [group[0] for group in found if group[0].score == 1.0]
     rows = [conversations.from_answer(run.tokenizer, each) for each in kept]
     return conversations.write(path, rows), {"asked": count, "kept": len(kept)}
@@ -77,9 +74,8 @@ def fusion(run):
     folder = run.folder("fusion") / "data"
     count = run.plan.rejection
     think, kept = rejection_sampled(run, run.weights("reasoning_rl"), count, folder / "think.jsonl")
-    if not kept["kept"]:
-        log.warning("fusion without rejection samples: no answer to %d problems was right", count)
-    data = [think] if kept["kept"] else []
+    left_out = "" if kept["kept"] else f"thinking samples: none of {count} answers was right"
+    data = [] if left_out else [think]
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
         "flags": conversations.flags(count * 3 // 2, run.seed),
@@ -89,7 +85,8 @@ def fusion(run):
     fine_tune(
         run, run.teacher, "fusion", data, run.plan.fusion, init_from=run.weights("reasoning_rl")
     )
-    return {"rejection": kept, **evaluated(run, "fusion", follow=True, calls=True)}
+    found = evaluated(run, "fusion", follow=True, calls=True)
+    return {"rejection": kept, "left_out": left_out, **found}
 
 
 def reasoning_rl(run):
@@ -97,56 +94,57 @@ def reasoning_rl(run):
     return reinforced(run, "reasoning_rl", run.teacher, run.path / "cold_start", run.plan.grpo)
 
 
-MOST, LONGEST = 128, 224  # tokens of an answer, and of prompt and answer
-MIXED = 448  # with dialogues and lists of tools
+PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
 LEVEL = EntropyTarget(change=0.003, most=0.03)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
-def reinforced(run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False):
+def reinforced(
+    run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False, task=HARD
+):
     """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
     none of several locks."""
     clock = Clock()
-    tasks, more = (HARD,), {}
-    listed = real.fitting(run, LONGEST - MOST)
+    tasks, more = (task,), {}
+    listed = real.fitting(run, PROMPT)
     if run.plan.several and not one_lock:
         listed += exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese)
     if listed:
         file = run.folder(name) / "problems.jsonl"
         write_problems(file, listed)
         share = max(run.plan.several, 0.2)
-        tasks = (dataclasses.replace(HARD, weight=1 - share), Share("file", share))
+        tasks = (dataclasses.replace(task, weight=1 - share), Share("file", share))
         more = {"problems": str(file)}
-    config = rl_config(
-        run, name, model, source, phases, tasks, peak=peak, most=MOST, length=LONGEST, **more
-    )
-    learn(run, name, config)
-    found = {"seconds": clock.seconds, **record(run.path / name)}
+    config = rl_config(run, name, model, source, phases, tasks, peak=peak, prompt=PROMPT, **more)
+    left_out = learn(run, name, config)
+    found = {"seconds": clock.seconds, "left_out": left_out, **record(run.path / name)}
     return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
 
 
 def learn(run, name, config):
-    """GRPO; where no prompt has anything to teach (a base that was trained too shortly), the stage
-    says so and the model that it started from goes on."""
+    """GRPO; "". Where no prompt has anything to teach (a base that was trained too shortly), why it
+    was left out, and the model that it started from goes on."""
+    note = run.folder(name) / UNTRAINED
+    note.unlink(missing_ok=True)
     try:
         grpo.run(config, str(run.folder(name)))
-    except RuntimeError as error:
-        if "rewards differ" not in str(error):
-            raise
-        log.warning("%s left out: %s", name, error)
-        (run.folder(name) / UNTRAINED).write_text(config.init_from)
+    except NothingToLearn as error:
+        note.write_text(config.init_from)
+        return str(error)
+    return ""
 
 
-def rl_config(run, name, model, source, phases, tasks, *, peak, most, length, **changes):
+def rl_config(run, name, model, source, phases, tasks, *, peak, prompt, **changes):
     """Two optimizer steps a phase, clip-higher, no KL; rates fall to a tenth."""
+    most = run.plan.rollout
     return grpo.Config(
         model, run.tokenizer_folder, tasks, 2 * phases,
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name, scoring=Scoring(scale="group"),
-        sampling=Sampling(run.plan.group, most, slots=SLOTS), prompts=run.plan.prompts,
-        minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL, length=length,
-        seed=run.seed, init_from=str(source), save_every=10,
-        mesh=ONE, execution=EXECUTION, **{"refill": Refill(rounds=1), **changes},
+        sampling=Sampling(run.plan.group, most, slots=run.plan.slots), prompts=run.plan.prompts,
+        minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL,
+        length=prompt + most, seed=run.seed, init_from=str(source), save_every=10, mesh=ONE,
+        execution=execution(model), **{"refill": Refill(rounds=1), **changes},
     )  # fmt: skip
 
 
@@ -172,7 +170,7 @@ def general_rl(run):
     folder = run.folder("general_rl")
     problems = folder / "problems.jsonl"
     calls = [tools.problem(i, "train").flagged("no_think") for i in range(2000)]
-    write_problems(problems, [*calls, *real.fitting(run, MIXED - MOST)])
+    write_problems(problems, [*calls, *real.fitting(run, MIXED)])
     tasks = (
         # Without thinking more than two days are out of reach: groups that are all wrong.
         Share("lock", 0.25, (0.4, 1.0), ("think",)),
@@ -183,10 +181,10 @@ def general_rl(run):
     clock = Clock()
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
-        peak=2.5e-4, most=MOST, length=MIXED, problems=str(problems), refill=Refill(rounds=4),
+        peak=2.5e-4, prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
     )  # fmt: skip
-    learn(run, "general_rl", config)
-    found = {"seconds": clock.seconds, **record(folder)}
+    left_out = learn(run, "general_rl", config)
+    found = {"seconds": clock.seconds, "left_out": left_out, **record(folder)}
     return {**found, **evaluated(run, "general_rl", follow=True, calls=True)}
 
 

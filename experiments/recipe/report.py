@@ -79,11 +79,19 @@ def _facts(results, facts):
     seconds = sum(sum(each) for _, each in timings(results))
     return [
         f"Command: {facts['command']}",
-        f"{facts['date']}; {len(results)} seed(s); budget {facts['minutes']:g} minutes, "
-        f"{seconds / 60:.1f} minutes used; {platform.machine()}, {facts['cores']} cores",
+        f"{facts['date']}; {len(results)} seed(s); budget {facts['minutes']:g} minutes a seed; "
+        f"{facts['elapsed'] / 60:.1f} minutes from start to end, {seconds / 60:.1f} of stages, "
+        f"{facts['workers']} side by side; {platform.machine()}, {facts['cores']} cores",
         f"Held-out problems: {exam}. Intervals are 95%, over problems; they do not cover the "
         "variance between training runs.",
+        *(f"Seed {n} left out of {name}: {reason}" for n, name, reason in left_out(results)),
     ]
+
+
+def left_out(results):
+    """(seed, stage, what was left out of it and why)."""
+    return [(n, name, found["left_out"]) for n, r in enumerate(results)
+            for name, found in r.items() if found.get("left_out")]  # fmt: skip
 
 
 def _page(found, results, facts, talks):

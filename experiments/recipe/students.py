@@ -1,5 +1,6 @@
-"""Stage `student`: off-policy distillation, then from that one checkpoint on-policy distillation
-beside GRPO (report, 4.5 and Table 21), on the same prompts."""
+"""Stages `student` (off-policy distillation) and, from that one checkpoint and on the same prompts,
+`student_kl` (on-policy distillation), `student_control` (the same on the teacher's samples) and
+`student_rl` (GRPO): report, 4.5 and Table 21. Each gives pass@k, samples and seconds."""
 
 from __future__ import annotations
 
@@ -9,47 +10,52 @@ from qwen3.infer.requests import sampling
 from qwen3.losses.distill import Distill
 from qwen3.stages import distill
 from qwen3.stages.rollouts import Sampling
-from recipe import conversations, exams, measures
-from recipe.context import EXECUTION, ONE, SLOTS, Clock
-from recipe.post_training import HARD, LONGEST, MOST, fine_tune, record, reinforced
+from recipe import conversations, exams, measures, post_training
+from recipe.context import ONE, Clock, execution
+from recipe.post_training import HARD, PROMPT, fine_tune, record
 
-
-def student(run):
-    """pass@k, samples and seconds of the start, of both methods, and of the control."""
-    off_policy(run)
-    found = {"start": measured(run, "student/off_policy")}
-    found["kl"] = by_divergence(run, "student/kl", "student")
-    if run.plan.control:
-        found["control"] = by_divergence(run, "student/control", "teacher")
-    clock = Clock()
-    made = reinforced(
-        run, "student/rl", run.student, run.path / "student" / "off_policy", run.plan.student_rl,
-        peak=2.5e-4, evaluate=False, one_lock=True,
-    )  # fmt: skip
-    found["rl"] = {**made, "seconds": clock.seconds, **measured(run, "student/rl")}
-    return found
+START = "student"  # the checkpoint that all three start from
 
 
 def measured(run, name):
     return measures.passes(run, run.engine(run.student, run.weights(name)))
 
 
-def off_policy(run):
+def student(run):
     """Fine-tuning on the teacher's own samples, in both modes, right or wrong."""
-    folder = run.path / "student" / "data"
-    file = folder / "teacher.jsonl"
+    file = run.folder(START) / "data" / "teacher.jsonl"
     if not file.exists():
         engine = run.engine(run.teacher, run.weights("general_rl"))
         count = run.plan.rejection
         asked = [*exams.training(2 * count // 3, f"teacher/{run.seed}"),
                  *exams.training(count // 3, f"teacher/{run.seed}", "no_think")]  # fmt: skip
-        found = answers.ask(engine, asked, how=sampling(), max_tokens=measures.MOST, seed=run.seed)
+        found = answers.ask(
+            engine, asked, how=sampling(), max_tokens=run.plan.answer, seed=run.seed
+        )
         rows = [conversations.from_answer(run.tokenizer, group[0]) for group in found]
         conversations.write(file, rows)
     fine_tune(
-        run, run.student, "student/off_policy", [str(file)], run.plan.off_policy,
+        run, run.student, START, [str(file)], run.plan.off_policy,
         init_from=run.path / "student_base", seed=1000,
     )  # fmt: skip
+    return measured(run, START)
+
+
+def reinforced(run):
+    """GRPO on the verifier's reward."""
+    made = post_training.reinforced(
+        run, "student_rl", run.student, run.path / START, run.plan.student_rl, peak=2.5e-4,
+        evaluate=False, one_lock=True,
+    )  # fmt: skip
+    return {**made, **measured(run, "student_rl")}
+
+
+def on_policy(run):
+    return by_divergence(run, "student_kl", "student")
+
+
+def control(run):
+    return by_divergence(run, "student_control", "teacher")
 
 
 def by_divergence(run, name, sampled_by):
@@ -62,9 +68,10 @@ def by_divergence(run, name, sampled_by):
         OptimConfig(peak=1e-3, final=0.1, warmup=min(8, run.plan.on_policy), schedule="linear",
                     weight_decay=0.0),
         name=name, divergence=Distill("mix", forward_weight=0.5), sampled_by=sampled_by,
-        sampling=Sampling(samples=1, max_tokens=MOST, slots=SLOTS), prompts=128, minibatches=8,
-        length=LONGEST, seed=run.seed, init_from=str(run.path / "student" / "off_policy"),
-        save_every=40, mesh=ONE, execution=EXECUTION,
+        sampling=Sampling(samples=1, max_tokens=run.plan.rollout, slots=run.plan.slots),
+        prompts=8 * run.plan.prompts, minibatches=8, length=PROMPT + run.plan.rollout,
+        seed=run.seed, init_from=str(run.path / START), save_every=40, mesh=ONE,
+        execution=execution(run.student),
     )  # fmt: skip
     distill.run(config, str(run.folder(name)))
     return {"seconds": clock.seconds, **record(run.path / name), **measured(run, name)}

@@ -15,7 +15,7 @@ from qwen3.losses.objective import Grpo, preset
 from qwen3.rewards import NoVerdict
 from qwen3.stages import groups, grpo
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
-from qwen3.stages.groups import Groups, Refill, Scoring
+from qwen3.stages.groups import Groups, NothingToLearn, Refill, Scoring
 from qwen3.stages.prompts import Prompts, Share
 from qwen3.stages.rollouts import Rollout, Sampling
 from qwen3.train.loop import Stopped
@@ -214,7 +214,7 @@ def test_groups_without_spread_are_refilled_and_surplus_is_carried(tokenizer):
 
 
 def test_nothing_to_learn_is_an_error_that_says_why(tokenizer):
-    with pytest.raises(RuntimeError, match="6 prompts gave 0 groups.*low in 6 groups"):
+    with pytest.raises(NothingToLearn, match="6 prompts gave 0 groups.*low in 6 groups"):
         choosing(tokenizer).choose(Table(tokenizer, [["x", "x"]] * 6))
 
 

@@ -27,6 +27,10 @@ from qwen3.stages.rollouts import Rollout
 log = logging.getLogger("qwen3")
 
 
+class NothingToLearn(RuntimeError):
+    """Hardly any group of a phase has rewards that differ: no gradient but noise."""
+
+
 @dataclass(frozen=True)
 class Scoring:
     """From scores to advantages. scale: of `losses.advantages`. binarise: scores from here on
@@ -87,7 +91,7 @@ class Groups:
 
     def choose(self, sample: Callable[[Sequence[Prompt]], list[Rollout]]):
         """sample(prompts) -> their rollouts, scored here. Groups are lists of rollouts with
-        advantages. Raises RuntimeError when hardly any group has rewards that differ.
+        advantages. Raises NothingToLearn when hardly any group has rewards that differ.
         """
         ready = [[Rollout(**each) for each in group] for group in self.memory["carry"]]
         carried, seen, texts, drawn, flat = len(ready), [], [], 0, Counter()
@@ -108,7 +112,7 @@ class Groups:
             seen += new
             texts += list(zip(said, scores, strict=True))
         if len(ready) < self._least:
-            raise RuntimeError(
+            raise NothingToLearn(
                 f"{drawn} prompts gave {len(ready)} groups whose rewards differ; {self._least} are "
                 f"needed. Rewards were all low in {flat['low']} groups, all high in "
                 f"{flat['high']}: choose prompts that the policy solves sometimes"

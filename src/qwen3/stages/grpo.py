@@ -109,7 +109,7 @@ def run(config: Config, workdir: str) -> TrainState:
 
     Writes samples/<step>.jsonl. Raises ValueError for settings that do not fit together, a task
     that does not exist or cannot run here; RuntimeError where the sampler has other weights than
-    the trainer, or no prompt has anything to teach.
+    the trainer, its NothingToLearn where no prompt has anything to teach.
     """
     mesh = make_mesh(config.mesh)
     execution = Execution.for_mesh(mesh, **config.execution)
