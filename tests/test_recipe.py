@@ -209,7 +209,8 @@ def fake_results():
     one = {
         "cold_start": measured(0.4, 0.2, 0.5), "fusion": measured(0.95, 0.3, 0.9),
         "reasoning_rl": {**measured(0.9, 0.2, 0.5), "curve": [
-            {"step": i, "reward": 0.5, "entropy": 0.2, "length": 30.0} for i in range(8)]},
+            {"step": i, "reward": 0.5, "entropy": 0.2, "length": 30.0, "bonus": 0.01}
+            for i in range(8)]},
         "general_rl": measured(0.94, 0.3, 0.97), "budgets": {"one lock": swept},
         "needles": {"accuracy": {k: {"640": estimate(v), "2048": estimate(v / 2)}
                                  for k, v in needles.items()}},

@@ -273,13 +273,13 @@ def growth(results):
             )
         )
         claim.plot = {"kind": "curves", "title": "reasoning RL", "x": [p["step"] for p in curve],
-                      "series": {k: [p.get(k) for p in curve] for k in ("reward", "entropy",
-                                                                        "length")}}  # fmt: skip
+                      "series": {k: [p.get(k) for p in curve]
+                                 for k in ("reward", "entropy", "bonus", "length")}}  # fmt: skip
     claim.table = (("seed", "after", "greedy", "T = 1", "thinking tokens, greedy",
                     "thinking tokens, T = 1"), rows)  # fmt: skip
     claim.notes.append(
         "The room for RL is put there: the cold start is on hasty traces alone, which leave most "
-        "states out."
+        "states out. Bonus: the coefficient with which the controller rewards entropy."
     )
     return claim
 

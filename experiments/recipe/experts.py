@@ -21,9 +21,9 @@ from qwen3.stages.start import parameters
 from recipe import conversations, measures, post_training, pretraining
 from recipe.context import Clock, execution
 
-# run: (size, balance). One row a microbatch: there micro and global balance differ most.
+# run: (size, balance). Two rows a microbatch: there micro and global balance differ most.
 RUNS = {"dense": ("tiny", None), "global": ("tiny-moe", "global"), "micro": ("tiny-moe", "micro")}
-MICROBATCHES = 8
+MICROBATCHES = 4
 COEFFICIENT = 0.02
 # What a model of so few steps can be taught by reward: locks of one and two days.
 EASY = Share("lock", difficulty=(0.0, 0.2), modes=("think",))

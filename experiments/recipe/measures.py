@@ -122,7 +122,7 @@ def passes(run, engine, count=None):
         seed=run.seed,
     )  # fmt: skip
     cold = answers.ask(
-        engine, asked, how=sampling("model", temperature=0.6), samples=4,
+        engine, asked, how=sampling("model", temperature=0.6), samples=2,
         max_tokens=run.plan.answer, seed=run.seed + 1,
     )  # fmt: skip
     ks = sorted({1, 4, run.plan.samples} & set(range(1, run.plan.samples + 1)))

@@ -95,7 +95,7 @@ def reasoning_rl(run):
 
 
 PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
-LEVEL = EntropyTarget(change=0.003, most=0.03)  # hold what the first step measured
+LEVEL = EntropyTarget(change=0.004, most=0.1)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
@@ -149,12 +149,13 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, prompt, **change
 
 
 def record(folder):
-    """{"curve": points with reward, entropy, length; "samples": answers that were sampled}."""
+    """{"curve": points with reward, entropy, length and the coefficient of the entropy bonus;
+    "samples": answers that were sampled}."""
     file = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     curve = [
         {"step": x["step"], "reward": x.get("score"), "entropy": x.get("entropy"),
-         "length": x.get("answer_tokens")}
+         "length": x.get("answer_tokens"), "bonus": x.get("entropy_coef")}
         for x in lines
     ]  # fmt: skip
     samples = sum(

@@ -134,6 +134,9 @@ def run(config: Config, workdir: str) -> TrainState:
         packer = Rows(
             mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
         )
+        derived = {"learning_rate": rate}
+        if control is not None:  # as the step was taken: it moves after the step is written
+            derived["entropy_coef"] = lambda step: control.coefficient
         collect = Collect(config, prompts, tokenizer, mesh, execution, packer, work, report)
         source = Phases(collect, partial(to_batch, packer, control), extra.get("rollouts"))
         loss = builders.policy_gradient(config.model, execution, config.policy)
@@ -141,7 +144,7 @@ def run(config: Config, workdir: str) -> TrainState:
             work, config.log, stage=config.name, step=int(state.step), until=config.steps,
             tokens_per_step=most * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
-            derived={"learning_rate": rate},
+            derived=derived,
         ) as hooks:  # fmt: skip
             steering = [] if control is None else [control.hook()]
             save = work.checkpoints.hook(
