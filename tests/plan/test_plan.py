@@ -6,12 +6,17 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 pytest.importorskip("libtpu")
 
 from qwen3 import cli
 from qwen3.config import MeshConfig, OptimConfig
+from qwen3.mesh import make_mesh
 from qwen3.model import sizes
 from qwen3.plan import chips, command, fit, report, target
 from qwen3.plan.compiling import plan
@@ -135,6 +140,30 @@ def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
     target.devices.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'qwen3\[tpu\]'"):
         target.devices("v5p:2x2x1")
+
+
+@pytest.mark.parametrize(
+    ("topology", "rings"),
+    [
+        ("v5p:2x4x4", (False, False, False)),
+        ("v5p:4x4x8", (True, True, True)),
+        ("v5e:8x16", (False, True, False)),
+        ("v6e:16x16", (True, True, False)),
+    ],
+)
+def test_large_slices_have_rings(topology, rings):
+    assert chips.chip_of(topology).wrap(topology.partition(":")[2]) == rings
+
+
+def test_weights_spread_over_a_cube_are_gathered_not_summed():
+    """Without its rings the compiler made all-reduces of wholes, at twice the traffic."""
+    mesh = make_mesh(MeshConfig(fsdp=64), target.devices("v5p:4x4x4"))
+    rows = jax.ShapeDtypeStruct((512, 1024), np.float32, sharding=NamedSharding(mesh, P("fsdp")))
+    weights = jax.ShapeDtypeStruct((1024, 64), np.float32, sharding=NamedSharding(mesh, P("fsdp")))
+    with target.no_cache():
+        step = jax.jit(lambda x, w: x @ w, out_shardings=NamedSharding(mesh, P("fsdp")))
+        text = step.lower(rows, weights).compile().as_text()
+    assert "all-gather" in text and "all-reduce" not in text
 
 
 def test_every_option_of_the_command_reaches_the_setting():

@@ -29,6 +29,15 @@ class Chip:
     def per_device(self, figure: str) -> float:
         return getattr(self, figure) / self.devices
 
+    def wrap(self, shape: str) -> tuple[bool, bool, bool]:
+        """Which axes of a slice are rings: all of a cube of at least 4 x 4 x 4; in the plane, those
+        of 16 chips. On axes that are no rings the compiler makes all-reduces of zero-padded wholes
+        out of all-gathers."""
+        sizes = [int(size) for size in shape.split("x")]
+        if self.axes == 3:
+            return (min(sizes) >= 4,) * 3
+        return (sizes[0] >= 16, sizes[1] >= 16, False)
+
 
 _DOCS = "https://cloud.google.com/tpu/docs"
 CHIPS = {

@@ -62,7 +62,8 @@ def devices(topology: str) -> tuple[Any, ...]:
 
     try:
         with _quiet():
-            return tuple(topologies.get_topology_desc(topology, "tpu").devices)
+            wrap = chip.wrap(topology.partition(":")[2])
+            return tuple(topologies.get_topology_desc(topology, "tpu", wrap=wrap).devices)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(
