@@ -1,9 +1,11 @@
-"""Long-CoT cold start (report 4.1) in small: a fresh 0.2M model on hasty traces of lock problems.
+"""Long-CoT cold start (report 4.1) in small: a short fine-tuning on hasty traces of lock problems.
 
-    python experiments/tiny_cold_start.py --workdir runs/cold_start [--set steps=600]
+    python experiments/tiny_cold_start.py --workdir runs/cold_start [--set steps=150]
 
-Hasty traces leave states out, so the model answers often wrong: the room that RL fills. Two cores,
-some minutes. Expected: cross-entropy falls below 0.5 nats a token; figures in LOG.
+A base is made first, in WORKDIR/base: a fresh 0.25M model on careful traces, which stand for its
+pretraining; --set init_from=... takes another run's instead. Hasty traces leave states out, so the
+model then answers often wrong: the room that RL fills. Expected, on held-out locks at temperature
+1: about 60% right for the base, 30% after the cold start.
 """
 
 from dataclasses import replace
@@ -22,33 +24,55 @@ CONFIG = sft.Config(
     model=tiny_lock.MODEL,
     tokenizer="",  # made in the workdir
     data=(),
-    steps=1500,
-    optim=OptimConfig(peak=3e-3, final=0.05, warmup=50, weight_decay=0.05),
+    steps=150,
+    optim=OptimConfig(peak=1e-3, final=0.1, warmup=10, weight_decay=0.0),
     name="cold_start",
     batch=4,
     length=tiny_lock.LENGTH,
-    save_every=500,
+    execution=tiny_lock.EXECUTION,
     log=tiny_lock.LOG,
 )
+BASE = replace(CONFIG, name="base", steps=2000, optim=tiny_lock.FROM_NOTHING, save_every=500)
 
 
 def hasty(count):
     """Conversations that the six filters of the cold start let through."""
     task, found = get("lock"), []
-    for seed, problem in enumerate(tiny_lock.problems(count, 1)):
-        sample = tiny_lock.answered(problem, "hasty", seed)
+    for number, problem in enumerate(tiny_lock.problems(count, 1)):
+        sample = tiny_lock.answered(problem, "hasty", number)
         reply = sample["messages"][-1]
         text = response.render(reply["reasoning_content"], reply["content"])
         found.append(Candidate(problem, text, task.score(problem, text)))
     return [candidate.conversation() for candidate in sift(found)[0]]
 
 
+def careful(count):
+    """Traces with every state, and as many diaries of three to six days to a question that only
+    tells the start: they have the most turns a token."""
+    task, found = get("lock"), []
+    for number, problem in enumerate(tiny_lock.problems(count, 6)):
+        found.append(tiny_lock.answered(problem, "careful", number))
+        longer = task.generate(7 * 10**6 + number, 0.4 + 0.6 * (number % 100) / 100)
+        told = tiny_lock.answered(longer, "careful", number)
+        start = told["messages"][0]["content"].split(". ")[0] + "."
+        found.append({"messages": [{"role": "user", "content": start}, told["messages"][1]]})
+    return found
+
+
 def run(config, workdir):
     folder = Path(workdir)
-    words = str(folder / "tokenizer")
+    words, start = str(folder / "tokenizer"), config.init_from
     tiny_lock.tokenizer(words)
-    data = tiny_lock.once(folder / "data" / "hasty.jsonl", lambda: hasty(12_000))
-    return sft.run(replace(config, tokenizer=words, data=(data,)), workdir)
+    if not start:
+        start = str(folder / "base")
+        fine_tune(BASE, start, words, careful, 12_000, tiny_lock.fresh(folder / "fresh", BASE))
+    return fine_tune(config, workdir, words, hasty, 1_500, start)
+
+
+def fine_tune(config, workdir, words, make, count, start):
+    """From `start` on `make(count)`."""
+    data = tiny_lock.once(f"{workdir}/data/{make.__name__}.jsonl", lambda: make(count))
+    return sft.run(replace(config, tokenizer=words, data=(data,), init_from=start), workdir)
 
 
 if __name__ == "__main__":

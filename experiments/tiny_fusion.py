@@ -20,13 +20,14 @@ CONFIG = sft.Config(
     model=tiny_lock.MODEL,
     tokenizer=tiny_lock.TOKENIZER,
     data=(),  # made in the workdir
-    steps=300,
+    steps=250,
     optim=OptimConfig(peak=1e-3, final=0.1, warmup=10, weight_decay=0.0),
     name="fusion",
-    batch=4,
+    batch=8,
     length=tiny_lock.LENGTH,
     init_from="runs/grpo",
     save_every=100,
+    execution=tiny_lock.EXECUTION,
     log=tiny_lock.LOG,
 )
 
@@ -35,7 +36,7 @@ def fused(config):
     """Rejection samples in thinking mode, as many answers without, flags and dialogues."""
     words = tiny_lock.tokenizer(config.tokenizer)
     found = candidates.generate(
-        tiny_lock.engine(config.init_from, words), words, tiny_lock.problems(512, 2), samples=4,
+        tiny_lock.engine(config.init_from, words), words, tiny_lock.problems(1024, 2), samples=1,
         mode="think", max_tokens=96, sampling=sampling("model"),
     )  # fmt: skip
     thinking = fusion.rejection_sample(found)

@@ -2,7 +2,8 @@
 
     python experiments/tiny_general_rl.py --workdir runs/general_rl
 
-Two cores, some minutes. Expected: score/mode_following rises; figures in LOG.
+Prints ThinkFollow (96 dialogues, greedy) of the model it started from and of its own.
+Expected: ThinkFollow rises or stays at its top.
 """
 
 from dataclasses import replace
@@ -10,19 +11,39 @@ from dataclasses import replace
 import tiny_grpo
 import tiny_lock
 
+from qwen3 import rewards
+from qwen3.eval import think_follow
 from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
 
 CONFIG = replace(
     tiny_grpo.CONFIG,
     name="general_rl",
+    steps=16,
     tasks=(
-        Share("lock", 0.5, tiny_lock.DIFFICULTY, ("think", "no_think")),
-        Share("mode_following", 0.5, tiny_lock.DIFFICULTY),
+        Share("lock", 0.3, tiny_lock.DIFFICULTY, ("think",)),
+        Share("lock", 0.2, (0.0, 0.1), ("no_think",)),  # without thinking one day is all it can
+        Share("mode_following", 0.5, (0.0, 0.3)),
     ),
+    sampling=Sampling(samples=8, max_tokens=96, slots=128),
+    prompts=32,
     init_from="runs/fusion",
 )
 
+
+def run(config, workdir):
+    state = grpo.run(config, workdir)
+    words = tiny_lock.tokenizer(config.tokenizer)
+    task = rewards.get("mode_following")
+    asked = [task.generate(9 * 10**6 + i, 0.3 * (i % 10) / 10) for i in range(96)]
+    for source in (config.init_from, workdir):
+        found = think_follow.follow(tiny_lock.engine(source, words), asked, max_tokens=96)
+        shown = ", ".join(f"{kind} {one.value:.1%}" for kind, one in found.items())
+        print(f"ThinkFollow of {source}: {shown}")
+    return state
+
+
 if __name__ == "__main__":
-    main(grpo.run, CONFIG)
+    main(run, CONFIG)

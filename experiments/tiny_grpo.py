@@ -1,6 +1,6 @@
 """Reasoning RL (report 4.2) in small: GRPO on lock problems from the cold start.
 
-    python experiments/tiny_grpo.py --workdir runs/grpo [--set steps=20]
+    python experiments/tiny_grpo.py --workdir runs/grpo [--set steps=30]
 
 Two cores, some minutes. Expected: the score rises from step to step; figures in LOG.
 """
@@ -8,6 +8,7 @@ Two cores, some minutes. Expected: the score rises from step to step; figures in
 import tiny_lock
 
 from qwen3.config import OptimConfig
+from qwen3.losses.objective import Grpo
 from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
@@ -17,14 +18,16 @@ CONFIG = grpo.Config(
     model=tiny_lock.MODEL,
     tokenizer=tiny_lock.TOKENIZER,
     tasks=(Share("lock", difficulty=tiny_lock.DIFFICULTY),),
-    steps=20,
-    optim=OptimConfig(peak=5e-4, final=0.1, warmup=2, weight_decay=0.0),
+    steps=30,
+    optim=OptimConfig(peak=5e-4, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
+    policy=Grpo(old="rollout"),
     sampling=Sampling(samples=16, max_tokens=96, slots=128),
     prompts=16,
     minibatches=2,
     length=tiny_lock.LENGTH,
     init_from="runs/cold_start",
     save_every=10,
+    execution=tiny_lock.EXECUTION,
 )
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import tiny_lock
 
-from qwen3.config import OptimConfig
 from qwen3.curate import candidates, fusion
 from qwen3.infer.requests import sampling
 from qwen3.run import main
@@ -24,12 +23,13 @@ CONFIG = sft.Config(
     model=STUDENT,
     tokenizer=tiny_lock.TOKENIZER,
     data=(),  # made in the workdir
-    steps=1500,
-    optim=OptimConfig(peak=3e-3, final=0.05, warmup=50, weight_decay=0.05),
+    steps=600,
+    optim=tiny_lock.FROM_NOTHING,
     name="off_policy",
     batch=4,
     length=tiny_lock.LENGTH,
-    save_every=500,
+    save_every=400,
+    execution=tiny_lock.EXECUTION,
     log=tiny_lock.LOG,
 )
 
@@ -50,7 +50,8 @@ def taught(config, teacher):
 def run(config, workdir, teacher=TEACHER):
     path = Path(workdir) / "data" / "taught.jsonl"
     data = tiny_lock.once(path, lambda: taught(config, teacher))
-    return sft.run(replace(config, data=(data,)), workdir)
+    start = config.init_from or tiny_lock.fresh(Path(workdir) / "fresh", config)
+    return sft.run(replace(config, data=(data,), init_from=start), workdir)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tiny_lock
 import tiny_off_policy
 
 from qwen3.config import OptimConfig
+from qwen3.losses.distill import Distill
 from qwen3.run import main
 from qwen3.stages import distill
 from qwen3.stages.prompts import Share
@@ -19,14 +20,16 @@ CONFIG = distill.Config(
     tokenizer=tiny_lock.TOKENIZER,
     teacher=tiny_off_policy.TEACHER,
     tasks=(Share("lock", 1.0, tiny_lock.DIFFICULTY, ("think", "no_think")),),
-    steps=40,
-    optim=OptimConfig(peak=1e-3, final=0.1, warmup=2, weight_decay=0.0),
+    steps=80,
+    optim=OptimConfig(peak=1e-3, final=0.1, warmup=8, schedule="linear", weight_decay=0.0),
+    divergence=Distill("mix", forward_weight=0.5),
     sampling=Sampling(samples=1, max_tokens=96, slots=128),
-    prompts=128,
-    minibatches=2,
+    prompts=64,
+    minibatches=4,
     length=tiny_lock.LENGTH,
     init_from="runs/off_policy",
-    save_every=10,
+    save_every=40,
+    execution=tiny_lock.EXECUTION,
 )
 
 if __name__ == "__main__":
