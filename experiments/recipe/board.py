@@ -35,12 +35,12 @@ class Board:
 
     def started(self, job, log: Path) -> None:
         self._running[job] = (time.monotonic(), Path(log))
-        self._console.print(f"[bold]{job}[/bold] begins; {self._head()}")
+        self._say(f"[bold]{job}[/bold] begins; {self._head()}")
 
     def finished(self, job) -> None:
         began, _ = self._running.pop(job)
         self._done.add(job)
-        self._console.print(f"[bold]{job}[/bold] {time.monotonic() - began:.0f} s")
+        self._say(f"[bold]{job}[/bold] {time.monotonic() - began:.0f} s")
 
     def refresh(self) -> None:
         if self._live:
@@ -48,7 +48,10 @@ class Board:
         elif time.monotonic() - self._shown >= PERIOD:
             self._shown = time.monotonic()
             for job, (_, log) in self._running.items():
-                self._console.print(f"{job}: {last_line(log)}", soft_wrap=True, highlight=False)
+                self._say(f"{job}: {last_line(log)}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False)
 
     def _table(self) -> Table:
         table = Table(title=self._head(), title_justify="left", show_header=False, show_edge=False)

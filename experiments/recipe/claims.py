@@ -192,7 +192,7 @@ def budget(results):
     )  # fmt: skip
     rows = []
     for n, r in seeds(results, "budgets"):
-        for kind, found in r["budgets"].items():
+        for kind, found in r["budgets"]["swept"].items():
             lines = found["budgets"]
             for one in lines:
                 cut = (percent(x) if x else "-" for x in (one["cut"], one["cut_non_thinking"]))
@@ -207,7 +207,7 @@ def budget(results):
                         percent(found["non_thinking"]),
                     )
                 )
-        found = r["budgets"]["one lock"]
+        found = r["budgets"]["swept"]["one lock"]
         each = [one["all"] for one in found["budgets"]]
         falls = [i for i in range(len(each) - 1) if each[i + 1][2] < each[i][1]]
         rises = each[-1][1] > each[0][2]
@@ -221,6 +221,11 @@ def budget(results):
                     f"{percent(each[-1])}; "
                     f"non-thinking {percent(found['non_thinking'])}"
                     + ("" if least else ": the smallest budget is below it")
+                    + "; thoughts closed in the ordinary way without their last steps: "
+                    + ", ".join(
+                        f"{left} left {percent(x)}"
+                        for left, x in r["budgets"]["unfinished"].items()
+                    )
                 ),
             )
         )

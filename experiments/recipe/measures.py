@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from statistics import mean
 
 from qwen3.eval import answers, budget_sweep, intervals, pass_at_k, think_follow
 from qwen3.infer.requests import Request, sampling
 from qwen3.rewards import lock, word_problems
+from qwen3.stages.prompts import prompt_ids
 from recipe import exams, real, world
 from recipe.context import CONTEXT
 
@@ -111,6 +113,35 @@ def sweep(run, engine, asked, **options):
         transcript(run, each[hard], budget=budget) for budget, each in kept.items()
     ]
     return found
+
+
+def unfinished(run, engine, most=3):
+    """{steps left out: accuracy}: the last steps of a careful thought are missing and it is closed
+    as a whole one is, without a stop text. Tells whether the text or the missing steps matter."""
+    asked = [p.flagged("think") for p in problems(run, days=range(MULTI, lock.MOST_DAYS + 1))]
+    found = {}
+    for left in range(most + 1):
+        made = engine.generate([
+            Request(thought_up_to(run, problem, left), max_tokens=run.plan.answer,
+                    sampling=sampling("greedy"), prompt_id=number)
+            for number, problem in enumerate(asked)
+        ])  # fmt: skip
+        right = [
+            run.tokenizer.decode(each.tokens).startswith(
+                lock.answer(word_problems.locks_of(p), "en")
+            )
+            for each, p in zip(made, asked, strict=True)
+        ]
+        found[left] = intervals.share(sum(right), len(right))
+    return found
+
+
+def thought_up_to(run, problem, left):
+    """Ids of the problem and of its thought but for the last `left` steps, closed."""
+    (whole,) = word_problems.locks_of(problem)
+    part = dataclasses.replace(whole, ops=whole.ops[: len(whole.ops) - left])
+    text = f"<think>\n{lock.trace([part], 'en', 'careful')}\n</think>\n\n"
+    return prompt_ids(problem, run.tokenizer) + run.tokenizer.encode(text)
 
 
 def passes(run, engine, count=None):

@@ -196,7 +196,7 @@ def budgets(run):
     if run.plan.several:
         asked = exams.several(run.plan.tests, run.exam, chinese=bool(run.plan.chinese))
         found["several locks"] = measures.sweep(run, engine, asked, credit=exams.share_right)
-    return found
+    return {"swept": found, "unfinished": measures.unfinished(run, engine)}
 
 
 def export(run):

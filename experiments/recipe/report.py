@@ -55,7 +55,7 @@ def transcripts(results):
                 found.append((f"/{mode}, score {one['score']}", one))
         for one in last.get("calls", {}).get("transcripts", [])[:1]:
             found.append((f"tool call, score {one['score']}", one))
-        for kind, swept in r.get("budgets", {}).items():
+        for kind, swept in r.get("budgets", {}).get("swept", {}).items():
             for one in swept["transcripts"]:
                 heading = f"{kind}, budget {one['budget']} tokens, score {one['score']}"
                 found.append((heading + (", stop text forced" if one["forced"] else ""), one))
