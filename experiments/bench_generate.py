@@ -104,8 +104,8 @@ def tunix_side(python, folder, prompts):
     path.write_text(json.dumps(prompts))
     script = Path(__file__).with_name("tunix_sampler.py")
     child = subprocess.Popen(
-        [python, script, folder, path, str(NEW)], text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [python, script, folder, path, str(NEW)],
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     if child.stdout.readline() != "ready\n":
         raise ImportError(f"{python} {script} did not start")

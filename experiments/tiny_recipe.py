@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import itertools
 import logging
 import os
 import shlex
@@ -68,7 +69,7 @@ def long_too(plan):
     return plan.long_context
 
 
-STAGES = (  # where several are ready, the first begins
+STAGES = (
     Row("documents", data.documents, (), 0.3, "problem world and Python's own text"),
     Row("tokenizer", data.tokenizer, ("documents",), 0.1, "byte-level BPE"),
     Row("corpora", data.prepare, ("tokenizer",), 0.1, "token stores"),
@@ -184,19 +185,24 @@ def recipe(plan, workdir, seeds=1, *, workers=1, exam="final", real=None, comman
 
 
 def make(runs, count, console):
-    """What is not made yet, `count` stages at once."""
+    """What is not made yet, `count` stages at once; those with the most work behind them first."""
     jobs, shares, done = {}, {}, []
-    for run in runs:
-        for row in rows_of(run):
-            name = label(run, row.name)
-            shares[name] = row.share
-            if run.result(row.name) is not None:
-                done.append(name)
-                continue
-            after = tuple(label(run, each) for each in row.after)
-            jobs[name] = ((run, row.name), after, run.path / "logs" / f"{row.name}.txt")
+    order = sorted(itertools.product(rows_of(runs[0]), runs), key=lambda pair: -behind(pair[0]))
+    for row, run in order:
+        name = label(run, row.name)
+        shares[name] = row.share
+        if run.result(row.name) is not None:
+            done.append(name)
+            continue
+        after = tuple(label(run, each) for each in row.after)
+        jobs[name] = ((run, row.name), after, run.path / "logs" / f"{row.name}.txt")
     with board.Board(console, shares, len(runs) * runs[0].plan.minutes, done) as shown:
         workers.run(jobs, perform, count, shown)
+
+
+def behind(row):
+    """The longest chain of work from this stage to the end."""
+    return row.share + max((behind(each) for each in STAGES if row.name in each.after), default=0)
 
 
 def label(run, name):

@@ -61,7 +61,7 @@ class Worker:
 
 
 def run(jobs: Mapping, perform: Callable, count: int, board) -> None:
-    """Do all jobs, each when those it waits for are done, `count` at once, first ones first.
+    """Do all jobs, each when those it waits for are done, `count` at once, earlier ones first.
 
     jobs: {name: (arguments, names it waits for, log file)}; what is not among them counts as done.
     perform(*arguments) must be a function of a module. An error, or a stop signal, lets the other
