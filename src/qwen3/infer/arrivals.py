@@ -13,17 +13,13 @@ from qwen3.infer.requests import MOST_STOP_IDS, Request
 from qwen3.infer.tickets import Ticket
 from qwen3.ops import sampling
 
-_FLAGS = ("in_call", "may_think", "stopped")
 _RULES = sampling.Rules._fields
 
 
 def empty(rows: int, width: int) -> slots.Arrivals:
     """Arrays for `rows` arrivals with prompts of up to `width` + 1 tokens."""
     ints = np.zeros(rows, np.int32)
-    thinking = {
-        name: np.zeros(rows, bool if name in _FLAGS else np.int32)
-        for name in budget.Automaton._fields
-    }
+    thinking = {name: np.zeros(rows, dtype) for name, dtype in budget.DTYPES.items()}
     return slots.Arrivals(
         count=np.int32(0), slot=ints.copy(), source=ints.copy(), token=ints.copy(),
         length=ints.copy(), left=ints.copy(), seeds=np.zeros((rows, 3), np.uint32),

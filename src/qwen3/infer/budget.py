@@ -75,6 +75,10 @@ class Automaton(NamedTuple):
     stopped: jax.Array  # whether the limit was ever enforced
 
 
+FLAGS = ("in_call", "may_think", "stopped")  # bool, the others are int32
+DTYPES = {name: np.dtype(bool if name in FLAGS else np.int32) for name in Automaton._fields}
+
+
 def step(
     state: Automaton, sampled: jax.Array, left: jax.Array, tables: Tables
 ) -> tuple[jax.Array, jax.Array, Automaton]:

@@ -71,11 +71,9 @@ def new_slots(slots: int, vocab: int) -> Slots:
 
 
 def automaton(fields) -> budget.Automaton:
-    flags = ("in_call", "may_think", "stopped")
-    return budget.Automaton(**{
-        name: jnp.asarray(value, bool if name in flags else jnp.int32)
-        for name, value in fields.items()
-    })  # fmt: skip
+    return budget.Automaton(
+        **{name: jnp.asarray(value, budget.DTYPES[name]) for name, value in fields.items()}
+    )
 
 
 def insert(slots: Slots, layers: Any, prompts: Any, new: Arrivals) -> tuple[Slots, Any]:
