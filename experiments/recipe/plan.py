@@ -29,7 +29,7 @@ class Plan:
     long: int = 400
     cold_start: int = 250
     cold_problems: int = 512
-    grpo: int = 24
+    grpo: int = 36
     group: int = 16
     prompts: int = 16
     fusion: int = 250

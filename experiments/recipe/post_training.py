@@ -95,7 +95,7 @@ def reasoning_rl(run):
 
 
 PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
-LEVEL = EntropyTarget(change=0.004, most=0.1)  # hold what the first step measured
+LEVEL = EntropyTarget(change=0.002, most=0.02)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
