@@ -2,7 +2,8 @@
 
     python experiments/tiny_fusion.py --workdir runs/fusion
 
-Two cores, some minutes. Expected: losses of both modes fall; figures in LOG.
+Expected: losses of both modes fall; seen once (one shared core, 131 s), nats a token, steps 1-15
+against 180-250: thinking .12 to .02, non-thinking 1.03 to .27.
 """
 
 from dataclasses import replace

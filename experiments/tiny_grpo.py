@@ -2,7 +2,8 @@
 
     python experiments/tiny_grpo.py --workdir runs/grpo [--set steps=30]
 
-Two cores, some minutes. Expected: the score rises from step to step; figures in LOG.
+Expected: the score rises; seen once (one shared core, 105 s): .21 at step 1, .58 on average over
+the last five sets of answers.
 """
 
 import tiny_lock

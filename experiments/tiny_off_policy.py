@@ -2,8 +2,9 @@
 
     python experiments/tiny_off_policy.py --workdir runs/off_policy [--teacher runs/general_rl]
 
-Right answers of both modes, flagged. Two cores, some minutes.
-Expected: losses of both modes fall; figures in LOG.
+Right answers of both modes, flagged. Expected: losses of both modes fall. Not yet run with these
+settings; with 1,200 steps, of training loss a token, steps 1-100 against 1050-1200: thinking 2.18
+to .04, non-thinking .88 to .09 (the answers come several times).
 """
 
 import sys

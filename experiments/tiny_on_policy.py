@@ -2,7 +2,7 @@
 
     python experiments/tiny_on_policy.py --workdir runs/on_policy [--set teacher=runs/general_rl]
 
-Two cores, some minutes. Expected: the divergence falls, the score rises; figures in LOG.
+Expected: the divergence falls, the score rises. Not yet run with these settings.
 """
 
 import tiny_lock

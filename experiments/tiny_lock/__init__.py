@@ -1,6 +1,6 @@
 """What the tiny post-training experiments share: the combination lock, its tokenizer, an engine.
 
-The runs, in order, each some minutes on two cores, all with default folders:
+The runs, in order, each some minutes on one core, all with default folders:
 
     python experiments/tiny_cold_start.py --workdir runs/cold_start
     python experiments/tiny_grpo.py       --workdir runs/grpo
