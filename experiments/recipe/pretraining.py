@@ -8,10 +8,11 @@ import json
 from functools import partial
 from random import Random
 
+import fresh_start
+
 from qwen3.config import OptimConfig
 from qwen3.data.mixture import Stage
 from qwen3.eval import needle
-from qwen3.infer.language_model import create
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import DualChunkConfig, YarnConfig, count_parameters
@@ -69,16 +70,8 @@ def two_stages(general, reasoning, theta=1e4):
 
 
 def fresh(run, model, name, seed):
-    """A folder of new parameters. Qwen3 norms queries and keys, so scores are at most gain^2
-    sqrt(head_dim): 11.3 for its heads of 128, 5.7 for ours of 32. The gains therefore start
-    where the bound is Qwen3's (LOG.md: a third fewer steps, with heads of 16)."""
-    folder = run.path / "starts" / name
-    made = create(model, seed, run.mesh)
-    attention = made.params["layers"]["attention"]
-    for each in ("query_norm", "key_norm"):
-        attention[each] = attention[each] * (128 / model.head_dim) ** 0.25
-    made.save(folder)
-    return str(folder)
+    """A folder of new parameters."""
+    return fresh_start.save(run.path / "starts" / name, model, seed, run.mesh)
 
 
 def base(run):

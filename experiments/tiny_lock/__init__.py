@@ -15,12 +15,13 @@ Elsewhere: --set init_from=... --set tokenizer=... (and teacher=...) name the ea
 from pathlib import Path
 from random import Random
 
+import fresh_start
+
 from qwen3 import rewards
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.curate.files import write_conversations
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
-from qwen3.infer.language_model import create
 from qwen3.mesh import make_mesh
 from qwen3.model.sizes import size
 from qwen3.rewards import word_problems
@@ -64,15 +65,8 @@ def tokenizer(folder):
 
 
 def fresh(folder, config):
-    """New parameters for a stage's config, made once. Qwen3 norms queries and keys, so scores are
-    at most gain^2 sqrt(head_dim): the gains start where that is what it is for heads of 128."""
-    if not Path(folder).exists():
-        made = create(config.model, config.seed, make_mesh(MeshConfig()))
-        attention = made.params["layers"]["attention"]
-        for name in ("query_norm", "key_norm"):
-            attention[name] = attention[name] * (128 / config.model.head_dim) ** 0.25
-        made.save(folder)
-    return str(folder)
+    """New parameters for a stage's config, made once."""
+    return fresh_start.save(folder, config.model, config.seed, make_mesh(MeshConfig()))
 
 
 def engine(source, words, slots=64):
