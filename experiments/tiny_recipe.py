@@ -7,7 +7,8 @@
         --tasks gsm8k/train.jsonl.gz --tokenizer qwen --init-from Qwen3-0.6B-Base
 
 A budget is in minutes on two cores; 0 is one step of every stage, 1 a few: trials whose numbers
-mean nothing. Stages that do not wait for each other run side by side, one a core (--workers).
+mean nothing. Stages that do not wait for each other run side by side, one a core (--workers; 1 for
+a large checkpoint).
 Interrupted (Ctrl-C, kill), the same command goes on where it stopped, inside a stage too. Results:
 WORKDIR/report.html and report.md. Every stage is a row of STAGES; what it does is the library's
 `stages.*.run` with a config, and an evaluation.
@@ -169,11 +170,13 @@ def recipe(plan, workdir, seeds=1, *, workers=1, exam="final", real=None, comman
     context.open_workdir(workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "own": real})
     runs = [context.Run(workdir / f"seed{n}", plan, n, exam, real) for n in range(seeds)]
     clock = context.Clock()
-    make(runs, workers, console)
+    try:
+        make(runs, workers, console)
+    finally:  # an interrupted start counts too
+        elapsed = context.add_time(workdir / "elapsed.json", clock.seconds)
     facts = {
         "command": command, "minutes": plan.minutes, "exam": exam, "cores": os.cpu_count(),
-        "workers": workers, "date": datetime.date.today().isoformat(),
-        "elapsed": context.add_time(workdir / "elapsed.json", clock.seconds),
+        "workers": workers, "date": datetime.date.today().isoformat(), "elapsed": elapsed,
     }  # fmt: skip
     results = [found(run) for run in runs]
     states = report.write(workdir, results, facts)
