@@ -317,7 +317,7 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
         (pretraining, "losses", [nothing]), (pretraining, "by_length", {}),
         (post_training, "evaluated", {}), (post_training, "record", {}), (students, "record", {}),
         (students, "measured", {}), (experts, "curve", {}), (experts, "use", {}),
-        (measures, "mode", {"accuracy": 0}), (measures, "sweep", {}),
+        (measures, "mode", {"accuracy": 0}), (measures, "sweep", {}), (measures, "unfinished", {}),
         (post_training, "rejection_sampled", ("think.jsonl", {"kept": 1})),
         (measures, "pretrained", {}),
         (context.Run, "mesh", None), (pretraining, "fresh", ""),
@@ -331,7 +331,7 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
     made = ("documents", "tokenizer", "corpora", "export")  # no model is trained there
     for row in (row for row in rows if row.name not in made):
         row.run(run)
-    assert len(asked) == {0: 25, 1: 11, 5: 5, 15: 19, 60: 25}[minutes]
+    assert len(asked) == {0: 23, 1: 11, 5: 5, 15: 19, 60: 25}[minutes]
     folders = [folder for folder, _ in asked]
     assert len(set(folders)) == len(folders)
     starts = {config.init_from for _, config in asked if config.init_from}
