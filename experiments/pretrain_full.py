@@ -8,6 +8,19 @@ What the report gives is kept: over 30T tokens at 4,096 in S1, about 5T in S2 wi
 hundreds of billions at 32,768 in S3, 75% of that text 16,384 to 32,768 long and 25% 4,096 to
 16,384; RoPE base 10,000, in S3 1,000,000. It gives no rates, batches or mixture weights: those here
 are ours, untested at this size. Corpora are folders that `qwen3 corpus prepare` wrote.
+
+What the TPU compiler says of a train step of S1 (full remat, rows of 4,096; memory of a chip; the
+time is a roofline's; `python experiments/plan_table.py`):
+
+    model      slice        rows a chip   memory     predicted step   MFU
+    0.6b       v5e:4x4      4              4.7 GB     0.87 s          48%
+    1.7b       v5e:4x4      4              8.6 GB     1.77 s          55%
+    4b         v5e:8x8      2              7.7 GB     2.15 s          54%
+    8b         v5p:2x4x4    4             24.2 GB     3.09 s          57%
+    14b        v5p:4x4x4    4             30.2 GB     5.52 s          58%
+    32b        v5p:4x4x4    4             45.3 GB    12.86 s          57%
+    30b-a3b    v5p:4x4x4    4             24.2 GB     2.44 s          34%
+    235b-a22b  not compiled yet
 """
 
 import sys
