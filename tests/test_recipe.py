@@ -236,8 +236,9 @@ FACTS = {
     "workers": 2,
     "elapsed": 900.0,
 }
-EXPECTED = {"C1": "shown", "C2": "shown", "C3": "not shown", "C4": "not shown", "C5": "shown",
-            "C6": "shown", "C7": "not shown", "C8": "not tried at this budget"}  # fmt: skip
+EXPECTED = {"C1": "shown", "C2": "shown", "C3": "2 of 3 parts shown", "C4": "2 of 3 parts shown",
+            "C5": "shown", "C6": "shown", "C7": "1 of 2 parts shown",
+            "C8": "not tried at this budget"}  # fmt: skip
 
 
 def test_the_report_decides_by_its_rules_and_shows_everything(tmp_path):
@@ -256,7 +257,8 @@ def test_a_claim_that_fails_in_one_seed_is_not_shown(tmp_path):
     worse = fake_results()
     worse["student_rl"]["per_problem"]["1"] = [0.7] * 50
     states = report.write(tmp_path, [fake_results(), worse], FACTS)
-    assert states["C1"] == "not shown" and states["C5"] == "shown"
+    assert states["C1"] == "4 of 5 parts shown" and states["C5"] == "shown"
+    assert "✗ KL above RL in pass@1" in (tmp_path / "report.md").read_text()
 
 
 def test_design_numbers_are_marked_as_no_result(tmp_path):

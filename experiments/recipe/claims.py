@@ -1,7 +1,7 @@
 """The report's claims in small: the paper's numbers, ours, and a stated rule that decides.
 
-A claim is "shown" only if its rule holds in every seed. Estimates are [value, low, high, n] with
-95% intervals over problems. `results` is a list over seeds of {stage: result}.
+A claim has parts; it is "shown" only if all of them hold in every seed. Estimates are [value, low,
+high, n] with 95% intervals over problems. `results` is a list over seeds of {stage: result}.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 from qwen3.eval import intervals
-
-SHOWN = {True: "shown", False: "not shown", None: "not tried at this budget"}
 
 
 @dataclass
@@ -23,14 +21,30 @@ class Claim:
     paper: str
     rule: str
     needs: tuple[str, ...]
-    verdicts: list = field(default_factory=list)  # (seed number, holds, why)
+    verdicts: list = field(default_factory=list)  # (seed number, {part: holds}, why)
     table: tuple = ((), ())
     plot: dict | None = None
     notes: list = field(default_factory=list)
 
     @property
-    def shown(self):
-        return all(holds for _, holds, _ in self.verdicts) if self.verdicts else None
+    def parts(self) -> dict[str, bool]:
+        """Whether each part holds in every seed."""
+        names = self.verdicts[0][1] if self.verdicts else ()
+        return {name: all(parts[name] for _, parts, _ in self.verdicts) for name in names}
+
+    @property
+    def shown(self) -> bool | None:
+        """None where it was not tried."""
+        return all(self.parts.values()) if self.verdicts else None
+
+    @property
+    def state(self) -> str:
+        if self.shown is None:
+            return "not tried at this budget"
+        held = sum(self.parts.values())
+        if held in (0, len(self.parts)):
+            return "shown" if held else "not shown"
+        return f"{held} of {len(self.parts)} parts shown"
 
 
 def percent(estimate, digits=1):
@@ -70,14 +84,20 @@ def distillation(results):
         ahead = intervals.paired(each[rl]["1"], each[kl]["1"])
         rise = {m: intervals.paired(each["student"][most], each[m][most]) for m in (kl, rl)}
         cost, time = (found[kl][x] / max(found[rl][x], 1) for x in ("samples", "seconds"))
-        holds = ahead.low > 0 and max(cost, time) <= 0.2 and rise[kl].low > 0 and rise[rl].low <= 0
+        parts = {
+            "KL above RL in pass@1": ahead.low > 0,
+            "at most a fifth of the samples": cost <= 0.2,
+            "at most a fifth of the seconds": time <= 0.2,
+            f"KL raises pass@{most}": rise[kl].low > 0,
+            f"RL does not raise pass@{most}": rise[rl].low <= 0,
+        }
         why = (f"KL - RL pass@1 {percent(ahead)} points at {cost:.2f} of the samples "
                f"and {time:.2f} of the seconds; pass@{most} "
                f"minus the start: KL {percent(rise[kl])}, RL {percent(rise[rl])}")  # fmt: skip
         if "student_control" in each:
             same = intervals.paired(each["student_control"]["1"], each[kl]["1"])
             why += f"; KL on its own minus on the teacher's samples {percent(same)}"
-        claim.verdicts.append((n, holds, why))
+        claim.verdicts.append((n, parts, why))
         claim.plot = {"kind": "bars", "title": "hard problems, T = 1", "series": {
             "pass@1": [found[s]["pass"]["1"] for s in STUDENTS if s in found],
             f"pass@{most}": [found[s]["pass"][most] for s in STUDENTS if s in found]},
@@ -124,7 +144,11 @@ def fusion(results):
             claim.verdicts.append(
                 (
                     n,
-                    after[0] >= 0.97 and after[2] >= before[1] and gap >= 0.3,
+                    {
+                        "ThinkFollow at least 97% after general RL": after[0] >= 0.97,
+                        "not below its value after fusion": after[2] >= before[1],
+                        "thinking ahead by 30 points": gap >= 0.3,
+                    },
                     f"ThinkFollow {percent(before)} -> {percent(after)}; thinking "
                     f"ahead by {100 * gap:.0f} points on multi-step problems",
                 )
@@ -164,7 +188,11 @@ def length(results):
         claim.verdicts.append(
             (
                 n,
-                high[0] >= 0.8 and high[1] > low[2] and bool(helped),
+                {
+                    "80% at four times the old length": high[0] >= 0.8,
+                    "base 1,000,000 above 10,000": high[1] > low[2],
+                    "YaRN or DCA helps beyond": bool(helped),
+                },
                 f"at {at}: base 1M {percent(high)}, 10k {percent(low)}; at {far} "
                 f"helped: {', '.join(helped) or 'neither YaRN nor DCA'}",
             )
@@ -215,7 +243,11 @@ def budget(results):
         claim.verdicts.append(
             (
                 n,
-                len(each) >= 5 and not falls and rises and least,
+                {
+                    "at least five budgets without a fall": len(each) >= 5 and not falls,
+                    "the largest above the smallest": rises,
+                    "the smallest not below non-thinking": least,
+                },
                 (
                     f"{len(each)} budgets, {len(falls)} falls, {percent(each[0])} -> "
                     f"{percent(each[-1])}; "
@@ -273,7 +305,10 @@ def growth(results):
         claim.verdicts.append(
             (
                 n,
-                rise >= 0.25 and last >= 0.9 * first > 0,
+                {
+                    "25 points above the cold start": rise >= 0.25,
+                    "entropy level": last >= 0.9 * first > 0,
+                },
                 f"{100 * rise:+.1f} points; entropy {first:.3f} -> {last:.3f}",
             )
         )
@@ -309,7 +344,7 @@ def experts(results):
         gap = found["dense"]["loss"] - found["global"]["loss"]
         dense, mixed = (found[k]["rl"]["after"]["accuracy"] for k in ("dense", "global"))
         claim.verdicts.append((
-            n, gap > 0 and mixed[2] >= dense[1],
+            n, {"lower loss": gap > 0, "not behind after GRPO": mixed[2] >= dense[1]},
             f"mixture lower by {gap:.4f} nats a token; after GRPO {percent(mixed)} against "
             f"{percent(dense)}",
         ))  # fmt: skip
@@ -342,8 +377,8 @@ def balance(results):
         if len(found) == 2:
             wide, narrow = found["global"], found["micro"]
             claim.verdicts.append((
-                n, wide["loss"] < narrow["loss"]
-                and wide["specialisation"] > narrow["specialisation"],
+                n, {"lower loss": wide["loss"] < narrow["loss"],
+                    "more specialised": wide["specialisation"] > narrow["specialisation"]},
                 f"loss {wide['loss']:.4f} against {narrow['loss']:.4f}, specialisation "
                 f"{wide['specialisation']:.3f} against {narrow['specialisation']:.3f}",
             ))  # fmt: skip
@@ -376,7 +411,7 @@ def head_room(results):
         claim.verdicts.append(
             (
                 n,
-                small["rl"][2] >= large["rl"][1] and rose[0] > rose[1],
+                {"ends as high": small["rl"][2] >= large["rl"][1], "rose more": rose[0] > rose[1]},
                 f"{percent(small['rl'])} against {percent(large['rl'])}",
             )
         )

@@ -21,6 +21,7 @@ section { background: #fff; border: 1px solid var(--line); border-radius: 12px; 
 .head { display: flex; gap: 12px; align-items: baseline; flex-wrap: wrap }
 .tag { font-size: 12px; font-weight: 600; border-radius: 99px; padding: 2px 10px; color: #fff }
 .yes { background: #2f8f5f } .no { background: #b4493a } .open { background: #8a8fa0 }
+.part { background: #b07d1e }
 .paper { border-left: 3px solid var(--blue); padding-left: 12px; color: var(--soft) }
 table { border-collapse: collapse; font-size: 13px; margin: 12px 0; white-space: nowrap }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line) }
@@ -29,7 +30,8 @@ pre { background: #f3f4f9; border-radius: 8px; padding: 10px 14px; white-space: 
   font-size: 12.5px; margin: 6px 0 14px }
 small, .rule { color: var(--soft) } svg { max-width: 100%; height: auto }
 """
-TAGS = {True: "yes", False: "no", None: "open"}
+TAGS = {"shown": "yes", "not shown": "no", "not tried at this budget": "open"}  # else "part"
+MARKS = {True: "✓", False: "✗"}
 
 
 def write(folder: Path, results: list[dict], facts: dict) -> dict:
@@ -41,7 +43,7 @@ def write(folder: Path, results: list[dict], facts: dict) -> dict:
     page = _page(found, results, facts, talks)
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "report.md").write_text(_markdown(found, results, facts, talks), encoding="utf-8")
-    return {claim.name: claims.SHOWN[claim.shown] for claim in found}
+    return {claim.name: claim.state for claim in found}
 
 
 def transcripts(results):
@@ -69,7 +71,16 @@ def timings(results):
 
 
 def summary(found):
-    return [(c.name, c.title, claims.SHOWN[c.shown]) for c in found]
+    return [(c.name, c.title, c.state) for c in found]
+
+
+def said(parts):
+    """The parts of a verdict, each with whether it holds."""
+    return "; ".join(f"{MARKS[holds]} {part}" for part, holds in parts.items())
+
+
+def tag(claim):
+    return f"<span class='tag {TAGS.get(claim.state, 'part')}'>{claim.state}</span>"
 
 
 def _facts(results, facts):
@@ -102,10 +113,7 @@ def _page(found, results, facts, talks):
         "<section><h2>Claims</h2>"
         + _table(
             ("claim", "", "state"),
-            [
-                (n, esc(t), f"<span class='tag {TAGS[c.shown]}'>{s}</span>")
-                for (n, t, s), c in zip(summary(found), found, strict=True)
-            ],
+            [(claim.name, esc(claim.title), tag(claim)) for claim in found],
             raw=True,
         )
         + "</section>"
@@ -124,13 +132,13 @@ def _page(found, results, facts, talks):
 
 def _section(claim, esc):
     text = (f"<section><div class=head><h2>{claim.name}. {esc(claim.title)}</h2>"
-            f"<span class='tag {TAGS[claim.shown]}'>{claims.SHOWN[claim.shown]}</span></div>"
+            f"{tag(claim)}</div>"
             f"<p class=paper>Paper: {esc(claim.paper)}</p>"
             f"<p class=rule>Shown if: {esc(claim.rule)}</p>")  # fmt: skip
     if claim.shown is None:
         return text + f"<p>Not tried: needs the stages {', '.join(claim.needs)}.</p></section>"
-    text += "".join(f"<p>Seed {n}: <b>{claims.SHOWN[holds]}</b>. {esc(why)}</p>"
-                    for n, holds, why in claim.verdicts)  # fmt: skip
+    text += "".join(f"<p>Seed {n}: <b>{esc(said(parts))}</b>. {esc(why)}</p>"
+                    for n, parts, why in claim.verdicts)  # fmt: skip
     text += plots.svg(claim.plot) if claim.plot else ""
     text += _table(*claim.table) + "".join(f"<small>{esc(n)}</small>" for n in claim.notes)
     return text + "</section>"
@@ -147,12 +155,12 @@ def _markdown(found, results, facts, talks):
     lines = ["# The Qwen3 recipe in small", "", *(f"- {x}" for x in _facts(results, facts)), ""]
     lines += _rows(("claim", "title", "state"), summary(found))
     for claim in found:
-        lines += ["", f"## {claim.name}. {claim.title}: {claims.SHOWN[claim.shown]}", "",
+        lines += ["", f"## {claim.name}. {claim.title}: {claim.state}", "",
                   f"Paper: {claim.paper}", "", f"Shown if: {claim.rule}", ""]  # fmt: skip
         if claim.shown is None:
             lines.append(f"Not tried: needs the stages {', '.join(claim.needs)}.")
             continue
-        lines += [f"- Seed {n}: {claims.SHOWN[h]}. {why}" for n, h, why in claim.verdicts]
+        lines += [f"- Seed {n}: {said(parts)}. {why}" for n, parts, why in claim.verdicts]
         lines += ["", *_rows(*claim.table), "", *claim.notes]
     lines += ["", "## Transcripts"]
     for heading, one in talks:
