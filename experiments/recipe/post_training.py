@@ -221,7 +221,9 @@ def cold_sizes(run):
         data = conversations.write(run.folder(name) / "data.jsonl", rows)
         fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
         start = run.path / name / "start"
-        reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo // 2, evaluate=False)
+        reinforced(
+            run, f"{name}/rl", run.teacher, start, max(1, run.plan.grpo // 2), evaluate=False
+        )
         found[steps] = {
             key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
                 "accuracy"
