@@ -32,7 +32,7 @@ def mode(run, engine, name, *, temperature=0.0, asked=None):
     close = run.tokenizer.think_close
     return {
         "accuracy": answers.accuracy(found),
-        "multi_step": intervals.mean(many),
+        "multi_step": intervals.mean(many) if many else None,
         "by_days": by_days(asked, scores),
         "thinking_tokens": mean(each.thinking_tokens(close) for each in firsts),
         "scores": scores,
