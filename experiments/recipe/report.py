@@ -95,6 +95,7 @@ def _facts(results, facts):
         f"{facts['workers']} side by side; {platform.machine()}, {facts['cores']} cores",
         f"Held-out problems: {exam}. Intervals are 95%, over problems; they do not cover the "
         "variance between training runs.",
+        *(["A TRIAL of a few steps: these numbers mean nothing."] if facts["minutes"] < 5 else []),
         *(f"Seed {n} left out of {name}: {reason}" for n, name, reason in left_out(results)),
     ]
 
