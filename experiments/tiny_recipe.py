@@ -144,7 +144,7 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
+    except workers.Failed as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0

@@ -211,7 +211,7 @@ def fake_results():
         "reasoning_rl": {**measured(0.9, 0.2, 0.5), "curve": [
             {"step": i, "reward": 0.5, "entropy": 0.2, "length": 30.0, "bonus": 0.01}
             for i in range(8)]},
-        "general_rl": measured(0.94, 0.3, 0.97), 
+        "general_rl": measured(0.94, 0.3, 0.97),
         "budgets": {"swept": {"one lock": swept}, "unfinished": {0: estimate(0.9)}},
         "needles": {"accuracy": {k: {"640": estimate(v), "2048": estimate(v / 2)}
                                  for k, v in needles.items()}},

@@ -62,7 +62,7 @@ def test_ready_jobs_are_those_whose_inputs_are_made():
 
 @pytest.mark.parametrize(
     ("perform", "kind", "words"),
-    [(fail, ValueError, "one cannot be made"), (die, RuntimeError, "died with exit code 3")],
+    [(fail, ValueError, "one cannot be made"), (die, workers.Failed, "died with exit code 3")],
 )
 def test_a_failure_is_told_and_ends_the_run(tmp_path, perform, kind, words):
     job = {"one": ((tmp_path, "one"), (), tmp_path / "one.txt")}

@@ -22,8 +22,8 @@ from recipe.plan import Plan
 
 NEEDED = 600 * 2**20  # bytes a seed writes at most
 LOG = Log(every=5)
-# As in 0.6B the heads together are twice as wide as the model; heads of 16 take a third more steps
-# to learn to look up (LOG.md).
+# As in 0.6B the heads together are twice as wide as the model; heads of 16 take almost twice the
+# steps to learn to look up (LOG.md).
 HEADS = {"heads": 4, "kv_heads": 1, "head_dim": 32}
 CONTEXT = 512  # of evaluations
 UNTRAINED = "untrained.txt"  # says whose model goes on

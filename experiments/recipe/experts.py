@@ -21,7 +21,7 @@ from qwen3.stages.start import parameters
 from recipe import conversations, measures, post_training, pretraining
 from recipe.context import Clock, execution
 
-# run: (size, balance). Two rows a microbatch: there micro and global balance differ most.
+# run: (size, balance). Two rows a microbatch: balance over so few is far from that over a batch.
 RUNS = {"dense": ("tiny", None), "global": ("tiny-moe", "global"), "micro": ("tiny-moe", "micro")}
 MICROBATCHES = 4
 COEFFICIENT = 0.02

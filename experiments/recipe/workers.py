@@ -22,6 +22,10 @@ SPAWN = multiprocessing.get_context("spawn")
 TICK = 0.5  # seconds between looks at the board
 
 
+class Failed(RuntimeError):
+    """A stage did; its log file has the traceback."""
+
+
 class Worker:
     """A process that does one job after another. job: the one at work, None while idle."""
 
@@ -45,7 +49,7 @@ class Worker:
             self.process.join()
             if self.process.exitcode in (STOPPED, -signal.SIGTERM, -signal.SIGINT):
                 raise Stopped(0) from None
-            raise RuntimeError(
+            raise Failed(
                 f"{job}: its process died with exit code {self.process.exitcode}"
             ) from None
         if error is not None:
@@ -142,4 +146,4 @@ def _sendable(error: Exception, log: str) -> Exception:
     for kind in (ValueError, OSError):
         if isinstance(error, kind):
             return kind(text)
-    return RuntimeError(f"{type(error).__name__}: {text}")
+    return Failed(f"{type(error).__name__}: {text}")
