@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from random import Random
 
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
@@ -140,11 +141,12 @@ def rl_config(run, name, model, source, phases, tasks, *, peak, prompt, **change
     return grpo.Config(
         model, run.tokenizer_folder, tasks, 2 * phases,
         OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
-        name=name, scoring=Scoring(scale="group"),
+        name=name,
         sampling=Sampling(run.plan.group, most, slots=run.plan.slots), prompts=run.plan.prompts,
         minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL,
         length=prompt + most, seed=run.seed, init_from=str(source), save_every=10, mesh=ONE,
-        execution=execution(model), **{"refill": Refill(rounds=1), **changes},
+        execution=execution(model),
+        **{"refill": Refill(rounds=1), "scoring": Scoring(scale="group"), **changes},
     )  # fmt: skip
 
 
@@ -167,22 +169,25 @@ def record(folder):
 
 
 def general_rl(run):
-    """RL on a mixture: locks in both modes, dialogues with flags, tool calls."""
+    """RL on a mixture: locks in both modes, dialogues with flags, tool calls. Obeying the flag is
+    paid for in part, right or wrong: on a problem that needs thinking, /no_think would else score 0
+    whatever the model does."""
     folder = run.folder("general_rl")
     problems = folder / "problems.jsonl"
     calls = [tools.problem(i, "train").flagged("no_think") for i in range(2000)]
-    write_problems(problems, [*calls, *real.fitting(run, MIXED)])
+    flags = [exams.dialogue(Random(f"rl/{run.seed}/{i}"), "train") for i in range(3000)]
+    write_problems(problems, [*calls, *flags, *real.fitting(run, MIXED)])
     tasks = (
         # Without thinking more than two days are out of reach: groups that are all wrong.
         Share("lock", 0.25, (0.4, 1.0), ("think",)),
         Share("lock", 0.15, (0.0, 0.25), ("no_think",)),
-        Share("mode_following", 0.3, (0.0, 0.3)),
-        Share("file", 0.3),
+        Share("file", 0.6),
     )
     clock = Clock()
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
         peak=2.5e-4, prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
+        scoring=Scoring(scale="group", form=0.4),
     )  # fmt: skip
     left_out = learn(run, "general_rl", config)
     found = {"seconds": clock.seconds, "left_out": left_out, **record(folder)}

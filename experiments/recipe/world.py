@@ -87,10 +87,11 @@ def recall(rng, language, rounds=2):
     return gap.join(parts)
 
 
-def ledger(rng, language, size=8):
-    """Entries, then look-ups of all of them in another order."""
+def ledger(rng, language, most=8):
+    """Two to `most` entries, then look-ups of all of them in another order. Short ones among them:
+    a look-up among two is learnt first."""
     gap, entry, lookup = LOOKUP[language]
-    keys = rng.sample(KEYS[language], size)
+    keys = rng.sample(KEYS[language], rng.randint(2, most))
     codes = {key: lock.draw_code(rng) for key in keys}
     lines = [entry.format(key=key, code=codes[key]) for key in keys]
     rng.shuffle(keys)
@@ -129,7 +130,7 @@ PARTS = {
     "wheel": (wheel, "fact"),
     "recall": (recall, "recall"),
     "ledger": (ledger, "ledger"),
-    "hay": (functools.partial(haystack, characters=100, lookups=3, entries=4), "ledger"),
+    "hay": (functools.partial(haystack, characters=100, lookups=4, entries=4), "ledger"),
     "worked": (functools.partial(problem, style="careful"), "problem"),
     "hasty": (functools.partial(problem, style="hasty"), "problem"),
     "direct": (functools.partial(problem, style="direct"), "problem"),
@@ -147,7 +148,7 @@ def documents(part, count, seed, *, chinese=0.2, held=False):
 
 def long_documents(count, seed, characters, *, chinese=0.2, held=False):
     """Haystacks of about `characters` characters."""
-    make = functools.partial(haystack, characters=characters, lookups=6, entries=10)
+    make = functools.partial(haystack, characters=characters, lookups=10, entries=10)
     return [_row(make, "ledger", Random(f"long/{seed}/{held}/{i}"), chinese) for i in range(count)]
 
 

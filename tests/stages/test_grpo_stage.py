@@ -242,6 +242,20 @@ def test_rewards_binarise_first_and_long_answers_cost_by_tokens():
         Scoring(scale="sum")
 
 
+def test_form_is_paid_for_in_part_where_a_mode_is_asked_for(tokenizer):
+    part = Scoring(form=0.4)
+    assert [part.reward(x, 5, 10, formed=True) for x in (0, 0.5, 1)] == pytest.approx([0.4, 0.7, 1])
+    assert part.reward(0.0, 5, 10) == 0.0 and part.reward(None, 5, 10, formed=True) is None
+    with pytest.raises(ValueError, match="form 1 is a share of the reward"):
+        Scoring(form=1)
+    # Both answers are wrong, but one has no form at all: a group with something to teach.
+    wrong = Table(tokenizer, [["x", "<think>"]] * 6)
+    with pytest.raises(NothingToLearn):
+        choosing(tokenizer).choose(wrong)
+    chosen, _, metrics = choosing(tokenizer, Scoring("none", form=0.4)).choose(wrong)
+    assert [each.reward for each in chosen[0]] == [0.4, 0.0] and metrics["score"] == 0.0
+
+
 def test_scales_of_the_advantages(tokenizer):
     rows = [["ee", "x"], ["ee", "e"]]  # rewards 1, 0 and 1, .5
     found = {}

@@ -140,7 +140,7 @@ def _blocked_forward(q_BKGTH, k_BKSH, v_BKSH, places, spans):
 def _blocked_backward(spans, kept, do_BKGTH):
     """Scores are made anew, keys by queries: so no product but that for dq needs a transposed
     matrix of scores, and there the keys are turned instead (XLA:CPU multiplies a batch of
-    transposed matrices at a third of its rate).
+    transposed matrices at a third of its rate). The barrier keeps XLA from turning that one back.
     """
     q_BKGTH, k_BKSH, v_BKSH, places, o_BKGTH, lse_BKGT = kept
     B, K, G, _, H = q_BKGTH.shape
@@ -163,6 +163,7 @@ def _blocked_backward(spans, kept, do_BKGTH):
         dv = dv.at[:, :, :keys].add(_matmul("BKSR,BKRH->BKSH", flat, do_BKRH))
         dk = dk.at[:, :, :keys].add(_matmul("BKSR,BKRH->BKSH", dscores, q_BKRH))
         block = _matmul("BKHS,BKSR->BKHR", k_BKHS[..., :keys], dscores)
+        block = jax.lax.optimization_barrier(block)
         dq.append(block.swapaxes(2, 3).reshape(B, K, G, last - first, H))
     grads = (jnp.concatenate(dq, axis=3), dk, dv)
     return *(g.astype(dtype) for g in grads), None

@@ -48,8 +48,7 @@ def _reply(locks, thinks):
 
 def followed(problem, text):
     """1.0 if the turn has one good block, empty or not as the dialogue asks, and an answer."""
-    turn = response.read(text)
-    return float(turn is not None and bool(turn.answer) and turn.obeys(problem.mode))
+    return float(response.formed(text, problem.mode))
 
 
 def _dialogue(flags, mode):

@@ -49,6 +49,12 @@ def read(text):
     return None if turn is None else Response(turn["thinking"], turn["answer"].strip())
 
 
+def formed(text, mode):
+    """Whether the turn is well-formed, obeys `mode` (one of MODES) and answers something."""
+    turn = read(text)
+    return turn is not None and bool(turn.answer) and turn.obeys(mode)
+
+
 def render(thinking, answer):
     """The turn as Qwen3 writes it; empty thinking gives the empty block."""
     return f"<think>\n{thinking}\n</think>\n\n{answer}"

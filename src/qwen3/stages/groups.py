@@ -36,25 +36,34 @@ class Scoring:
     """From scores to advantages. scale: of `losses.advantages`. binarise: scores from here on
     count 1, others 0 (None: as they are), before any statistics. overlong: tokens before the limit
     from which on a penalty grows from 0 to 1 (DAPO's soft one; 0: none). skip_truncated: answers
-    cut at the limit count in the statistics but are not trained on.
+    cut at the limit count in the statistics but are not trained on. form: share of the reward that
+    a turn gets for its form alone, right or wrong: the thinking mode that was asked for, and an
+    answer (format rewards of the report, 4.4).
     """
 
     scale: str = "batch"
     binarise: float | None = None
     overlong: int = 0
     skip_truncated: bool = False
+    form: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.form < 1:
+            raise ValueError(f"form {self.form} is a share of the reward: 0 to below 1")
         if self.scale not in SCALES:
             raise ValueError(f"advantage scale {self.scale!r} is not one of {', '.join(SCALES)}")
         if self.overlong < 0:
             raise ValueError(f"overlong {self.overlong} must be tokens, or 0")
 
-    def reward(self, score: float | None, tokens: int, limit: int) -> float | None:
-        """Of an answer of `tokens`, whose limit is `limit`; None without a verdict."""
+    def reward(
+        self, score: float | None, tokens: int, limit: int, formed: bool = False
+    ) -> float | None:
+        """Of an answer of `tokens`, whose limit is `limit`; None without a verdict. formed: whether
+        its form is as the prompt asks."""
         if score is None:
             return None
         value = score if self.binarise is None else float(score >= self.binarise)
+        value = self.form * formed + (1 - self.form) * value
         over = tokens - (limit - self.overlong)
         return value - (over / self.overlong if self.overlong and over > 0 else 0.0)
 
@@ -142,8 +151,9 @@ class Groups:
         problems = {prompt.number: prompt.problem for prompt in prompts}
         pairs = [(problems[each.prompt], text) for each, text in zip(new, said, strict=True)]
         scores = _agreed(rewards.score_all(pairs))
-        for each, score in zip(new, scores, strict=True):
-            each.reward = self._scoring.reward(score, len(each.answer), self._limit)
+        for each, score, (problem, text) in zip(new, scores, pairs, strict=True):
+            formed = response.formed(text, problem.mode)
+            each.reward = self._scoring.reward(score, len(each.answer), self._limit, formed)
         return scores
 
     def _learnable(self, new: Sequence[Rollout]) -> tuple[list[list[Rollout]], dict[str, int]]:
