@@ -16,8 +16,8 @@ KEYS = {
     "zh": "松 柏 梅 兰 竹 菊 桃 李 杏 梨".split(),
 }  # fmt: skip
 LOOKUP = {
-    "en": (" ", "ledger {key} {code}.", "look up {key}: {code}."),
-    "zh": ("", "账本{key}{code}。", "查{key}：{code}。"),
+    "en": (" ", "ledger {key}: {code}.", "look up {key}: {code}."),
+    "zh": ("", "账本{key}：{code}。", "查{key}：{code}。"),
 }
 AGAIN = {"en": "Again:", "zh": "再说："}
 FACT = {"en": "{start} {op} gives {code}.", "zh": "{start}{op}得{code}。"}
