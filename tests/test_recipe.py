@@ -222,6 +222,8 @@ def fake_results():
                            "curve": {"x": [1, 2], "y": [2.0, 1.0]},
                            "rl": {"cold": mode(0.1), "after": mode(0.5)}}
                     for name, loss in (("dense", 1.0), ("global", 0.9), ("micro", 0.95))},
+        "cold_sizes": {"own": 250, "others": {60: {"cold": estimate(0.1), "rl": estimate(0.2)},
+                                              1000: {"cold": estimate(0.8), "rl": estimate(0.9)}}},
         "wall": {"cold_start": 3.0},
     }  # fmt: skip
     return json.loads(json.dumps(one))
@@ -238,13 +240,13 @@ FACTS = {
 }
 EXPECTED = {"C1": "shown", "C2": "shown", "C3": "2 of 3 parts shown", "C4": "2 of 3 parts shown",
             "C5": "shown", "C6": "shown", "C7": "1 of 2 parts shown",
-            "C8": "not tried at this budget"}  # fmt: skip
+            "C8": "shown"}  # fmt: skip
 
 
 def test_the_report_decides_by_its_rules_and_shows_everything(tmp_path):
     assert report.write(tmp_path, [fake_results()], FACTS) == EXPECTED
     page, text = ((tmp_path / f"report.{end}").read_text() for end in ("html", "md"))
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == len(EXPECTED)
     for claim in claims.CLAIMS:
         made = claim([fake_results()])
         assert made.title.split("&")[0] in text and made.rule in text and made.paper in text

@@ -79,8 +79,8 @@ def fusion(run):
     data = [] if left_out else [think]
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
-        "flags": conversations.flags(count * 3 // 2, run.seed),
-        "calls": conversations.calls(count // 2, run.seed),
+        "flags": conversations.flags(count * 3, run.seed),
+        "calls": conversations.calls(count, run.seed),
     }.items():
         data.append(conversations.write(folder / f"{name}.jsonl", made))
     fine_tune(
@@ -101,7 +101,16 @@ HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
 def reinforced(
-    run, name, model, source, phases, *, peak=5e-4, evaluate=True, one_lock=False, task=HARD
+    run,
+    name,
+    model,
+    source,
+    phases,
+    *,
+    settings=("adamw", 5e-4),
+    evaluate=True,
+    one_lock=False,
+    task=HARD,
 ):
     """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
     none of several locks."""
@@ -116,9 +125,9 @@ def reinforced(
         share = max(run.plan.several, 0.2)
         tasks = (dataclasses.replace(task, weight=1 - share), Share("file", share))
         more = {"problems": str(file)}
-    config = rl_config(run, name, model, source, phases, tasks, peak=peak, prompt=PROMPT, **more)
+    config = rl_config(run, name, model, source, phases, tasks, settings, prompt=PROMPT, **more)
     left_out = learn(run, name, config)
-    found = {"seconds": clock.seconds, "left_out": left_out, **record(run.path / name)}
+    found = {**clock.cost, "left_out": left_out, **record(run.path / name)}
     return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
 
 
@@ -135,12 +144,12 @@ def learn(run, name, config):
     return ""
 
 
-def rl_config(run, name, model, source, phases, tasks, *, peak, prompt, **changes):
+def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **changes):
     """Two optimizer steps a phase, clip-higher, no KL; rates fall to a tenth."""
     most = run.plan.rollout
     return grpo.Config(
         model, run.tokenizer_folder, tasks, 2 * phases,
-        OptimConfig(peak=peak, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
+        OptimConfig(*settings, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name,
         sampling=Sampling(run.plan.group, most, slots=run.plan.slots), prompts=run.plan.prompts,
         minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL,
@@ -186,11 +195,11 @@ def general_rl(run):
     clock = Clock()
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
-        peak=2.5e-4, prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
+        ("adamw", 2.5e-4), prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
         scoring=Scoring(scale="group", form=0.4),
     )  # fmt: skip
     left_out = learn(run, "general_rl", config)
-    found = {"seconds": clock.seconds, "left_out": left_out, **record(folder)}
+    found = {**clock.cost, "left_out": left_out, **record(folder)}
     return {**found, **evaluated(run, "general_rl", follow=True, calls=True)}
 
 
@@ -214,9 +223,10 @@ def export(run):
 
 
 def cold_sizes(run):
-    """Cold starts of other lengths (the longest one with careful traces), then the same RL."""
+    """Cold starts of other lengths (longer ones with careful traces), then the same RL as after the
+    recipe's own, which `cold_start` and `reasoning_rl` have."""
     found = {}
-    for steps in (run.plan.cold_start, *run.plan.cold_sizes):
+    for steps in run.plan.cold_sizes:
         name = f"cold_sizes/{steps}"
         careful = steps > run.plan.cold_start
         rows = conversations.cold_start(
@@ -226,13 +236,11 @@ def cold_sizes(run):
         data = conversations.write(run.folder(name) / "data.jsonl", rows)
         fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
         start = run.path / name / "start"
-        reinforced(
-            run, f"{name}/rl", run.teacher, start, max(1, run.plan.grpo // 2), evaluate=False
-        )
+        reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo, evaluate=False)
         found[steps] = {
             key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
                 "accuracy"
             ]
             for key, folder in (("cold", start), ("rl", run.weights(f"{name}/rl")))
         }
-    return found
+    return {"own": run.plan.cold_start, "others": found}

@@ -22,10 +22,10 @@ from recipe import measures, world
 from recipe.context import LOG, ONE, execution
 
 LENGTH, LONG = 160, 640
-GENERAL = {"story": 10, "facts": 20, "wheel": 3, "ledger": 4, "hay": 8, "recall": 8, "worked": 30,
+GENERAL = {"story": 10, "facts": 20, "wheel": 3, "ledger": 9, "hay": 6, "recall": 7, "worked": 30,
            "hasty": 10, "direct": 5, "documentation": 3, "sources": 1}  # fmt: skip
-REASONING = {"worked": 38, "hasty": 14, "direct": 12, "several": 8, "several_direct": 4, "facts": 9,
-             "ledger": 2, "hay": 8, "recall": 3, "story": 1, "documentation": 2,
+REASONING = {"worked": 36, "hasty": 13, "direct": 11, "several": 8, "several_direct": 4, "facts": 8,
+             "ledger": 4, "hay": 10, "recall": 2, "story": 1, "documentation": 2,
              "sources": 1}  # fmt: skip
 LONGER = {"long": 75, "worked": 10, "hasty": 5, "direct": 5, "hay": 3, "facts": 2}
 SETS = {"general": ("story", "facts", "ledger", "documentation", "sources"),
@@ -66,8 +66,8 @@ def optimizer(run, peak):
 
 
 def two_stages(general, reasoning, theta=1e4):
-    return {"S1": (GENERAL, general, LENGTH, 8, 5e-3, 0.6, theta),
-            "S2": (REASONING, reasoning, LENGTH, 8, 3e-3, 0.05, theta)}  # fmt: skip
+    return {"S1": (GENERAL, general, LENGTH, 8, 4e-3, 0.6, theta),
+            "S2": (REASONING, reasoning, LENGTH, 8, 2.4e-3, 0.05, theta)}  # fmt: skip
 
 
 def fresh(run, model, name, seed):

@@ -87,15 +87,18 @@ def recall(rng, language, rounds=2):
     return gap.join(parts)
 
 
-def ledger(rng, language, most=8):
-    """Two to `most` entries, then look-ups of all of them in another order. Short ones among them:
-    a look-up among two is learnt first."""
+def ledger(rng, language, most=6, rounds=2):
+    """Two to `most` entries, then look-ups of all of them in other orders. Short ones among them: a
+    look-up among two is learnt first. Again: the second is a copy of the first, and learnt sooner.
+    """
     gap, entry, lookup = LOOKUP[language]
     keys = rng.sample(KEYS[language], rng.randint(2, most))
     codes = {key: lock.draw_code(rng) for key in keys}
     lines = [entry.format(key=key, code=codes[key]) for key in keys]
-    rng.shuffle(keys)
-    return gap.join(lines + [lookup.format(key=key, code=codes[key]) for key in keys])
+    for _ in range(rounds):
+        rng.shuffle(keys)
+        lines += [lookup.format(key=key, code=codes[key]) for key in keys]
+    return gap.join(lines)
 
 
 def haystack(rng, language, characters, lookups=4, entries=6):

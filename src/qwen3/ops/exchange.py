@@ -32,10 +32,10 @@ def gather(weights, axis, size, *, dims):
     return tuple(lax.all_gather(w, axis, axis=d, tiled=True) for w, d in pairs)
 
 
-def _send(x_MD, weights_MA, row_R, place_MA):
+def _send(x_MD, weights_MA, row_R, place_MA, holes=True):
     """Copies of the tokens, and the routing weights as a column, at the places of their rows."""
-    x_RD = moe.send_rows(x_MD, row_R // weights_MA.shape[1], place_MA)
-    return x_RD, moe.send_rows(weights_MA.reshape(-1, 1), row_R, place_MA.reshape(-1, 1))
+    x_RD = moe.send_rows(x_MD, row_R // weights_MA.shape[1], place_MA, holes)
+    return x_RD, moe.send_rows(weights_MA.reshape(-1, 1), row_R, place_MA.reshape(-1, 1), holes)
 
 
 def _local(x_MD, weights_MA, ids_MA, weights, *, experts, ffn, rows=None):
@@ -48,12 +48,12 @@ def _local(x_MD, weights_MA, ids_MA, weights, *, experts, ffn, rows=None):
         sizes_E = _cut(order.sizes_E, rows)
         taken_R = order.rows_R[:rows]
         kept_MA = order.places_MA < jnp.sum(sizes_E)
-        if rows < total:
+        if holes := rows < total:
             order = order._replace(places_MA=jnp.where(kept_MA, order.places_MA, rows))
-        x_RD, weights_R1 = _send(x_MD, weights_MA, taken_R, order.places_MA)
+        x_RD, weights_R1 = _send(x_MD, weights_MA, taken_R, order.places_MA, holes)
     y_RD = ffn(x_RD, weights_R1[:, 0], weights, sizes_E)
     with jax.named_scope("combine"):
-        y_MD = moe.sum_rows(y_RD, taken_R // active, order.places_MA)
+        y_MD = moe.sum_rows(y_RD, taken_R // active, order.places_MA, holes)
     dropped_M = jnp.sum((ids_MA < experts) & ~kept_MA, axis=1, dtype=jnp.float32)
     return y_MD, dropped_M
 

@@ -23,11 +23,19 @@ FLOPS_METHOD = (
 )
 
 
+MEMORY_METHOD = (
+    "HBM: the compiler's own peak, which it compares with the chip's memory, and the program. The "
+    "sum of arguments, outputs and temporaries less what is aliased counts buffers that are never "
+    "there together, and is larger"
+)
+
+
 @dataclass(frozen=True)
 class Plan:
     """All amounts are per JAX device and step; a chip of `devices_per_chip` devices has as many
-    times that. Without the memory (`fits` is False and XLA gave up) only the setting, `used`,
-    `limit`, `reason` and `advice` are there.
+    times that. memory: bytes of arguments, outputs, aliased (both at once), temporaries, program
+    and peak; `used` is peak and program. Without the memory (`fits` is False and XLA gave up) only
+    the setting, `used`, `limit`, `reason` and `advice` are there.
     """
 
     setting: Setting
@@ -54,7 +62,7 @@ class Plan:
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
     prediction: predict.Prediction | None = None
-    methods: tuple[str, ...] = (FLOPS_METHOD, predict.METHOD)
+    methods: tuple[str, ...] = (MEMORY_METHOD, FLOPS_METHOD, predict.METHOD)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,9 +112,9 @@ def _read(facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: st
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
+        "peak": memory.peak_memory_in_bytes,
     }
-    used = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
-    used += parts["program"]
+    used = parts["peak"] + parts["program"]
     counted = flops.count(program)
     executed = sum(counted.values()) - counted.get("tiles", 0.0)
     sent = traffic.collectives(program, devices)

@@ -1,0 +1,92 @@
+"""Optimizers and learning rates of the recipe's two ways to teach the student, tuned alike (C1).
+
+Command:   python experiments/tune_students.py --workdir runs/dev --seed 1
+           after `python experiments/tiny_recipe.py --workdir runs/dev --exam dev --seeds 2`
+Hardware:  two cores; 1 minute a setting of KL, 5 minutes one of RL.
+Expected:  a table of pass@k on the development problems, a row a setting, the same for both.
+
+From the student's one checkpoint in the workdir. A setting that is done is not run again.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from recipe import context, students  # noqa: E402
+from recipe.plan import Plan  # noqa: E402
+
+from qwen3.run import use_compile_cache  # noqa: E402
+
+SETTINGS = (
+    "adamw:2.5e-4", "adamw:5e-4", "adamw:1e-3", "adamw:2e-3", "muon:1e-3", "muon:3e-3", "muon:6e-3",
+)  # fmt: skip
+
+
+def by_divergence(run, name, settings):
+    return students.by_divergence(run, name, "student", settings)
+
+
+METHODS = {"kl": by_divergence, "rl": students.reinforced}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True, help="of tiny_recipe.py --exam dev")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="optimizer:peak rate")
+    options = parser.parse_args()
+    use_compile_cache()
+    try:
+        settings = [parsed(text) for text in options.settings]
+        run = reopened(options.workdir.resolve(), options.seed)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"start: {shares(run.result(students.START)['result'])}")
+    for method in options.methods:
+        for optimizer, peak in settings:
+            name = f"tuning/{method}_{optimizer}_{peak:g}"
+            if run.result(name) is None:
+                run.finish(name, METHODS[method](run, name, (optimizer, peak)))
+            print(f"{method}, {optimizer} {peak:g}: {shares(run.result(name))}", flush=True)
+    return 0
+
+
+def parsed(text: str) -> tuple[str, float]:
+    """("muon", 0.003) of "muon:3e-3". ValueError for another form."""
+    optimizer, _, peak = text.partition(":")
+    try:
+        return optimizer, float(peak)
+    except ValueError:
+        raise ValueError(f"--settings {text}: wanted optimizer:rate, such as muon:3e-3") from None
+
+
+def reopened(workdir: Path, seed: int) -> context.Run:
+    """The run that lies there. ValueError for one of the final exam, or without a student."""
+    settings = json.loads((workdir / "recipe.json").read_text())
+    if settings["exam"] != "dev":
+        raise ValueError(f"{workdir} is of --exam {settings['exam']}: rates are chosen on dev")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["plan"].items()}
+    run = context.Run(workdir / f"seed{seed}", Plan(**fields), seed, "dev", settings["own"])
+    if run.result(students.START) is None:
+        raise ValueError(f"{run.path}: the stage {students.START!r} is not done")
+    return run
+
+
+def shares(found: dict) -> str:
+    text = ", ".join(f"pass@{k} {100 * each[0]:.1f}" for k, each in found["pass"].items())
+    if "samples" not in found:
+        return text
+    return (
+        f"{text}, {found['samples']:,} samples, {found['seconds']:.0f} s, of these "
+        f"{found['compiling']:.0f} s compiling"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
