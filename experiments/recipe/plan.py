@@ -38,8 +38,8 @@ class Plan:
     student_general: int = 1200
     student_reasoning: int = 800
     off_policy: int = 300
-    on_policy: int = 24
-    student_rl: int = 120
+    on_policy: int = 30
+    student_rl: int = 100
     experts: int = 300
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)

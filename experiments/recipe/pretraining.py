@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from functools import partial
 from random import Random
 
@@ -156,8 +157,8 @@ def haystacks(run, length):
         text = world.haystack(rng, "en", characters, lookups=1, entries=entries)
         count = len(run.tokenizer.encode(text))
         if 0.85 * length <= count <= length:
-            prompt, value = text.rsplit(": ", 1)
-            found.append(needle.Needle(prompt + ":", " " + value))
+            code = re.search(r"\d+\.$", text).start()
+            found.append(needle.Needle(text[:code], text[code:]))
         if len(found) == run.plan.needles:
             return found
         # Stories differ in length: steer towards the wanted one.

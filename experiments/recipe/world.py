@@ -15,9 +15,11 @@ KEYS = {
            "Oil Tin Zinc Gold Iron Clay Silk Wool Salt").split(),
     "zh": "松 柏 梅 兰 竹 菊 桃 李 杏 梨".split(),
 }  # fmt: skip
+# A key and its code touch: with ": " between them, whether a model of this size ever learnt to find
+# the code by the key was chance (LOG.md).
 LOOKUP = {
-    "en": (" ", "ledger {key}: {code}.", "look up {key}: {code}."),
-    "zh": ("", "账本{key}：{code}。", "查{key}：{code}。"),
+    "en": (" ", "ledger {key}{code}.", "look up {key}{code}."),
+    "zh": ("", "账本{key}{code}。", "查{key}{code}。"),
 }
 AGAIN = {"en": "Again:", "zh": "再说："}
 FACT = {"en": "{start} {op} gives {code}.", "zh": "{start}{op}得{code}。"}
