@@ -335,7 +335,7 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
     made = ("documents", "tokenizer", "corpora", "export")  # no model is trained there
     for row in (row for row in rows if row.name not in made):
         row.run(run)
-    assert len(asked) == {0: 23, 1: 11, 5: 5, 15: 19, 60: 25}[minutes]
+    assert len(asked) == {0: 21, 1: 11, 5: 5, 15: 21, 60: 23}[minutes]
     folders = [folder for folder, _ in asked]
     assert len(set(folders)) == len(folders)
     starts = {config.init_from for _, config in asked if config.init_from}
