@@ -69,8 +69,9 @@ PLANS = {
     1: Plan(
         1, documents=300, general=10, reasoning=10, long=4, cold_start=6, cold_problems=48, grpo=1,
         group=4, prompts=4, fusion=6, rejection=24, general_rl=1, student_general=6,
-        student_reasoning=6, off_policy=4, on_policy=1, student_rl=1, experts=0, cold_sizes=(), control=False, tests=12, dialogues=8, needles=4,
-        hard=4, samples=4, budgets=(0, 8, 16, 24, 32), lengths=(160, 640),
+        student_reasoning=6, off_policy=4, on_policy=1, student_rl=1, experts=0, cold_sizes=(),
+        control=False, tests=12, dialogues=8, needles=4, hard=4, samples=4,
+        budgets=(0, 8, 16, 24, 32), lengths=(160, 640),
     ),
     5: Plan(
         5, chinese=0.0, several=0.0, documents=2500, general=1500, reasoning=1200,

@@ -63,9 +63,7 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Any = None) -> Mesh:
     if devices and devices[0].platform == "tpu":
         from jax.experimental import mesh_utils
 
-        grid = mesh_utils.create_device_mesh(
-            sizes, devices=devices, allow_split_physical_axes=True
-        )
+        grid = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
     else:
         grid = np.asarray(devices, dtype=object).reshape(sizes)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -124,7 +122,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def platform(mesh: Mesh | None = None) -> str:
-    """"cpu", "tpu" or "gpu": of the mesh's devices, which need not be this process's."""
+    """ "cpu", "tpu" or "gpu": of the mesh's devices, which need not be this process's."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
 

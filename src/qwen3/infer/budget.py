@@ -110,15 +110,19 @@ def step(
     pending = jnp.where(
         continued >= 0, jnp.maximum(state.pending - continued, 0), tables.pending_V[token]
     )
-    return token, forced, state._replace(
-        phase=jnp.where(opens, THINK, jnp.where(closes, ANSWER, state.phase)),
-        used=state.used + thought,
-        waited=jnp.where(at_limit & in_character, state.waited + 1, 0),
-        pending=pending.astype(jnp.int32),
-        in_call=in_call,
-        script=jnp.where(ends, -1, script),
-        place=jnp.where(forced, place + 1, 0),
-        stopped=state.stopped | begins,
+    return (
+        token,
+        forced,
+        state._replace(
+            phase=jnp.where(opens, THINK, jnp.where(closes, ANSWER, state.phase)),
+            used=state.used + thought,
+            waited=jnp.where(at_limit & in_character, state.waited + 1, 0),
+            pending=pending.astype(jnp.int32),
+            in_call=in_call,
+            script=jnp.where(ends, -1, script),
+            place=jnp.where(forced, place + 1, 0),
+            stopped=state.stopped | begins,
+        ),
     )
 
 
