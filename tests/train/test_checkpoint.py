@@ -73,7 +73,7 @@ def test_an_empty_directory_restores_nothing(tmp_path):
     assert open_in(tmp_path / "new").restore(one_device()) is None
 
 
-def test_a_checkpoint_moves_to_another_mesh(tmp_path):
+def test_a_checkpoint_moves_to_another_mesh(tmp_path, monkeypatch):
     fill(tmp_path, [4])
     mesh = make_mesh(MeshConfig(data=2, fsdp=4))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
@@ -82,6 +82,9 @@ def test_a_checkpoint_moves_to_another_mesh(tmp_path):
     assert same(state, at_step(4)) and state.params["embed"].sharding == rows
     params = ck.load_params(tmp_path, shapes)
     assert same(params, toy.init(4)) and params["head"].sharding == rows
+    monkeypatch.chdir(tmp_path.parent)  # a relative path
+    assert same(ck.load_params(tmp_path.name, shapes), params)
+    assert same(open_in(tmp_path.name).restore(one_device()).state, state)
     plain = ck.load_params(tmp_path)
     assert same(plain, toy.init(4)) and isinstance(plain["mlp"]["up"], np.ndarray)
 

@@ -92,7 +92,7 @@ class Checkpoints:
     def __init__(
         self, directory: Any, *, config: dict, keep: Keep = LAST_THREE, free: Iterable[str] = ()
     ):
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self._config, self._keep, self._free = _plain(config), keep, set(free)
         self._seal: dict = {}
         self._swept = False
@@ -295,13 +295,18 @@ def newest(directory: Any) -> epath.Path:
     raise CheckpointError(f"no whole checkpoint in {directory} (steps {steps_in(directory)})")
 
 
+def absolute(directory: Any) -> epath.Path:
+    """Of a local path; orbax finds no metadata behind a relative one."""
+    return epath.Path(directory).resolve()
+
+
 def load_params(directory: Any, template: Any = None) -> Any:
     """Parameters alone of the newest whole checkpoint of a run, or of one checkpoint directory.
 
     Placed as `template` (ShapeDtypeStructs with shardings) says, else numpy arrays.
     Raises OtherCheckpoint on other shapes, CheckpointError when there is no whole checkpoint.
     """
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     path = directory if (directory / SEAL).exists() else newest(directory)
     if template is None:
         kinds = _saved(path)["params"]
