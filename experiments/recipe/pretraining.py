@@ -23,7 +23,7 @@ from recipe import measures, world
 from recipe.context import LOG, ONE, execution
 
 LENGTH, LONG = 160, 640
-GENERAL = {"story": 10, "facts": 20, "wheel": 3, "ledger": 9, "hay": 6, "recall": 7, "worked": 30,
+GENERAL = {"story": 10, "facts": 20, "wheel": 3, "ledger": 14, "hay": 6, "recall": 7, "worked": 30,
            "hasty": 10, "direct": 5, "documentation": 3, "sources": 1}  # fmt: skip
 REASONING = {"worked": 36, "hasty": 13, "direct": 11, "several": 8, "several_direct": 4, "facts": 8,
              "ledger": 4, "hay": 10, "recall": 2, "story": 1, "documentation": 2,

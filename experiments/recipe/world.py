@@ -89,9 +89,10 @@ def recall(rng, language, rounds=2):
     return gap.join(parts)
 
 
-def ledger(rng, language, most=6, rounds=2):
-    """Two to `most` entries, then look-ups of all of them in other orders. Short ones among them: a
-    look-up among two is learnt first. Again: the second is a copy of the first, and learnt sooner.
+def ledger(rng, language, most=4, rounds=2):
+    """Two to `most` entries, then look-ups of all of them in other orders. Few, as one among two is
+    learnt first; again, as a copy of a look-up is learnt sooner than of an entry. Not in the
+    order of the entries, which would be learnt instead of the key.
     """
     gap, entry, lookup = LOOKUP[language]
     keys = rng.sample(KEYS[language], rng.randint(2, most))
