@@ -32,14 +32,14 @@ class Plan:
     grpo: int = 36
     group: int = 16
     prompts: int = 16
-    fusion: int = 350
+    fusion: int = 500
     rejection: int = 768
     general_rl: int = 16
     student_general: int = 1200
     student_reasoning: int = 800
     off_policy: int = 300
-    on_policy: int = 30
-    student_rl: int = 100
+    on_policy: int = 26
+    student_rl: int = 125
     experts: int = 300
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)

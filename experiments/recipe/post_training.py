@@ -79,7 +79,7 @@ def fusion(run):
     data = [] if left_out else [think]
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
-        "flags": conversations.flags(count * 3, run.seed),
+        "flags": conversations.flags(count * 4, run.seed),
         "calls": conversations.calls(count, run.seed),
     }.items():
         data.append(conversations.write(folder / f"{name}.jsonl", made))
