@@ -35,8 +35,8 @@ class Plan:
     fusion: int = 500
     rejection: int = 768
     general_rl: int = 16
-    student_general: int = 1200
-    student_reasoning: int = 800
+    student_general: int = 1150
+    student_reasoning: int = 750
     off_policy: int = 300
     on_policy: int = 26
     student_rl: int = 125
