@@ -61,7 +61,7 @@ def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=Fal
 def rejection_sampled(run, source, count, path):
     """Right answers of a model to training problems, token by token, one a problem."""
     if path.exists():  # sampled before an interruption
-        return str(path), {"asked": count, "kept": len(path.read_text().splitlines())}
+        return str(path), {"asked": count, "kept": path.read_text().count("\n")}
     engine = run.engine(run.teacher, source)
     asked = conversations.thinking(run, count, "rejection/")
     found = answers.ask(engine, asked, how=sampling(), max_tokens=run.plan.answer, seed=run.seed)

@@ -1,5 +1,7 @@
 """Filters, selection and fusion data; what needs no model."""
 
+import dataclasses
+
 import pytest
 
 from qwen3 import rewards
@@ -162,7 +164,8 @@ def test_rejection_sampling_keeps_a_few_different_right_answers():
 
 
 def test_problems_survive_a_file_and_bad_lines_are_named(tmp_path):
-    problems = [lock(seed) for seed in range(3)]
+    odd = [{"role": "user", "content": "a\u2028b\u0085c\x0bd\re"}]  # what splitlines() cuts at
+    problems = [*(lock(seed) for seed in range(3)), dataclasses.replace(lock(3), messages=odd)]
     path = tmp_path / "problems.jsonl"
     files.write_problems(path, problems)
     assert files.read_problems(path) == problems

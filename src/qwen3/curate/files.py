@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from qwen3 import rewards
@@ -17,12 +17,18 @@ def write_conversations(path: str | Path, samples: Iterable[Mapping]) -> None:
     _write(path, samples)
 
 
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line). Only newlines end a line: `splitlines` cuts texts at U+2028 too."""
+    with Path(path).open(encoding="utf-8", newline="\n") as file:
+        yield from enumerate(file, 1)
+
+
 def read_problems(path: str | Path) -> list[Problem]:
     """From JSON lines, as `write_problems` makes them; "messages" alone is enough for a prompt
     without a scorer. Raises ValueError naming file and line.
     """
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(path):
         try:
             problem = Problem(**{"task": "", "answer": {}, **json.loads(line)})
             chat.validate(problem.messages, allow_control=True)

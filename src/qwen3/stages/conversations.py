@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen3.curate import stored_logits
+from qwen3.curate.files import numbered_lines
 from qwen3.data import chat
 from qwen3.data.chat_render import split_thought
 from qwen3.data.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ def read(path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target")
             for each in stored_logits.read(path)
         ]
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in numbered_lines(path):
         try:
             found += sequences(json.loads(line), tokenizer, empty_think=empty_think)
         except (ValueError, TypeError) as error:
