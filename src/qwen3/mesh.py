@@ -122,7 +122,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def platform(mesh: Mesh | None = None) -> str:
-    """ "cpu", "tpu" or "gpu": of the mesh's devices, which need not be this process's."""
+    """The kind of the mesh's devices, which need not be this process's: "cpu", "tpu" or "gpu"."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
 
