@@ -16,8 +16,8 @@ from recipe.post_training import HARD, PROMPT, fine_tune, record
 
 START = "student"  # the checkpoint that all three start from
 # (optimizer, peak rate): the best by pass@1 on the development problems, swept alike
-# (experiments/tune_students.py; LOG.md). Muon is as good for reward, 2 points in one seed, but a weak
-# student loses all reward under it and stops.
+# (experiments/tune_students.py; LOG.md). For reward Muon was 2 points better, within the noise, but
+# under it a weak student loses all reward and stops.
 REWARD, KL = ("adamw", 2.5e-4), ("muon", 4e-3)
 
 
