@@ -13,14 +13,14 @@ What the TPU compiler says of a train step of S1 (full remat, rows of 4,096; mem
 time is a roofline's; `python experiments/plan_table.py`):
 
     model      slice        rows a chip   memory     predicted step   MFU
-    0.6b       v5e:4x4      4              4.7 GB     0.87 s          48%
-    1.7b       v5e:4x4      4              8.6 GB     1.77 s          55%
-    4b         v5e:8x8      2              7.7 GB     2.15 s          54%
-    8b         v5p:2x4x4    4             24.2 GB     3.09 s          57%
-    14b        v5p:4x4x4    4             30.2 GB     5.52 s          58%
-    32b        v5p:4x4x4    4             45.3 GB    12.86 s          57%
-    30b-a3b    v5p:4x4x4    4             24.2 GB     2.44 s          34%
-    235b-a22b  v5p:8x8x8    2             32.0 GB     9.92 s          27%
+    0.6b       v5e:4x4      4              3.7 GB     0.87 s          48%
+    1.7b       v5e:4x4      4              6.7 GB     1.77 s          55%
+    4b         v5e:8x8      2              5.9 GB     2.15 s          54%
+    8b         v5p:2x4x4    4             15.4 GB     3.09 s          57%
+    14b        v5p:4x4x4    4             18.6 GB     5.52 s          58%
+    32b        v5p:4x4x4    4             29.6 GB    12.86 s          57%
+    30b-a3b    v5p:4x4x4    4             17.5 GB     2.44 s          34%
+    235b-a22b  v5p:8x8x8    2           <=32.0 GB     9.92 s          27%
 """
 
 import sys
