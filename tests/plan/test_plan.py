@@ -56,7 +56,10 @@ def test_train_step_of_a_mixture_compiles_for_a_v5p_and_fits(train):
     weights = 12 * train.parameters / 4
     assert train.memory["arguments"] == pytest.approx(weights, rel=0.05)
     assert train.memory["aliased"] > 0.95 * weights, "the state is donated"
-    assert train.used < 1e9
+    parts = train.memory
+    at_once = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
+    assert parts["arguments"] < parts["peak"] <= at_once, "nothing is counted twice"
+    assert train.used == parts["peak"] + parts["program"] < 1e9
 
 
 def test_executed_flops_follow_from_the_layers(train):
