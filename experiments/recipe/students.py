@@ -16,8 +16,8 @@ from recipe.post_training import HARD, PROMPT, fine_tune, record
 
 START = "student"  # the checkpoint that all three start from
 # (optimizer, peak rate), chosen on the development problems (experiments/tune_students.py; LOG.md
-# says what was tried). For reward Muon at 1e-3 was 2 points better, within the noise, but under it a
-# weak student loses all reward and stops.
+# says what was tried). For reward Muon at 1e-3 was 2 points better, within the noise, but a weak
+# student loses all reward under it and stops.
 REWARD, KL = ("adamw", 2.5e-4), ("muon", 4e-3)
 
 
