@@ -22,7 +22,8 @@ from recipe.plan import Plan  # noqa: E402
 from qwen3.run import use_compile_cache  # noqa: E402
 
 SETTINGS = (
-    "adamw:2.5e-4", "adamw:5e-4", "adamw:1e-3", "adamw:2e-3", "muon:1e-3", "muon:2e-3", "muon:4e-3",
+    "adamw:1.25e-4", "adamw:2.5e-4", "adamw:5e-4", "adamw:1e-3", "adamw:2e-3",
+    "muon:1e-3", "muon:2e-3", "muon:4e-3", "muon:8e-3",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def experts(run):
 
 
 def model_of(run, name):
-    return run.model(RUNS[name][0], rope_theta=1e4, balance_coef=COEFFICIENT)
+    return run.model(RUNS[name][0], balance_coef=COEFFICIENT)
 
 
 def reinforced(run, name):
@@ -67,7 +67,7 @@ def reinforced(run, name):
 
 def one(run, name, size, balance):
     model, count = model_of(run, name), run.plan.experts
-    steps = pretraining.two_stages(count, count)
+    steps = pretraining.two_stages(count, count, run.theta)
     more = {"balance": balance} if balance else {}
     start = pretraining.fresh(run, model, f"experts_{name}", run.seed + 2000)
     config = pretraining.config(run, model, steps, seed=run.seed + 2000, init_from=start, **more)

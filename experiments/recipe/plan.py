@@ -34,13 +34,13 @@ class Plan:
     prompts: int = 16
     fusion: int = 500
     rejection: int = 768
-    general_rl: int = 16
+    general_rl: int = 12
     student_general: int = 1150
     student_reasoning: int = 750
     off_policy: int = 300
     on_policy: int = 26
-    student_rl: int = 125
-    experts: int = 300
+    student_rl: int = 80
+    experts: int = 260
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)
     tests: int = 300

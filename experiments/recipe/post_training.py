@@ -111,11 +111,12 @@ def reinforced(
     evaluate=True,
     one_lock=False,
     task=HARD,
+    rounds=1,
 ):
     """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
-    none of several locks."""
+    none of several locks. rounds: of sampling more for a set with too few groups to learn from."""
     clock = Clock()
-    tasks, more = (task,), {}
+    tasks, more = (task,), {"refill": Refill(rounds=rounds)}
     listed = real.fitting(run, PROMPT)
     if run.plan.several and not one_lock:
         listed += exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese)
@@ -124,7 +125,7 @@ def reinforced(
         write_problems(file, listed)
         share = max(run.plan.several, 0.2)
         tasks = (dataclasses.replace(task, weight=1 - share), Share("file", share))
-        more = {"problems": str(file)}
+        more["problems"] = str(file)
     config = rl_config(run, name, model, source, phases, tasks, settings, prompt=PROMPT, **more)
     left_out = learn(run, name, config)
     found = {**clock.cost, "left_out": left_out, **record(run.path / name)}
@@ -155,7 +156,7 @@ def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **ch
         minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL,
         length=prompt + most, seed=run.seed, init_from=str(source), save_every=10, mesh=ONE,
         execution=execution(model),
-        **{"refill": Refill(rounds=1), "scoring": Scoring(scale="group"), **changes},
+        **{"scoring": Scoring(scale="group"), **changes},
     )  # fmt: skip
 
 

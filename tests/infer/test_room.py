@@ -5,15 +5,17 @@ from tiny import LENGTH
 
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request
-from qwen3.infer.room import Room, checked, lengths
+from qwen3.infer.room import Room, checked, lengths, narrowest
 
 
-def test_cache_lengths_grow_in_steps_then_by_eighths():
-    assert lengths(288) == (64, 128, 192, 256, 288)
-    assert lengths(40)[-1] == 40 and lengths(40_960)[-1] == 40_960
+def test_cache_lengths_are_few_and_shared():
+    assert lengths(288) == (128, 192, 256, 320)
+    assert lengths(449) == lengths(512) == (128, 192, 256, 384, 512)
+    assert lengths(1500)[-4:] == (768, 1024, 1280, 1536) and lengths(4097)[-2:] == (3584, 4160)
     long = lengths(40_960)
-    assert all(a < b <= max(a + 64, a * 9 // 8) for a, b in zip(long, long[1:], strict=False))
-    assert checked(None, 40) == (40,)
+    assert long[-1] == 40_960 and len(long) < 30
+    assert all(a < b <= a * 3 // 2 for a, b in zip(long, long[1:], strict=False))
+    assert checked(None, 40) == (64,)
     for wrong in ((), (64, 32), (32, 32, 64), (32,)):
         with pytest.raises(ValueError, match="buckets"):
             checked(wrong, 64)
@@ -39,6 +41,11 @@ def test_prompts_are_read_in_powers_of_two_or_the_whole_context():
     assert [room.width(n) for n in (0, 32, 33, 100, 256, 299)] == [32, 32, 64, 128, 256, 320]
     splash = Room(8, 1, (300,), 2400, 8, smallest=128)
     assert [splash.width(n) for n in (1, 129, 299)] == [128, 256, 384]
+
+
+def test_prefill_batches_are_as_narrow_as_the_caches_suggest():
+    assert [narrowest(b, False) for b in ((64,), (96, 160), (128, 192))] == [32, 32, 64]
+    assert narrowest((64,), True) == 128
 
 
 def test_prompts_of_waiting_requests_fill_up_a_batch(make):

@@ -81,7 +81,7 @@ class Engine:
         splash = self.execution.attention == "splash"
         self.room = room.Room(
             self.slots, ways, lengths, cache_tokens or self.slots * lengths[-1], block,
-            smallest=room.SMALLEST_SPLASH if splash else room.SMALLEST_PREFILL,
+            smallest=room.narrowest(lengths, splash),
         )  # fmt: skip
         self.programs = programs.build(config, self.execution, mesh, block, record_experts)
         self.params = self.programs.place(params)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The smallest prefill batch; splash attention reads multiples of 128 tokens.
+# The narrowest prefill batch; splash attention reads multiples of 128 tokens.
 SMALLEST_PREFILL, SMALLEST_SPLASH = 32, 128
+# Cache lengths of an engine's own choice.
+SMALLEST_BUCKET, ROUND = 128, 64
 
 
 @dataclass(frozen=True)
 class Room:
-    """slots: most rows, a multiple of `ways`, which the mesh divides. buckets: growing lengths up
-    to max_length. block: most tokens between two looks of the host. smallest: prefill batch.
+    """slots: most rows, a multiple of `ways`, which the mesh divides. buckets: growing lengths, the
+    last for whole contexts. block: most tokens between two looks of the host. smallest: prefill
+    batch.
     """
 
     slots: int
@@ -65,13 +68,25 @@ class Room:
         return next(b for b in self.buckets if b >= length)
 
 
-def lengths(max_length: int, step: int = 64) -> tuple[int, ...]:
-    """Cache buckets: by `step` up to 8 steps, then by an eighth more, rounded to steps."""
-    found = [min(step, max_length)]
-    while found[-1] < max_length:
-        grown = found[-1] + max(step, found[-1] // 8 // step * step)
-        found.append(min(grown, max_length))
-    return tuple(found)
+def lengths(max_length: int) -> tuple[int, ...]:
+    """Cache buckets: 128, 192, 256, 384, 512, 768 and from 1,024 on four an octave; the last is
+    max_length, rounded up to 64. Few, as each is a program to compile, and mostly the same ones for
+    engines of other lengths.
+    """
+    last = -(-max_length // ROUND) * ROUND
+    steps = (
+        2**k * quarters // 4
+        for k in range(SMALLEST_BUCKET.bit_length() - 1, last.bit_length())
+        for quarters in ((4, 6) if k < 10 else (4, 5, 6, 7))
+    )
+    return (*(n for n in steps if n <= last * 8 // 9), last)
+
+
+def narrowest(buckets: Sequence[int], splash: bool) -> int:
+    """Of prefill batches: every width is a program, and so is every pair of width and bucket."""
+    if splash:
+        return SMALLEST_SPLASH
+    return SMALLEST_PREFILL * (2 if buckets[0] >= SMALLEST_BUCKET else 1)
 
 
 def checked(buckets: Sequence[int] | None, max_length: int) -> tuple[int, ...]:
