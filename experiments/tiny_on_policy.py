@@ -21,7 +21,9 @@ CONFIG = distill.Config(
     teacher=tiny_off_policy.TEACHER,
     tasks=(Share("lock", 1.0, tiny_lock.DIFFICULTY, ("think", "no_think")),),
     steps=80,
-    optim=OptimConfig(peak=1e-3, final=0.1, warmup=8, schedule="linear", weight_decay=0.0),
+    optim=OptimConfig(
+        "muon", peak=4e-3, final=0.1, warmup=8, schedule="linear", weight_decay=0.0
+    ),
     divergence=Distill("mix", forward_weight=0.5),
     sampling=Sampling(samples=1, max_tokens=96, slots=128),
     prompts=64,

@@ -86,7 +86,7 @@ STAGES = (
         students_too),
     Row("student", students.student, ("general_rl", "student_base"), 1.2,
         "off-policy distillation", students_too),
-    Row("student_rl", students.reinforced, ("student",), 3.6, "GRPO of the student", students_too),
+    Row("student_rl", students.reinforced, ("student",), 4.2, "GRPO of the student", students_too),
     Row("student_kl", students.on_policy, ("student",), 1, "on-policy distillation", students_too),
     Row("student_control", students.control, ("student",), 1, "the same on the teacher's samples",
         lambda plan: plan.students and plan.control),

@@ -39,7 +39,7 @@ class Plan:
     student_reasoning: int = 750
     off_policy: int = 300
     on_policy: int = 26
-    student_rl: int = 80
+    student_rl: int = 100
     experts: int = 260
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)
