@@ -2,8 +2,8 @@
 
     python experiments/tiny_grpo.py --workdir runs/grpo [--set steps=30]
 
-Expected: the score rises; seen once (one shared core, 105 s): .21 at step 1, .58 on average over
-the last five sets of answers.
+Expected: the score rises; seen once (one core, 53 s): .17 at step 1, .48 on average over the last
+five sets of answers; 23% to 46% of held-out locks at temperature 1.
 """
 
 import tiny_lock

@@ -2,7 +2,9 @@
 
     python experiments/tiny_on_policy.py --workdir runs/on_policy [--set teacher=runs/general_rl]
 
-Expected: the divergence falls, the score rises. Not yet run with these settings.
+Expected: the divergence falls and accuracy rises; seen once (one shared core, about a minute):
+.13 to .05 nats a token, 34% to 43% of held-out locks in thinking mode at temperature 1 (the
+teacher: 49%).
 """
 
 import tiny_lock
@@ -20,10 +22,8 @@ CONFIG = distill.Config(
     tokenizer=tiny_lock.TOKENIZER,
     teacher=tiny_off_policy.TEACHER,
     tasks=(Share("lock", 1.0, tiny_lock.DIFFICULTY, ("think", "no_think")),),
-    steps=80,
-    optim=OptimConfig(
-        "muon", peak=4e-3, final=0.1, warmup=8, schedule="linear", weight_decay=0.0
-    ),
+    steps=320,
+    optim=OptimConfig("muon", peak=2e-3, final=0.1, warmup=8, schedule="linear", weight_decay=0.0),
     divergence=Distill("mix", forward_weight=0.5),
     sampling=Sampling(samples=1, max_tokens=96, slots=128),
     prompts=64,
