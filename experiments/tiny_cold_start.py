@@ -4,8 +4,8 @@
 
 A base is made first, in WORKDIR/base: a fresh 0.25M model on careful traces, which stand for its
 pretraining; --set init_from=... takes another run's instead. Hasty traces leave states out, so the
-model then answers often wrong: the room that RL fills. Expected, on held-out locks at temperature 1:
-52% right for the base, 23% after the cold start (seen once, 111 s on one core).
+model then answers often wrong: the room that RL fills. Expected, on held-out locks at temperature
+1: 52% right for the base, 23% after the cold start (seen once, 111 s on one core).
 """
 
 from dataclasses import replace
