@@ -31,6 +31,7 @@ def by_divergence(run, name, settings):
     return students.by_divergence(run, name, "student", settings)
 
 
+START = "tuning/start"
 METHODS = {"kl": by_divergence, "rl": students.reinforced}
 
 
@@ -48,7 +49,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"start: {shares(run.result(students.START)['result'])}")
+    if run.result(START) is None:
+        run.finish(START, students.exam(run))
+    print(f"start: {shares(run.result(START))}")
     for method in options.methods:
         for optimizer, peak in settings:
             name = f"tuning/{method}_{optimizer}_{peak:g}"

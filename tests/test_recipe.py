@@ -215,7 +215,7 @@ def fake_results():
         "budgets": {"swept": {"one lock": swept}, "unfinished": {0: estimate(0.9)}},
         "needles": {"accuracy": {k: {"640": estimate(v), "2048": estimate(v / 2)}
                                  for k, v in needles.items()}},
-        "student": passes(0.3, 0.8, 0), "student_kl": passes(0.6, 0.9, 100),
+        "student_exam": passes(0.3, 0.8, 0), "student_kl": passes(0.6, 0.9, 100),
         "student_rl": passes(0.45, 0.78, 1000),
         "experts": {name: {"total": 1, "active": 1, "loss": loss, "seconds": 1.0, "use": [[0.5]],
                            "domains": ["story"], "specialisation": 0.2, "max_load": 1.0,

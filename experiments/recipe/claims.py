@@ -66,12 +66,12 @@ def distillation(results):
         "On the same hard problems, paired: pass@1 of KL minus RL above 0 with its whole interval, "
         "at no more than a fifth of RL's samples and of its seconds less those of compiling; "
         "pass@k at the most samples rises under KL with its whole interval, and does not under RL.",
-        ("student", "student_kl", "student_rl"),
+        ("student_exam", "student_kl", "student_rl"),
     )  # fmt: skip
     rows = []
     for n, r in seeds(results, *claim.needs):
         found = {name: r[name] for name in STUDENTS if name in r}
-        most = max(found["student"]["pass"], key=int)
+        most = max(found["student_exam"]["pass"], key=int)
         for name, label in STUDENTS.items():
             if name not in found:
                 continue
@@ -83,7 +83,7 @@ def distillation(results):
         each = {name: found[name]["per_problem"] for name in found}
         kl, rl = "student_kl", "student_rl"
         ahead = intervals.paired(each[rl]["1"], each[kl]["1"])
-        rise = {m: intervals.paired(each["student"][most], each[m][most]) for m in (kl, rl)}
+        rise = {m: intervals.paired(each["student_exam"][most], each[m][most]) for m in (kl, rl)}
         cost = found[kl]["samples"] / max(found[rl]["samples"], 1)
         time = at_work(found[kl]) / max(at_work(found[rl]), 1)
         parts = {
@@ -118,7 +118,7 @@ def at_work(result):
     return result["seconds"] - result.get("compiling", 0.0)
 
 
-STUDENTS = {"student": "off-policy", "student_kl": "+ on-policy KL", "student_rl": "+ GRPO",
+STUDENTS = {"student_exam": "off-policy", "student_kl": "+ on-policy KL", "student_rl": "+ GRPO",
             "student_control": "+ KL on teacher's samples"}  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Stages `pretrain` (S1, S2), `long` (S3), `needles` (S3 with the base left as it was, and look-ups
-by length) and `student_base`: pretraining of teacher and student (report, 3.2)."""
+"""Stages `pretrain` (S1, S2), `base_exam`, `long` (S3), `needles` (S3 with the base left as it was,
+and look-ups by length) and `student_base`: pretraining of teacher and student (report, 3.2)."""
 
 from __future__ import annotations
 
@@ -83,9 +83,13 @@ def base(run):
     steps = two_stages(run.plan.general, run.plan.reasoning, model.rope_theta)
     made = config(run, model, steps, seed=run.seed, init_from=start)
     pretrain.run(made, str(run.folder("pretrain")))
-    engine = run.engine(model, run.path / "pretrain")
-    return {"parameters": count_parameters(model).total, "losses": losses(run, "pretrain"),
-            **{style: measures.pretrained(run, engine, style) for style in FORMS}}  # fmt: skip
+    return {"parameters": count_parameters(model).total, "losses": losses(run, "pretrain")}
+
+
+def base_exam(run):
+    """Problems in the form of the documents, worked and answered at once."""
+    engine = run.engine(run.first_teacher, run.path / "pretrain")
+    return {style: measures.pretrained(run, engine, style) for style in FORMS}
 
 
 def long_context(run):
