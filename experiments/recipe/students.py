@@ -1,7 +1,7 @@
 """Stages `student` (off-policy distillation) and, from that one checkpoint and on the same prompts,
 `student_kl` (on-policy distillation), `student_control` (the same on the teacher's samples) and
-`student_rl` (GRPO): report, 4.5 and Table 21. Each gives pass@k, samples and seconds. `student_exam`
-has pass@k of the checkpoint itself: a stage of its own, so that nothing waits for it."""
+`student_rl` (GRPO): report, 4.5 and Table 21. Each gives pass@k, samples and seconds.
+`student_exam` has pass@k of the checkpoint itself: apart, so that nothing waits for it."""
 
 from __future__ import annotations
 
