@@ -55,10 +55,11 @@ def direct(run, count):
 
 
 def flags(count, seed):
-    """Dialogues with flags, half of the last turns without one; the last turn is careful."""
+    """Dialogues with flags, most last turns without one: a flag two turns ago is the hard case. The
+    last turn is careful."""
     rows = []
     for i in range(count):
-        problem = exams.dialogue(Random(f"flags/{seed}/{i}"), "train")
+        problem = exams.dialogue(Random(f"flags/{seed}/{i}"), "train", flagged=0.3)
         thinking, content = word_problems.trace(problem, "careful")
         rows.append(answered(problem, "" if problem.mode == "no_think" else thinking, content))
     return rows

@@ -89,8 +89,9 @@ def dialogues(count, which):
     return [dialogue(Random(f"dialogue/{SETS[which]}/{i}"), "heldout") for i in range(count)]
 
 
-def dialogue(rng, split):
-    """One dialogue with random flags; its `mode` is that of the last flag, thinking without one."""
+def dialogue(rng, split, flagged=0.5):
+    """One dialogue with random flags, `flagged` of the last turns with one; its `mode` is that of
+    the last flag, thinking without one."""
     place, turns, thinks = rng.choice(PLACES), rng.randint(1, 3), True
     messages = []
     if place == "system":
@@ -102,7 +103,7 @@ def dialogue(rng, split):
         days = rng.randint(1, 4)
         found = draw_in_split(lambda n=names, d=days: lock.draw_locks(rng, d, n), lock.key, split)
         text = word_problems.question(found, "en")
-        if rng.random() < (0.5 if last else 0.7):
+        if rng.random() < (flagged if last else 0.7):
             thinks = rng.random() < 0.5
             text = f"{_flag(thinks)} {text}" if place == "front" else f"{text} {_flag(thinks)}"
         messages.append({"role": "user", "content": text})

@@ -181,11 +181,12 @@ def record(folder):
 def general_rl(run):
     """RL on a mixture: locks in both modes, dialogues with flags, tool calls. Obeying the flag is
     paid for in part, right or wrong: on a problem that needs thinking, /no_think would else score 0
-    whatever the model does."""
+    whatever the model does. Few last turns have a flag: with one the mode is hardly ever missed."""
     folder = run.folder("general_rl")
     problems = folder / "problems.jsonl"
-    calls = [tools.problem(i, "train").flagged("no_think") for i in range(2000)]
-    flags = [exams.dialogue(Random(f"rl/{run.seed}/{i}"), "train") for i in range(3000)]
+    calls = [tools.problem(i, "train").flagged("no_think") for i in range(1500)]
+    drawn = (Random(f"rl/{run.seed}/{i}") for i in range(6000))
+    flags = [exams.dialogue(rng, "train", flagged=0.2) for rng in drawn]
     write_problems(problems, [*calls, *flags, *real.fitting(run, MIXED)])
     tasks = (
         # Without thinking more than two days are out of reach: groups that are all wrong.
@@ -197,7 +198,7 @@ def general_rl(run):
     config = rl_config(
         run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
         ("adamw", 2.5e-4), prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
-        scoring=Scoring(scale="group", form=0.4),
+        scoring=Scoring(scale="group", form=0.6),
     )  # fmt: skip
     left_out = learn(run, "general_rl", config)
     found = {**clock.cost, "left_out": left_out, **record(folder)}
