@@ -46,7 +46,7 @@ def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
             optim=OptimConfig(*optimizer(run, peak), final=final, warmup=min(50, count // 4),
                               weight_decay=0.05),
             rope_theta=theta,
-            evaluation=pretrain.Evaluation(evaluated, rows=24),
+            evaluation=pretrain.Evaluation(evaluated, rows=max(2, min(24, run.plan.tests // 2))),
         )
         for name, (mixture, count, length, batch, peak, final, theta) in steps.items()
         if count
