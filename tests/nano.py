@@ -2,6 +2,7 @@
 
 python tests/nano.py WORKDIR [--stop]     the whole of it; --stop: GRPO is interrupted
 python tests/nano.py --notebook FILE      the notebook's cells, its budget replaced by this
+python tests/nano.py --made-up ARGUMENTS  tiny_recipe.py, but for the scores: they are made up
 """
 
 import json
@@ -47,6 +48,8 @@ if "--stop" in sys.argv:
 
 
 def main(first, *rest):
+    if first == "--made-up":
+        return tiny_recipe.main(list(rest))
     if first == "--notebook":
         PLANS[5] = PLANS[0]
         return notebook(*rest)
