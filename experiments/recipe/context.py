@@ -33,8 +33,10 @@ ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
 def execution(model) -> dict:
-    """A few layers run faster written out than as a loop; many would take long to compile."""
-    return {"scan": model.layers > 8}
+    """A few layers run faster written out than as a loop; many would take long to compile, and much
+    memory if what they compute were kept for the gradients."""
+    many = model.layers > 8
+    return {"scan": many, "remat": "full" if many else "none"}
 
 
 def open_workdir(path: Path, settings: dict) -> None:
