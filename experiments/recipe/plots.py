@@ -5,27 +5,26 @@ from __future__ import annotations
 import io
 
 import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # not pyplot, which is the notebook's
 
 COLOURS = ("#4c5fd7", "#d7734c", "#3a9d6e", "#a455b5", "#8a8a8a")
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+         "svg.hashsalt": "recipe", "svg.fonttype": "none"}  # fmt: skip
 
 
 def svg(plot: dict) -> str:
     """The figure as an <svg> element."""
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-                         "svg.hashsalt": "recipe", "svg.fonttype": "none"}):  # fmt: skip
+    with matplotlib.rc_context(STYLE):
         figure = DRAW[plot["kind"]](plot)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
     text = stream.getvalue()
     return text[text.index("<svg") :]
 
 
 def _axes(plot, width=5.4):
-    figure, axes = plt.subplots(figsize=(width, 2.9))
+    figure = Figure(figsize=(width, 2.9))
+    axes = figure.subplots()
     axes.set_title(plot["title"], loc="left", fontsize=10)
     return figure, axes
 
@@ -71,7 +70,8 @@ def curves(plot):
     """One panel a series, or all in one (`one`)."""
     series = plot["series"]
     count = 1 if plot.get("one") else len(series)
-    figure, panels = plt.subplots(1, count, figsize=(2.6 * count + 1.5, 2.6), squeeze=False)
+    figure = Figure(figsize=(2.6 * count + 1.5, 2.6))
+    panels = figure.subplots(1, count, squeeze=False)
     for i, (label, values) in enumerate(series.items()):
         axes = panels[0][0 if count == 1 else i]
         known = [(x, y) for x, y in zip(plot["x"], values, strict=True) if y is not None]
@@ -86,9 +86,8 @@ def curves(plot):
 
 def heat(plot):
     grids = plot["grids"]
-    figure, panels = plt.subplots(
-        1, len(grids), figsize=(3.4 * len(grids), 0.35 * len(plot["domains"]) + 1.3), squeeze=False
-    )
+    figure = Figure(figsize=(3.4 * len(grids), 0.35 * len(plot["domains"]) + 1.3))
+    panels = figure.subplots(1, len(grids), squeeze=False)
     highest = max(value for grid in grids.values() for row in grid for value in row)
     for axes, (label, grid) in zip(panels[0], grids.items(), strict=True):
         axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=highest)
