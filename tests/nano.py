@@ -32,7 +32,11 @@ def stopped(config, workdir):
 def notebook(path):
     """Runs the code cells, but for installations."""
     shown = types.SimpleNamespace(HTML=str, display=print)
-    sys.modules["IPython"] = types.SimpleNamespace(display=shown)
+    sys.modules["IPython"] = types.SimpleNamespace(
+        display=shown,
+        get_ipython=lambda: None,  # this and the version: matplotlib looks at them
+        version_info=(9, 0),
+    )
     sys.modules["IPython.display"] = shown
     names = {}
     for cell in json.loads(Path(path).read_text())["cells"]:
