@@ -20,7 +20,7 @@ time is a roofline's; `python experiments/plan_table.py`):
     14b        v5p:4x4x4    4             18.6 GB     5.52 s          58%
     32b        v5p:4x4x4    4             29.6 GB    12.86 s          57%
     30b-a3b    v5p:4x4x4    4             17.5 GB     2.44 s          34%
-    235b-a22b  v5p:8x8x8    2           23.7 GB     9.92 s          27%
+    235b-a22b  v5p:8x8x8    2             23.7 GB     9.92 s          27%
 """
 
 import sys
