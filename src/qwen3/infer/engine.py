@@ -37,7 +37,7 @@ class Engine:
     """slots: answers decoded together. max_length: of prompt and answer. tokenizer: for stop ids,
     thinking, stop strings and which ids are tokens at all; without it all vocabulary rows are.
     mesh: None for the first device; a mesh's data, fsdp and expert axes divide the slots, which
-    are rounded up. cache_tokens: places the caches may have in all, default slots x the last;
+    are rounded up. cache_tokens: places the caches may have in all, default slots x last bucket;
     `bytes_per_token` tells what one takes. buckets: cache lengths, default `room.lengths`. block:
     most tokens a slot makes between two looks of the host. seed: of the run. record_experts: keep
     the routing of a MoE. refill: put the next request into a slot as soon as it is free.
