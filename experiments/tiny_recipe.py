@@ -74,33 +74,34 @@ STAGES = (
     Row("documents", data.documents, (), 0.1, "problem world and Python's own text"),
     Row("tokenizer", data.tokenizer, ("documents",), 0.1, "byte-level BPE"),
     Row("corpora", data.prepare, ("tokenizer",), 0.2, "token stores"),
-    Row("pretrain", pretraining.base, ("corpora",), 5.2, "S1 general, S2 reasoning"),
-    Row("base_exam", pretraining.base_exam, ("pretrain",), 0.4, "problems, by the base model"),
+    Row("pretrain", pretraining.base, ("corpora",), 4.4, "S1 general, S2 reasoning"),
+    Row("base_exam", pretraining.base_exam, ("pretrain",), 0.2, "problems, by the base model"),
     Row("long", pretraining.long_context, ("pretrain",), 0.7, "S3 long context", long_too),
-    Row("cold_start", post_training.cold_start, ("pretrain", "long"), 0.7,
+    Row("cold_start", post_training.cold_start, ("pretrain", "long"), 0.45,
         "all-hasty long-CoT cold start"),
-    Row("reasoning_rl", post_training.reasoning_rl, ("cold_start",), 1.5, "GRPO"),
-    Row("fusion", post_training.fusion, ("reasoning_rl",), 1.4, "thinking-mode fusion"),
-    Row("general_rl", post_training.general_rl, ("fusion",), 1.7,
+    Row("reasoning_rl", post_training.reasoning_rl, ("cold_start",), 1.4, "GRPO"),
+    Row("fusion", post_training.fusion, ("reasoning_rl",), 0.9, "thinking-mode fusion"),
+    Row("general_rl", post_training.general_rl, ("fusion",), 0.9,
         "RL on locks, modes and tool calls"),
-    Row("student_base", pretraining.student_base, ("corpora",), 1.8, "the student's pretraining",
+    Row("exam", post_training.exam, ("general_rl",), 1.3, "problems, by all models so far"),
+    Row("student_base", pretraining.student_base, ("corpora",), 1.3, "the student's pretraining",
         students_too),
-    Row("student", students.student, ("general_rl", "student_base"), 0.7,
+    Row("student", students.student, ("general_rl", "student_base"), 0.5,
         "off-policy distillation", students_too),
-    Row("student_exam", students.exam, ("student",), 0.5, "hard problems, by that student",
+    Row("student_exam", students.exam, ("student",), 0.4, "hard problems, by that student",
         students_too),
-    Row("student_rl", students.reinforced, ("student",), 4.2, "GRPO of the student", students_too),
+    Row("student_rl", students.reinforced, ("student",), 3.8, "GRPO of the student", students_too),
     Row("student_kl", students.on_policy, ("student",), 1, "on-policy distillation", students_too),
     Row("student_control", students.control, ("student",), 1, "the same on the teacher's samples",
         lambda plan: plan.students and plan.control),
-    Row("experts", experts.experts, ("corpora",), 5,
+    Row("experts", experts.experts, ("corpora",), 5.9,
         "mixture of experts, two balance losses, GRPO", lambda plan: bool(plan.experts)),
     Row("export", post_training.export, ("general_rl",), 0.1,
         "a Hugging Face folder to chat with"),
     Row("budgets", post_training.budgets, ("general_rl",), 0.8, "thinking budgets"),
-    Row("needles", pretraining.needles, ("long",), 1.5, "S3 with base 10,000; look-ups by length",
+    Row("needles", pretraining.needles, ("long",), 1.6, "S3 with base 10,000; look-ups by length",
         long_too),
-    Row("cold_sizes", post_training.cold_sizes, ("pretrain", "long"), 2,
+    Row("cold_sizes", post_training.cold_sizes, ("pretrain", "long"), 2.1,
         "cold starts of other sizes, same RL", lambda plan: bool(plan.cold_sizes)),
 )  # fmt: skip
 ROWS = {row.name: row for row in STAGES}
@@ -203,7 +204,7 @@ def make(runs, count, console):
         after = tuple(label(run, each) for each in row.after)
         jobs[name] = ((run, row.name), after, run.path / "logs" / f"{row.name}.txt")
     with board.Board(console, shares, len(runs) * runs[0].plan.minutes, done) as shown:
-        workers.run(jobs, perform, count, shown)
+        workers.run(jobs, perform, count, shown, fresh=runs[0].large)
 
 
 def behind(row):
@@ -230,9 +231,11 @@ def perform(run, name):
 
 
 def found(run):
-    """{stage: result, ..., "wall": {stage: seconds}}, read back."""
+    """{stage: result, ..., "wall": {stage: seconds}}, read back; each has its part of `exam`."""
     made = {row.name: run.result(row.name) for row in rows_of(run)}
     results = {name: each["result"] for name, each in made.items()}
+    for name, measured in results.pop("exam").items():
+        results[name] |= measured
     return {**results, "wall": {name: each["wall"] for name, each in made.items()}}
 
 

@@ -1,5 +1,6 @@
 """The recipe's worker processes: order, errors, signals, and what the board says."""
 
+import json
 import os
 import signal
 import subprocess
@@ -52,6 +53,27 @@ def test_jobs_wait_for_those_before_them_and_share_processes(tmp_path):
     assert {(tmp_path / name).exists() for name in after} == {True}
     assert len({(tmp_path / name).read_text() for name in after}) == 2
     assert board.last_line(tmp_path / "a.txt") == "a is at work"
+
+
+def test_fresh_processes_do_one_job_each(tmp_path):
+    after = {"a": (), "b": ("a",), "c": ("a",), "d": ("c",)}
+    workers.run(jobs(tmp_path, after), work, 2, Silent(), fresh=True)
+    assert len({(tmp_path / name).read_text() for name in after}) == 4
+
+
+def cores(folder, name):
+    (folder / name).write_text(str(sorted(os.sched_getaffinity(0))))
+    work(folder, name + " done")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
+def test_workers_share_the_cores(tmp_path):
+    made = {name: ((tmp_path, name), (), tmp_path / f"{name}.txt") for name in ("a", "b")}
+    workers.run(made, cores, 2, Silent())
+    a, b = (json.loads((tmp_path / name).read_text()) for name in ("a", "b"))
+    mine = os.sched_getaffinity(0)
+    assert {*a, *b} == mine and ({*a}.isdisjoint(b) or len(mine) == 1)
+    assert workers.share(5, 7) and workers.share(0, 1) == sorted(mine)
 
 
 def test_ready_jobs_are_those_whose_inputs_are_made():

@@ -32,11 +32,15 @@ UNTRAINED = "untrained.txt"  # says whose model goes on
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
+def large(model) -> bool:
+    """Whether memory is what a model is short of."""
+    return model.layers > 8
+
+
 def execution(model) -> dict:
     """A few layers run faster written out than as a loop; many would take long to compile, and much
     memory if what they compute were kept for the gradients."""
-    many = model.layers > 8
-    return {"scan": many, "remat": "full" if many else "none"}
+    return {"scan": large(model), "remat": "full" if large(model) else "none"}
 
 
 def open_workdir(path: Path, settings: dict) -> None:
@@ -145,6 +149,11 @@ class Run:
             raw = json.loads((Path(folder) / "config.json").read_text())
             return hf_config.from_hf(raw, Path(folder).name)
         return self.model(self.plan.model, rope_theta=1e4)
+
+    @property
+    def large(self) -> bool:
+        """Whether the user's own checkpoint is."""
+        return bool(self.real.get("init_from")) and large(self.first_teacher)
 
     @property
     def student(self):

@@ -53,8 +53,7 @@ def reinforced(run, name):
         run, model, start, [data], plan.cold_start, init_from=run.path / folder
     )  # fmt: skip
     made = post_training.reinforced(
-        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, evaluate=False,
-        task=EASY,
+        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, task=EASY,
     )  # fmt: skip
     asked = measures.problems(run, days=(1, 2))
     return made | {

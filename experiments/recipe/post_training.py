@@ -1,4 +1,5 @@
-"""Stages from `cold_start` to `budgets`: post-training of the teacher (report, 4.1 to 4.4)."""
+"""Stages from `cold_start` to `budgets`, post-training of the teacher (report, 4.1 to 4.4), and
+`exam`, of their models."""
 
 from __future__ import annotations
 
@@ -41,12 +42,19 @@ def cold_start(run):
     rows = conversations.cold_start(run, run.plan.cold_problems)
     data = conversations.write(folder / "data" / "hasty.jsonl", rows)
     fine_tune(run, run.teacher, "cold_start", [data], run.plan.cold_start, init_from=run.base)
-    return evaluated(run, "cold_start", thinks=("think",))
+    return {"rows": len(rows)}
 
 
-def evaluated(run, name, *, model=None, thinks=("think", "no_think"), follow=False, calls=False):
+def exam(run):
+    """{stage: its model's measures}: apart from the stages, so that nothing waits for it."""
+    one, both = {"thinks": ("think",)}, {"follow": True, "calls": True}
+    asked = {"cold_start": one, "reasoning_rl": one, "fusion": both, "general_rl": both}
+    return {name: evaluated(run, name, **options) for name, options in asked.items()}
+
+
+def evaluated(run, name, *, thinks=("think", "no_think"), follow=False, calls=False):
     """The measures of a stage's last checkpoint."""
-    engine = run.engine(model or run.teacher, run.weights(name))
+    engine = run.engine(run.teacher, run.weights(name))
     found = {each: measures.mode(run, engine, each) for each in thinks}
     found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
     if follow:
@@ -86,8 +94,7 @@ def fusion(run):
     fine_tune(
         run, run.teacher, "fusion", data, run.plan.fusion, init_from=run.weights("reasoning_rl")
     )
-    found = evaluated(run, "fusion", follow=True, calls=True)
-    return {"rejection": kept, "left_out": left_out, **found}
+    return {"rejection": kept, "left_out": left_out}
 
 
 def reasoning_rl(run):
@@ -108,12 +115,11 @@ def reinforced(
     phases,
     *,
     settings=("adamw", 5e-4),
-    evaluate=True,
     one_lock=False,
     task=HARD,
     rounds=1,
 ):
-    """GRPO on hard locks for `phases` sets of rollouts; its curve, cost and measures. one_lock:
+    """GRPO on hard locks for `phases` sets of rollouts; its curve and cost. one_lock:
     none of several locks. rounds: of sampling more for a set with too few groups to learn from."""
     clock = Clock()
     tasks, more = (task,), {"refill": Refill(rounds=rounds)}
@@ -128,8 +134,7 @@ def reinforced(
         more["problems"] = str(file)
     config = rl_config(run, name, model, source, phases, tasks, settings, prompt=PROMPT, **more)
     left_out = learn(run, name, config)
-    found = {**clock.cost, "left_out": left_out, **record(run.path / name)}
-    return {**found, **evaluated(run, name, model=model, thinks=("think",))} if evaluate else found
+    return {**clock.cost, "left_out": left_out, **record(run.path / name)}
 
 
 def learn(run, name, config):
@@ -201,8 +206,7 @@ def general_rl(run):
         scoring=Scoring(scale="group", form=0.6),
     )  # fmt: skip
     left_out = learn(run, "general_rl", config)
-    found = {**clock.cost, "left_out": left_out, **record(folder)}
-    return {**found, **evaluated(run, "general_rl", follow=True, calls=True)}
+    return {**clock.cost, "left_out": left_out, **record(folder)}
 
 
 def budgets(run):
@@ -238,7 +242,7 @@ def cold_sizes(run):
         data = conversations.write(run.folder(name) / "data.jsonl", rows)
         fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
         start = run.path / name / "start"
-        reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo, evaluate=False)
+        reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo)
         found[steps] = {
             key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
                 "accuracy"

@@ -54,7 +54,7 @@ def reinforced(run, name="student_rl", settings=REWARD):
     """GRPO on the verifier's reward."""
     made = post_training.reinforced(
         run, name, run.student, run.path / START, run.plan.student_rl, settings=settings,
-        evaluate=False, one_lock=True, rounds=4,
+        one_lock=True, rounds=4,
     )  # fmt: skip
     return {**made, **measured(run, name)}
 
