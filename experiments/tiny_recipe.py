@@ -171,8 +171,9 @@ def recipe(plan, workdir, seeds=1, *, workers=1, exam="final", real=None, comman
     """All stages of all seeds that are not done yet, then the report; {claim: state}."""
     real, console = real or {}, Console(stderr=True)
     workdir = Path(workdir).resolve()  # stages write their inputs' paths down
-    context.open_workdir(workdir, {"plan": dataclasses.asdict(plan), "exam": exam, "own": real})
     runs = [context.Run(workdir / f"seed{n}", plan, n, exam, real) for n in range(seeds)]
+    settings = {"plan": dataclasses.asdict(plan), "exam": exam, "own": real}
+    context.open_workdir(workdir, settings, sum(run.needed for run in runs))
     clock = context.Clock()
     try:
         make(runs, workers, console)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 from random import Random
 
@@ -14,9 +15,13 @@ import numpy as np
 import pytest
 
 import qwen3
+from qwen3.config import OptimConfig
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.model import hf_config
 from qwen3.rewards import TASKS, lock, word_problems
 from qwen3.rewards.task import in_split
+from qwen3.stages import sft
+from qwen3.stages.start import parameters
 from qwen3.train.stop import STOPPED
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -285,7 +290,7 @@ def test_wrong_numbers_are_refused_with_the_choices(tmp_path, capsys, arguments,
     assert not (tmp_path / "run").exists()
 
 
-def test_workdirs_that_cannot_serve_are_refused(tmp_path, monkeypatch):
+def test_workdirs_that_cannot_serve_are_refused(tmp_path):
     context.open_workdir(tmp_path / "a", {"plan": {"grpo": 1}})
     context.open_workdir(tmp_path / "a", {"plan": {"grpo": 1}})
     with pytest.raises(ValueError, match="plan.grpo: 1 -> 2"):
@@ -297,10 +302,40 @@ def test_workdirs_that_cannot_serve_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="give another"):
         context.open_workdir(tmp_path / "file" / "c", {})
-    monkeypatch.setattr(context, "NEEDED", 1 << 62)
     with pytest.raises(OSError, match="MiB are needed"):
-        context.open_workdir(tmp_path / "d", {})
+        context.open_workdir(tmp_path / "d", {}, needed=1 << 62)
     assert not (tmp_path / "d" / "recipe.json").exists()
+
+
+@pytest.mark.parametrize("layers", [2, 9])
+def test_of_a_large_model_only_the_weights_stay(tmp_path, layers):
+    run, calls = context.Run(tmp_path, PLANS[0], 0), []
+    made = qwen3.create(qwen3.create("tiny").config.replace(layers=layers, vocab=64))
+    config = sft.Config(made.config, "tokenizer", ("file",), 1, OptimConfig())
+
+    def stage(config, folder):
+        calls.append(config.keep.last)
+        (Path(folder) / "checkpoints").mkdir(exist_ok=True)
+        return made
+
+    for _ in range(2):
+        run.train(types.SimpleNamespace(run=stage), "one", config)
+    if layers == 2:
+        assert calls == [3, 3] and run.weights("one") == tmp_path / "one"
+        return
+    assert calls == [1] and not (tmp_path / "one" / "checkpoints").exists()
+    read = parameters(str(run.weights("one")), made.config, made.mesh)
+    np.testing.assert_array_equal(read["embed"], made.params["embed"])
+
+
+def test_a_large_checkpoint_needs_a_large_disk(tmp_path):
+    model = qwen3.create("tiny", seed=0)
+    small = context.Run(tmp_path, PLANS[0], 0)
+    assert small.needed == context.NEEDED and not small.large
+    config = hf_config.to_hf(model.config.replace(layers=12, hidden=512), "float32")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    given = context.Run(tmp_path, PLANS[0], 0, real={"init_from": str(tmp_path)})
+    assert given.large and given.needed > context.NEEDED + 20 * 4 * 12 * 3 * 512 * 160
 
 
 def test_every_plan_has_its_stages_and_shares_of_the_time():

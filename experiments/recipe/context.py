@@ -17,18 +17,22 @@ from qwen3.config import MeshConfig, differences
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.mesh import make_mesh
-from qwen3.model import hf_config, sizes
+from qwen3.model import hf, hf_config, sizes
+from qwen3.model.sizes import count_parameters
 from qwen3.stages.report import Log
 from qwen3.stages.start import parameters
+from qwen3.train.checkpoint import Keep
 from recipe.plan import Plan
 
-NEEDED = 600 * 2**20  # bytes a seed writes at most
+NEEDED = 600 * 2**20  # bytes a seed writes at most, with models of this size
+MODELS = 20  # that a seed leaves, with those of experts and cold-start sizes
 LOG = Log(every=5)
 # As in 0.6B the heads together are twice as wide as the model; heads of 16 take almost twice the
 # steps to learn to look up (LOG.md).
 HEADS = {"heads": 4, "kv_heads": 2, "head_dim": 32}
 CONTEXT = 512  # of evaluations
 UNTRAINED = "untrained.txt"  # says whose model goes on
+WEIGHTS = "model"  # folder of a large model's weights, in the Hugging Face layout
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
 
@@ -43,9 +47,10 @@ def execution(model) -> dict:
     return {"scan": large(model), "remat": "full" if large(model) else "none"}
 
 
-def open_workdir(path: Path, settings: dict) -> None:
+def open_workdir(path: Path, settings: dict, needed: int = NEEDED) -> None:
     """Make or reopen the folder. Raises ValueError for one that holds another run, OSError where
-    it cannot be written or the disk has no room; neither changes what lies there."""
+    it cannot be written or the disk has no room for `needed` bytes in all; neither changes what
+    lies there."""
     file = path / "recipe.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,8 +69,9 @@ def open_workdir(path: Path, settings: dict) -> None:
     elif any(path.iterdir()):
         raise ValueError(f"--workdir {path} holds other files and no recipe.json; give another")
     free = shutil.disk_usage(path).free
-    if free < NEEDED:
-        raise OSError(errno.ENOSPC, f"{path}: {free >> 20} MiB free, {NEEDED >> 20} MiB are needed")
+    needed -= sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{path}: {free >> 20} MiB free, {needed >> 20} MiB are needed")
     write(file, settings)
 
 
@@ -110,10 +116,23 @@ class Run:
         return json.loads(file.read_text()) if file.exists() else None
 
     def weights(self, name) -> Path:
-        """Where the model of a stage lies: its folder, or, where it could not learn, that of the
-        stage it started from."""
-        note = self.path / name / UNTRAINED
-        return Path(note.read_text()) if note.exists() else self.path / name
+        """Where the model of a stage lies: its folder, the weights in there, or, where it could not
+        learn, those of the stage it started from."""
+        folder = self.path / name
+        if (folder / UNTRAINED).exists():
+            return Path((folder / UNTRAINED).read_text())
+        return folder / WEIGHTS if (folder / WEIGHTS).exists() else folder
+
+    def train(self, stage, name, config) -> None:
+        """stage.run(config) in the folder of the stage, on from where it stands. Of a large model
+        only the weights stay: a checkpoint is three times their size."""
+        folder = self.folder(name)
+        if not large(config.model):
+            stage.run(config, str(folder))
+        elif not (folder / WEIGHTS).exists():
+            config = dataclasses.replace(config, keep=Keep(last=1))
+            hf.save(folder / WEIGHTS, config.model, stage.run(config, str(folder)).params)
+            shutil.rmtree(folder / "checkpoints")
 
     def finish(self, name, result) -> None:
         write(self.folder(name) / "result.json", result)
@@ -156,6 +175,14 @@ class Run:
         return bool(self.real.get("init_from")) and large(self.first_teacher)
 
     @property
+    def needed(self) -> int:
+        """Bytes that it writes at most."""
+        if not self.large:
+            return NEEDED
+        weights = 4 * count_parameters(self.first_teacher).total
+        return NEEDED + weights * (MODELS + 3)  # and one checkpoint with its moments
+
+    @property
     def student(self):
         """One layer less than the teacher, from its own pretraining."""
         teacher = self.teacher
@@ -168,7 +195,7 @@ class Run:
     @property
     def base(self) -> str:
         """The pretrained model that post-training starts from."""
-        return str(self.path / ("long" if self.long else "pretrain"))
+        return str(self.weights("long" if self.long else "pretrain"))
 
     @cached_property
     def mesh(self):

@@ -50,10 +50,10 @@ def reinforced(run, name):
     rows = conversations.cold_start(run, plan.cold_problems)
     data = conversations.write(run.folder(start) / "data" / "hasty.jsonl", rows)
     post_training.fine_tune(
-        run, model, start, [data], plan.cold_start, init_from=run.path / folder
+        run, model, start, [data], plan.cold_start, init_from=run.weights(folder)
     )  # fmt: skip
     made = post_training.reinforced(
-        run, f"{folder}_rl", model, run.path / start, plan.expert_rl, one_lock=True, task=EASY,
+        run, f"{folder}_rl", model, run.weights(start), plan.expert_rl, one_lock=True, task=EASY,
     )  # fmt: skip
     asked = measures.problems(run, days=(1, 2))
     return made | {
@@ -74,7 +74,7 @@ def one(run, name, size, balance):
         stages = tuple(pretraining.cut(stage, MICROBATCHES) for stage in config.stages)
         config = pretraining.replaced(config, stages=stages)
     folder, clock = run.folder(f"experts/{name}"), Clock()
-    pretrain.run(config, str(folder))
+    run.train(pretrain, f"experts/{name}", config)
     last = pretraining.losses(run, f"experts/{name}")[-1]["sets"]
     counts = count_parameters(model)
     found = {

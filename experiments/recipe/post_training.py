@@ -33,7 +33,7 @@ def fine_tune(run: Run, model, name, data, steps, *, init_from, peak=1e-3, seed=
         name=name, batch=8, length=LENGTH, too_long="drop", seed=run.seed + seed,
         init_from=str(init_from), mesh=ONE, execution=execution(model), log=LOG,
     )  # fmt: skip
-    sft.run(config, str(run.folder(name)))
+    run.train(sft, name, config)
 
 
 def cold_start(run):
@@ -99,7 +99,7 @@ def fusion(run):
 
 def reasoning_rl(run):
     """GRPO on locks of two to six days, thinking."""
-    return reinforced(run, "reasoning_rl", run.teacher, run.path / "cold_start", run.plan.grpo)
+    return reinforced(run, "reasoning_rl", run.teacher, run.weights("cold_start"), run.plan.grpo)
 
 
 PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
@@ -143,7 +143,7 @@ def learn(run, name, config):
     note = run.folder(name) / UNTRAINED
     note.unlink(missing_ok=True)
     try:
-        grpo.run(config, str(run.folder(name)))
+        run.train(grpo, name, config)
     except NothingToLearn as error:
         note.write_text(config.init_from)
         return str(error)
@@ -201,7 +201,7 @@ def general_rl(run):
     )
     clock = Clock()
     config = rl_config(
-        run, "general_rl", run.teacher, run.path / "fusion", run.plan.general_rl, tasks,
+        run, "general_rl", run.teacher, run.weights("fusion"), run.plan.general_rl, tasks,
         ("adamw", 2.5e-4), prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),
         scoring=Scoring(scale="group", form=0.6),
     )  # fmt: skip
@@ -241,7 +241,7 @@ def cold_sizes(run):
         )  # fmt: skip
         data = conversations.write(run.folder(name) / "data.jsonl", rows)
         fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
-        start = run.path / name / "start"
+        start = run.weights(f"{name}/start")
         reinforced(run, f"{name}/rl", run.teacher, start, run.plan.grpo)
         found[steps] = {
             key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[

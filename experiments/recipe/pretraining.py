@@ -82,13 +82,13 @@ def base(run):
     start = run.real.get("init_from") or fresh(run, model, "pretrain", run.seed)
     steps = two_stages(run.plan.general, run.plan.reasoning, model.rope_theta)
     made = config(run, model, steps, seed=run.seed, init_from=start)
-    pretrain.run(made, str(run.folder("pretrain")))
+    run.train(pretrain, "pretrain", made)
     return {"parameters": count_parameters(model).total, "losses": losses(run, "pretrain")}
 
 
 def base_exam(run):
     """Problems in the form of the documents, worked and answered at once."""
-    engine = run.engine(run.first_teacher, run.path / "pretrain")
+    engine = run.engine(run.first_teacher, run.weights("pretrain"))
     return {style: measures.pretrained(run, engine, style) for style in FORMS}
 
 
@@ -100,8 +100,8 @@ def long_context(run):
 def third_stage(run, name, theta):
     steps = {"S3": (LONGER, run.plan.long, LONG, 2, 1.5e-3, 0.1, theta)}
     model = run.teacher.replace(rope_theta=theta)
-    made = config(run, model, steps, seed=run.seed, init_from=str(run.path / "pretrain"))
-    pretrain.run(made, str(run.folder(name)))
+    made = config(run, model, steps, seed=run.seed, init_from=str(run.weights("pretrain")))
+    run.train(pretrain, name, made)
     return losses(run, name)
 
 
@@ -139,7 +139,7 @@ def by_length(run):
         test = needle.Needles(
             apply, run.tokenizer, widths={longest, *(w for w in WIDTHS if w < longest)}, batch=4
         )
-        params = parameters(str(run.path / source), model, run.mesh)
+        params = parameters(str(run.weights(source)), model, run.mesh)
         table[name] = {length: test.accuracy(params, each) for length, each in asked.items()}
     return table
 
@@ -175,7 +175,7 @@ def student_base(run):
     steps = two_stages(run.plan.student_general, run.plan.student_reasoning, run.theta)
     start = fresh(run, run.student, "student_base", run.seed + 1000)
     made = config(run, run.student, steps, seed=run.seed + 1000, init_from=start)
-    pretrain.run(made, str(run.folder("student_base")))
+    run.train(pretrain, "student_base", made)
     return {"parameters": count_parameters(run.student).total,
             "losses": losses(run, "student_base")}  # fmt: skip
 

@@ -41,7 +41,7 @@ def student(run):
         conversations.write(file, rows)
     fine_tune(
         run, run.student, START, [str(file)], run.plan.off_policy,
-        init_from=run.path / "student_base", seed=1000,
+        init_from=run.weights("student_base"), seed=1000,
     )  # fmt: skip
     return {"rows": file.read_text().count("\n")}
 
@@ -53,7 +53,7 @@ def exam(run):
 def reinforced(run, name="student_rl", settings=REWARD):
     """GRPO on the verifier's reward."""
     made = post_training.reinforced(
-        run, name, run.student, run.path / START, run.plan.student_rl, settings=settings,
+        run, name, run.student, run.weights(START), run.plan.student_rl, settings=settings,
         one_lock=True, rounds=4,
     )  # fmt: skip
     return {**made, **measured(run, name)}
@@ -79,8 +79,8 @@ def by_divergence(run, name, sampled_by, settings=KL):
         name=name, divergence=Distill("mix", forward_weight=0.5), sampled_by=sampled_by,
         sampling=Sampling(samples=1, max_tokens=run.plan.rollout, slots=run.plan.slots),
         prompts=8 * run.plan.prompts, minibatches=8, length=PROMPT + run.plan.rollout,
-        seed=run.seed, init_from=str(run.path / START), save_every=40, mesh=ONE,
+        seed=run.seed, init_from=str(run.weights(START)), save_every=40, mesh=ONE,
         execution=execution(run.student),
     )  # fmt: skip
-    distill.run(config, str(run.folder(name)))
+    run.train(distill, name, config)
     return {**clock.cost, **record(run.path / name), **measured(run, name)}
