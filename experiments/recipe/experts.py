@@ -5,6 +5,7 @@ mixture and of the dense model."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,12 +22,16 @@ from qwen3.stages.start import parameters
 from recipe import conversations, measures, post_training, pretraining
 from recipe.context import Clock, execution
 
-# run: (size, balance). Two rows a microbatch: balance over so few is far from that over a batch.
-RUNS = {"dense": ("tiny", None), "global": ("tiny-moe", "global"), "micro": ("tiny-moe", "micro")}
-MICROBATCHES = 4
+# run: (size, balance, microbatches). Two rows a microbatch: balance over so few is far from that
+# over a batch. Where it is over the batch, microbatches change nothing but the time.
+RUNS = {
+    "dense": ("tiny", None, 1),
+    "global": ("tiny-moe", "global", 1),
+    "micro": ("tiny-moe", "micro", 4),
+}
 COEFFICIENT = 0.02
-# What a model of so few steps can be taught by reward: locks of one and two days.
-EASY = Share("lock", difficulty=(0.0, 0.2), modes=("think",))
+# What models of so few steps can be taught by reward: single digits of locks of one and two days.
+EASY = Share("lock_digits", difficulty=(0.0, 0.2), modes=("think",))
 DOMAINS = ("story", "facts", "ledger", "worked", "documentation", "sources")
 
 
@@ -55,7 +60,7 @@ def reinforced(run, name):
     made = post_training.reinforced(
         run, f"{folder}_rl", model, run.weights(start), plan.expert_rl, one_lock=True, task=EASY,
     )  # fmt: skip
-    asked = measures.problems(run, days=(1, 2))
+    asked = [replace(p, task=EASY.task) for p in measures.problems(run, days=(1, 2))]
     return made | {
         key: measures.mode(
             run, run.engine(model, run.weights(source)), "think", temperature=1.0, asked=asked
@@ -64,15 +69,14 @@ def reinforced(run, name):
     }
 
 
-def one(run, name, size, balance):
+def one(run, name, size, balance, microbatches):
     model, count = model_of(run, name), run.plan.experts
     steps = pretraining.two_stages(count, count, run.theta)
     more = {"balance": balance} if balance else {}
     start = pretraining.fresh(run, model, f"experts_{name}", run.seed + 2000)
     config = pretraining.config(run, model, steps, seed=run.seed + 2000, init_from=start, **more)
-    if balance:
-        stages = tuple(pretraining.cut(stage, MICROBATCHES) for stage in config.stages)
-        config = pretraining.replaced(config, stages=stages)
+    stages = tuple(pretraining.cut(stage, microbatches) for stage in config.stages)
+    config = pretraining.replaced(config, stages=stages)
     folder, clock = run.folder(f"experts/{name}"), Clock()
     run.train(pretrain, f"experts/{name}", config)
     last = pretraining.losses(run, f"experts/{name}")[-1]["sets"]

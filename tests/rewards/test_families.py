@@ -367,6 +367,6 @@ def test_no_family_imports_jax():
     code = "import sys, qwen3.rewards; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert set(TASKS) == {
-        "lock", "word_problems", "maths", "countdown", "coding", "mode_following", "format",
-        "length_control", "constraints", "tool_call", "logic",
+        "lock", "lock_digits", "word_problems", "maths", "countdown", "coding", "mode_following",
+        "format", "length_control", "constraints", "tool_call", "logic",
     }  # fmt: skip

@@ -57,7 +57,10 @@ def test_a_random_policy_scores_near_zero(task):
     for seed in seeds(task, 150, few=15):
         problem = task.generate(seed, difficulty=(seed % 11) / 10)
         scores.append(task.score(problem, task.random_answer(problem, seed)))
-    assert sum(scores) / len(scores) < 0.1
+    assert sum(scores) / len(scores) < CHANCE.get(task.name, 0.0) + 0.1
+
+
+CHANCE = {"lock_digits": 0.1}  # one digit in ten is right by chance
 
 
 @EVERY
@@ -80,6 +83,7 @@ def test_train_and_heldout_never_share_a_prompt(task):
 # What a problem is about, wording apart.
 CONTENT = {
     "lock": lambda p: [row[1:] for row in p.answer["locks"]],
+    "lock_digits": lambda p: [row[1:] for row in p.answer["locks"]],
     "word_problems": lambda p: [row[1:] for row in p.answer["locks"]],
     "mode_following": lambda p: [row[1:] for row in p.answer["locks"]],
     "maths": lambda p: re.findall(r"\d+", p.messages[0]["content"]) + [p.answer["gold"]],

@@ -30,6 +30,7 @@ TASKS = {
     task.name: task
     for task in (
         word_problems.one_lock,
+        word_problems.lock_digits,
         word_problems.locks_and_languages,
         maths.final_answer,
         countdown.expression,

@@ -1,10 +1,12 @@
 """Multi-step word problems about combination locks, in English and Chinese, one lock or several.
 
-Two rows of the table: `lock` is one lock in one English wording (for tiny models: its splits differ
-in codes and operations only); `word_problems` mixes languages, one to three locks, and wordings.
+Three rows of the table: `lock` is one lock in one English wording (for tiny models: its splits
+differ in codes and operations only); `lock_digits` the same with credit for every digit, for models
+that hardly ever have all three; `word_problems` mixes languages, one to three locks, and wordings.
 The answer must be exactly the template sentence(s) with the right code(s).
 """
 
+import re
 from functools import partial
 
 from qwen3.rewards import lock
@@ -74,6 +76,18 @@ def grade(problem, answer):
     return answer == lock.answer(locks_of(problem), problem.answer["language"])
 
 
+def grade_digits(problem, answer):
+    """The share of the digits that are right, in a sentence that is right but for digits."""
+    right = lock.answer(locks_of(problem), problem.answer["language"])
+    if _DIGIT.sub("0", answer) != _DIGIT.sub("0", right):
+        return 0.0
+    places = [i for i, letter in enumerate(right) if _DIGIT.match(letter)]
+    return sum(answer[i] == right[i] for i in places) / len(places)
+
+
+_DIGIT = re.compile("[0-9]")
+
+
 def solve(problem):
     return trace(problem, "careful")
 
@@ -109,6 +123,24 @@ one_lock = Task(
         (EXAMPLE, "<think>\nThe lock ends at 346.", 0.0),
         (EXAMPLE, "<think>\na\n</think>\n\n<think>\nb\n</think>\n\nThe lock ends at 346.", 0.0),
         (EXAMPLE.flagged("think"), "<think>\n\n</think>\n\nThe lock ends at 346.", 0.0),
+    ),
+)  # fmt: skip
+
+_DIGITS = problem([_MIA], name="lock_digits")
+lock_digits = Task(
+    "lock_digits",
+    partial(make, name="lock_digits", languages=("en",), most_locks=1,
+            wordings={"train": "train", "heldout": "train"}),
+    grade_digits, solve, guess,
+    examples=(
+        (_DIGITS, f"<think>\n{_CAREFUL}\n</think>\n\nThe lock ends at 346.", 1.0),
+        (_DIGITS, "<think>\n\n</think>\n\nThe lock ends at 345.", 2 / 3),
+        (_DIGITS, "<think>\n\n</think>\n\nThe lock ends at 634.", 0.0),
+        (_DIGITS, "<think>\n\n</think>\n\nThe lock ends at 3466.", 0.0),
+        (_DIGITS, "<think>\n\n</think>\n\nThe lock ends at ３４６.", 0.0),
+        (_DIGITS, "<think>\n\n</think>\n\nThe lock ended at 346.", 0.0),
+        (_DIGITS, "The lock ends at 346. The lock ends at 346.", 0.0),
+        (_DIGITS.flagged("think"), "<think>\n\n</think>\n\nThe lock ends at 346.", 0.0),
     ),
 )  # fmt: skip
 
