@@ -40,7 +40,7 @@ class Plan:
     off_policy: int = 300
     on_policy: int = 26
     student_rl: int = 100
-    experts: int = 300
+    experts: int = 260
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)
     tests: int = 300

@@ -89,10 +89,11 @@ def recall(rng, language, rounds=2):
     return gap.join(parts)
 
 
-def ledger(rng, language, most=4, rounds=2):
-    """Two to `most` entries, then look-ups of all of them in other orders. Few, as one among two is
-    learnt first; again, as a copy of a look-up is learnt sooner than of an entry. Not in the
-    order of the entries, which would be learnt instead of the key.
+def ledger(rng, language, most=6, rounds=3):
+    """Two to `most` entries, then look-ups of all of them in other orders. Sometimes few, as one
+    among two is learnt first, but mostly more: among four at most, a model may go on copying the
+    code of any (LOG.md). Again, as a copy of a look-up is learnt sooner than of an entry. Not in
+    the order of the entries, which would be learnt instead of the key.
     """
     gap, entry, lookup = LOOKUP[language]
     keys = rng.sample(KEYS[language], rng.randint(2, most))
