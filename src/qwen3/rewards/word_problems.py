@@ -51,6 +51,11 @@ def make(rng, difficulty, split, *, name, languages, most_locks, wordings):
     return problem(locks, language, wordings[split], name=name, difficulty=difficulty)
 
 
+one = partial(
+    make, languages=("en",), most_locks=1, wordings={"train": "train", "heldout": "train"}
+)
+
+
 def problem(locks, language="en", wording="train", *, name="lock", difficulty=0.0):
     """The Problem over given locks."""
     record = {
@@ -111,8 +116,7 @@ _CAREFUL = "Monday swap last pair = 640. Tuesday reverse = 046. Wednesday turn f
 
 one_lock = Task(
     "lock",
-    partial(make, name="lock", languages=("en",), most_locks=1,
-            wordings={"train": "train", "heldout": "train"}),
+    partial(one, name="lock"),
     grade, solve, guess,
     examples=(
         (EXAMPLE, f"<think>\n{_CAREFUL}\n</think>\n\nThe lock ends at 346.", 1.0),
@@ -129,8 +133,7 @@ one_lock = Task(
 _DIGITS = problem([_MIA], name="lock_digits")
 lock_digits = Task(
     "lock_digits",
-    partial(make, name="lock_digits", languages=("en",), most_locks=1,
-            wordings={"train": "train", "heldout": "train"}),
+    partial(one, name="lock_digits"),
     grade_digits, solve, guess,
     examples=(
         (_DIGITS, f"<think>\n{_CAREFUL}\n</think>\n\nThe lock ends at 346.", 1.0),
