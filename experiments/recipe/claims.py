@@ -371,7 +371,7 @@ def experts(results):
 
 
 NOISE = (
-    "Two runs of the same mixture that differ in rounding only have differed by 0.03 nats in "
+    "Two runs of the same mixture that differ in rounding only have differed by 0.04 nats in "
     "held-out loss: smaller differences say nothing."
 )
 
