@@ -32,6 +32,7 @@ from recipe import (  # noqa: E402
     claims,
     context,
     conversations,
+    data,
     exams,
     experts,
     measures,
@@ -203,6 +204,7 @@ def fake_results():
     def passes(one, most, samples):
         return {"pass": {"1": estimate(one), "16": estimate(most)}, "cool": estimate(one),
                 "per_problem": {"1": [one] * 50, "16": [most] * 50}, "samples": samples,
+                "by_rare": {"without": {"1": one, "16": most}, "with": {"1": 0.02, "16": 0.3}},
                 "seconds": samples / 10}  # fmt: skip
 
     needles = {"S3, base 1M": 0.9, "S3, base 10k": 0.4, "S3, base 1M + YaRN x4": 0.9}
@@ -257,7 +259,7 @@ def test_the_report_decides_by_its_rules_and_shows_everything(tmp_path):
         assert made.title.split("&")[0] in text and made.rule in text and made.paper in text
     assert "&lt;think&gt;" in page and "<think>\nA" in text
     assert "the smallest budget is below it" in text
-    assert "60.0 [58.0, 62.0]" in text
+    assert "60.0 [58.0, 62.0]" in text and "2 / 30" in text
 
 
 def test_a_claim_that_fails_in_one_seed_is_not_shown(tmp_path):
@@ -355,10 +357,11 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
     for owner, name, value in (
         (pretraining, "losses", [nothing]), (pretraining, "by_length", {}),
         (post_training, "evaluated", {}), (post_training, "record", {}), (students, "record", {}),
-        (students, "measured", {}), (experts, "curve", {}), (experts, "use", {}),
+        (students, "measured", {}),
+        (experts, "curve", {}), (experts, "use", {}),
         (measures, "mode", {"accuracy": 0}), (measures, "sweep", {}), (measures, "unfinished", {}),
         (post_training, "rejection_sampled", ("think.jsonl", {"kept": 1})),
-        (measures, "pretrained", {}),
+        (measures, "pretrained", {}), (data, "without_rare", (tmp_path, 0.7)),
         (context.Run, "mesh", None), (pretraining, "fresh", ""),
         (context.Run, "engine", None), (students.answers, "ask", []),
     ):  # fmt: skip
@@ -375,6 +378,21 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
     assert len(set(folders)) == len(folders)
     starts = {config.init_from for _, config in asked if config.init_from}
     assert starts <= set(folders)  # what a stage starts from, an earlier one wrote
+
+
+def test_a_student_reads_no_document_with_a_rare_operation(tmp_path):
+    run = context.Run(tmp_path, dataclasses.replace(PLANS[0], documents=12), 0)
+    made = data.documents(run)
+    texts = [row["text"] for row in world.documents("worked", 50, 0)]
+    Tokenizer.train(texts, 300).save(tmp_path / "tokenizer")
+    folder, left = data.without_rare(run)
+    assert 0.2 < left < 0.95 and set(made) > set(world.PARTS)
+    kept = "".join(path.read_text() for path in (folder / "documents").glob("*.jsonl"))
+    everything = (tmp_path / "documents" / "train" / "worked.jsonl").read_text()
+    for words in ("swap first pair", "mirror"):
+        assert words in everything and words not in kept
+    assert kept.count("turn first up") > 10 and "reverse" in kept
+    assert {path.name for path in folder.iterdir()} == {*world.PARTS, "documents"}
 
 
 # --- the whole of it -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 
 from qwen3.data import chat, corpora, sources
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.rewards import lock
 from recipe import conversations, python_text, real, world
 
 LONG = 1150  # characters of a long document; about 640 tokens
@@ -72,6 +73,25 @@ def tokenizer(run):
         "tokens_per_character": sum(len(made.encode(t)) for t in texts[::50])
         / sum(map(len, texts[::50])),
     }
+
+
+RARE = tuple(lock.words((kind, 0, 0), each) for kind in lock.RARE for each in lock.LANGUAGES)
+
+
+def without_rare(run):
+    """Folder of the training corpora for the student, and the share of the world's documents that
+    is left: it reads none that has a rare operation, which it knows from its teacher alone."""
+    folder, source = run.folder("student_base") / "corpora", run.path / "documents" / "train"
+    read = kept = 0
+    for part in world.PARTS:
+        file = folder / "documents" / f"{part}.jsonl"
+        rows = [json.loads(line) for line in (source / f"{part}.jsonl").open(encoding="utf-8")]
+        known = [row for row in rows if not any(words in row["text"] for words in RARE)]
+        read, kept = read + len(rows), kept + len(known)
+        if not (folder / part).exists():
+            conversations.write(file, known)
+            corpora.prepare(sources.JsonLines(file), run.tokenizer, folder / part)
+    return folder, kept / read
 
 
 def prepare(run):

@@ -146,7 +146,7 @@ def thought_up_to(run, problem, left):
 
 def passes(run, engine, count=None):
     """pass@1 and pass@samples at T = 1 and pass@1 at T = 0.6 on hard problems, with per-problem
-    values for paired comparisons."""
+    values for paired comparisons; also by whether a problem has rare operations."""
     asked = [p.flagged("think") for p in problems(run, count or run.plan.hard, days=(5, 6))]
     found = answers.ask(
         engine, asked, how=sampling(), samples=run.plan.samples, max_tokens=run.plan.answer,
@@ -158,8 +158,16 @@ def passes(run, engine, count=None):
     )  # fmt: skip
     ks = sorted({1, 4, run.plan.samples} & set(range(1, run.plan.samples + 1)))
     each = {k: pass_at_k.per_problem(found, k) for k in ks}
+    rare = [lock.has_rare(word_problems.locks_of(p)) for p in asked]
     return {
         "pass": {k: intervals.mean(values) for k, values in each.items()},
+        "by_rare": {
+            name: {
+                k: mean([v for v, r in zip(values, rare, strict=True) if r == which] or [0.0])
+                for k, values in each.items()
+            }
+            for name, which in (("without", False), ("with", True))
+        },
         "cool": pass_at_k.estimate(cold, 1),
         "per_problem": {k: [round(v, 4) for v in values] for k, values in each.items()},
     }

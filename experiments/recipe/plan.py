@@ -35,11 +35,11 @@ class Plan:
     fusion: int = 500
     rejection: int = 768
     general_rl: int = 12
-    student_general: int = 1150
-    student_reasoning: int = 750
-    off_policy: int = 300
+    student_general: int = 2000
+    student_reasoning: int = 1400
+    off_policy: int = 200
     on_policy: int = 26
-    student_rl: int = 100
+    student_rl: int = 125
     experts: int = 260
     expert_rl: int = 10
     cold_sizes: tuple[int, ...] = (1000,)
@@ -82,9 +82,8 @@ PLANS = {
     15: Plan(15),
     60: Plan(
         60, chinese=0.2, several=0.3, documents=12_000, general=5000, reasoning=7000, long=600,
-        cold_start=400, grpo=100, fusion=400, rejection=1536, general_rl=60,
-        student_general=5000, student_reasoning=5000, off_policy=600,
-        on_policy=100, student_rl=300, experts=2500, cold_sizes=(60, 1200),
+        cold_start=400, grpo=100, fusion=800, rejection=1536, general_rl=60, on_policy=60,
+        student_rl=300, experts=2500, cold_sizes=(60, 1200),
         tests=600, dialogues=512, needles=256, hard=500,
     ),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import DualChunkConfig, YarnConfig, count_parameters
 from qwen3.stages import pretrain
 from qwen3.stages.start import parameters
-from recipe import measures, world
+from recipe import data, measures, world
 from recipe.context import LOG, ONE, execution
 
 LENGTH, LONG = 160, 640
@@ -33,8 +33,9 @@ SETS = {"general": ("story", "facts", "ledger", "documentation", "sources"),
         "reasoning": ("worked", "direct")}  # fmt: skip
 
 
-def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
-    """A pretraining run over stages {name: (mixture, steps, length, batch, peak, final, theta)}."""
+def config(run, model, steps, *, seed, sets=True, init_from="", world_in=None, **changes):
+    """A pretraining run over stages {name: (mixture, steps, length, batch, peak, final, theta)}.
+    world_in: folder of the world's corpora, if not with the others."""
     folder = run.path / "corpora"
     own = {name: 12 for flag, name in (("corpus", "own"), ("tasks", "own_tasks"))
            if run.real.get(flag)}  # fmt: skip
@@ -53,7 +54,9 @@ def config(run, model, steps, *, seed, sets=True, init_from="", **changes):
     )  # fmt: skip
     names = sorted({part for stage in stages for part in stage.data.mixture})
     return pretrain.Config(
-        model, stages, {name: str(folder / "train" / name) for name in names},
+        model, stages,
+        {name: str((world_in if world_in and name in world.PARTS else folder / "train") / name)
+         for name in names},
         held_out={name: str(folder / "held" / name) for name in evaluated},
         seed=seed, init_from=init_from, save_every=500, mesh=ONE, execution=execution(model),
         log=LOG, **changes,
@@ -171,12 +174,15 @@ def haystacks(run, length):
 
 
 def student_base(run):
-    """The student's own pretraining."""
+    """The student's own pretraining, which leaves the rare operations out."""
+    corpora, left = data.without_rare(run)
     steps = two_stages(run.plan.student_general, run.plan.student_reasoning, run.theta)
     start = fresh(run, run.student, "student_base", run.seed + 1000)
-    made = config(run, run.student, steps, seed=run.seed + 1000, init_from=start)
+    made = config(
+        run, run.student, steps, seed=run.seed + 1000, init_from=start, world_in=corpora
+    )  # fmt: skip
     run.train(pretrain, "student_base", made)
-    return {"parameters": count_parameters(run.student).total,
+    return {"parameters": count_parameters(run.student).total, "documents_left": left,
             "losses": losses(run, "student_base")}  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """Stages `student` (off-policy distillation) and, from that one checkpoint and on the same prompts,
 `student_kl` (on-policy distillation), `student_control` (the same on the teacher's samples) and
 `student_rl` (GRPO): report, 4.5 and Table 21. Each gives pass@k, samples and seconds.
-`student_exam` has pass@k of the checkpoint itself: apart, so that nothing waits for it."""
+`student_exam` has pass@k of the checkpoint itself: apart, so that nothing waits for it.
+
+GRPO is the teacher's, without more sampling for groups that are all right or all wrong: the report
+names none (LOG.md has both)."""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def reinforced(run, name="student_rl", settings=REWARD):
     """GRPO on the verifier's reward."""
     made = post_training.reinforced(
         run, name, run.student, run.weights(START), run.plan.student_rl, settings=settings,
-        one_lock=True, rounds=4,
+        one_lock=True,
     )  # fmt: skip
     return {**made, **measured(run, name)}
 

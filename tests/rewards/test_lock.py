@@ -1,5 +1,7 @@
 """The lock world: operations, wordings, traces, and dialogues with mode flags."""
 
+import re
+from collections import Counter
 from random import Random
 
 import pytest
@@ -63,16 +65,21 @@ def test_several_locks_run_on_through_the_week():
 
 
 def test_hasty_traces_leave_out_states_but_never_the_last_nor_a_wrong_one():
-    rng, kept, inner = Random(1), 0, 0
+    rng, kept, inner, stops = Random(1), 0, 0, Counter()
     for seed in range(200):
         problem = word_problems.one_lock.generate(seed, difficulty=1.0)
         careful, answer = word_problems.trace(problem, "careful")
         hasty, same = word_problems.trace(problem, "hasty", rng)
-        assert answer == same and hasty.split(". ")[-1] == careful.split(". ")[-1]
-        assert {step for step in hasty.split(". ") if "=" in step} <= set(careful.split(". "))
+        steps, whole = re.split("[.;,] ", hasty), careful.split(". ")
+        assert answer == same and steps[-1] == whole[-1]
+        assert {step for step in steps if "=" in step} <= set(whole)
+        stops.update(re.findall(r"= \d+([.;,]) ", hasty))
+        assert not re.search("[a-z][;,]", hasty)  # only after a state
         kept += hasty.count("=") - 1
         inner += 5
-    assert kept / inner == pytest.approx(0.4, abs=0.05)
+    assert kept / inner == pytest.approx(0.4, abs=0.05) and stops.total() == kept
+    assert stops[";"] / kept == pytest.approx(0.3, abs=0.08)
+    assert stops[","] / kept == pytest.approx(0.1, abs=0.05)
     with pytest.raises(ValueError, match="'sloppy' is none of"):
         word_problems.trace(problem, "sloppy")
 

@@ -19,6 +19,7 @@ KINDS = {
     "swap_last": (3, "swap last pair", "交换后两位"),
     "mirror": (3, "mirror", "取补"),
 }
+RARE = ("swap_first", "swap_last", "mirror")
 MOVES = {"reverse": "cba", "left": "bca", "right": "cab", "swap_first": "bac", "swap_last": "acb"}
 DAYS = {
     "en": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),
@@ -29,6 +30,8 @@ NAMES = {
     "zh": ("小美", "小明", "小红", "小华"),
 }
 OWNERS = {"en": ("Ann", "Bob", "Cara"), "zh": ("小安", "小白", "小云")}  # fixed by position
+STOPS = {"en": (".", ";", ","), "zh": ("。", "；", "，")}
+STOP_WEIGHTS = (6, 3, 1)
 LANGUAGES = tuple(DAYS)
 MOST_DAYS = 6
 
@@ -66,6 +69,11 @@ def words(op, language):
     kind, place, k = op
     pattern = KINDS[kind][LANGUAGES.index(language) + 1]
     return pattern.format(place=PLACES[language][place], k=k)
+
+
+def has_rare(locks):
+    """Whether any lock has one of the rare operations."""
+    return any(kind in RARE for lock in locks for kind, _, _ in lock.ops)
 
 
 def draw_code(rng):
@@ -107,7 +115,9 @@ def trace(locks, language, style, rng=None):
     """The thinking text over `locks`: "careful" writes every state.
 
     "hasty" leaves out each inner state with p = .6 and, among several locks, a whole lock with
-    p = .3 (never all of them); the states it does write are right.
+    p = .3 (never all of them); the states it does write are right. After one of them stands any of
+    STOPS: a choice that no answer depends on, as people's wording is, so that a policy which learns
+    to write every state still has entropy to keep.
     """
     if style not in ("careful", "hasty"):
         raise ValueError(f"trace style {style!r} is none of ('careful', 'hasty')")
@@ -124,14 +134,19 @@ def trace(locks, language, style, rng=None):
 
 
 def _lock_trace(lock, first_day, language, named, rng):
-    gap, stop, equals = ("", "。", "=") if language == "zh" else (" ", ".", " = ")
+    gap, equals = ("", "=") if language == "zh" else (" ", " = ")
+    stop, *_ = stops = STOPS[language]
     parts = [lock.name] if named else []
     for day, (op, code) in enumerate(zip(lock.ops, lock.states(), strict=True), first_day):
         text = f"{DAYS[language][day]}{gap}{words(op, language)}"
         if day == first_day + len(lock.ops) - 1:
             text += gap + ending(lock, language, named) if named else f"{equals}{code}{stop}"
+        elif rng is None:
+            text += f"{equals}{code}{stop}"
+        elif rng.random() < 0.6:
+            text += stop
         else:
-            text += stop if rng is not None and rng.random() < 0.6 else f"{equals}{code}{stop}"
+            text += f"{equals}{code}{rng.choices(stops, STOP_WEIGHTS)[0]}"
         parts.append(text)
     return gap.join(parts)
 
