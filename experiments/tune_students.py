@@ -2,7 +2,7 @@
 
 Command:   python experiments/tune_students.py --workdir runs/dev --seed 1
            after `python experiments/tiny_recipe.py --workdir runs/dev --exam dev --seeds 2`
-Hardware:  two cores; 1 minute a setting of KL, 5 minutes one of RL.
+Hardware:  two cores; 1 minute a setting of KL, 4 minutes one of RL.
 Expected:  a table of pass@k on the development problems, a row a setting, the same for both.
 
 From the student's one checkpoint in the workdir. A setting that is done is not run again.

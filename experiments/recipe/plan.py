@@ -32,7 +32,7 @@ class Plan:
     grpo: int = 36
     group: int = 16
     prompts: int = 16
-    fusion: int = 500
+    fusion: int = 700
     rejection: int = 768
     general_rl: int = 12
     student_general: int = 2000
