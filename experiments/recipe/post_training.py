@@ -117,11 +117,12 @@ def reinforced(
     settings=("adamw", 5e-4),
     one_lock=False,
     task=HARD,
+    entropy=LEVEL,
 ):
     """GRPO on hard locks for `phases` sets of rollouts; its curve and cost. one_lock:
     none of several locks."""
     clock = Clock()
-    tasks, more = (task,), {"refill": Refill(rounds=1)}
+    tasks, more = (task,), {"refill": Refill(rounds=1), "entropy": entropy}
     listed = real.fitting(run, PROMPT)
     if run.plan.several and not one_lock:
         listed += exams.several_training(2000, f"rl/{run.seed}", run.plan.chinese)
@@ -157,10 +158,10 @@ def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **ch
         OptimConfig(*settings, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name,
         sampling=Sampling(run.plan.group, most, slots=run.plan.slots), prompts=run.plan.prompts,
-        minibatches=2, policy=Grpo(entropy=True, old="rollout"), entropy=LEVEL,
+        minibatches=2, policy=Grpo(entropy=True, old="rollout"),
         length=prompt + most, seed=run.seed, init_from=str(source), save_every=10, mesh=ONE,
         execution=execution(model),
-        **{"scoring": Scoring(scale="group"), **changes},
+        **{"scoring": Scoring(scale="group"), "entropy": LEVEL, **changes},
     )  # fmt: skip
 
 
