@@ -103,7 +103,7 @@ def reasoning_rl(run):
 
 
 PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
-LEVEL = EntropyTarget(change=0.01, most=0.2)  # hold what the first step measured
+LEVEL = EntropyTarget(change=0.0075, most=0.15)  # hold what the first step measured
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 
