@@ -79,7 +79,7 @@ def distillation(results):
             split = [" / ".join(f"{100 * one['by_rare'][which][k]:.0f}" for k in ("1", most))
                      for which in ("without", "with")]  # fmt: skip
             rows.append((str(n), label, percent(one["pass"]["1"]), percent(one["pass"][most]),
-                         *split, percent(one["cool"]), f"{one.get('samples', 0):,}" or "-",
+                         *split, percent(one["cool"]), f"{one.get('samples', 0):,}",
                          f"{one.get('seconds', 0):.0f}",
                          f"{one.get('compiling', 0):.0f}"))  # fmt: skip
         each = {name: found[name]["per_problem"] for name in found}
