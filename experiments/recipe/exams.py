@@ -13,9 +13,9 @@ from qwen3.rewards import Problem, lock, word_problems
 from qwen3.rewards.task import draw_in_split
 from recipe import tools, world
 
-# First seeds. Those from 2, 3, 5, 7, 11, 13, 17 million on were final sets once; what they showed
-# of general RL, students, look-ups and entropy changed the recipe, so they are final no more.
-SETS = {"dev": 1_000_000, "final": 19_000_000}
+# First seeds. Those from 2, 3, 5, 7, 11, 13, 17 and 19 million on were final sets once; what they
+# showed of general RL, students, look-ups, entropy changed the recipe, so they are final no more.
+SETS = {"dev": 1_000_000, "final": 23_000_000}
 PLACES = ("end", "front", "system")
 
 

@@ -38,7 +38,7 @@ class Plan:
     student_general: int = 2000
     student_reasoning: int = 1400
     off_policy: int = 200
-    on_policy: int = 28
+    on_policy: int = 24
     student_rl: int = 125
     experts: int = 260
     expert_rl: int = 10
