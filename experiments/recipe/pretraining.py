@@ -36,7 +36,7 @@ SETS = {"general": ("story", "facts", "ledger", "documentation", "sources"),
 # Of Adam, which has the embeddings, for the teacher. At the usual 1e-8 the embedding of a word that
 # one batch in ten has moves as far at every sight as it is long, and whether look-ups by such words
 # are learnt is chance. With this it moves by its gradient, frequent ones as before. Students keep
-# the usual, as of four with this two did not learn to turn a digit (LOG.md).
+# the usual, as of three with this two did not learn to turn a digit (LOG.md).
 EPS = 1e-3
 
 
