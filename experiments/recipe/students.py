@@ -24,7 +24,7 @@ START = "student"  # the checkpoint that all three start from
 # says what was tried). For reward Muon at 1e-3 is better for some students and worse for others,
 # and a weak one loses all reward under it and stops.
 REWARD, KL = ("adamw", 2.5e-4), ("muon", 2e-3)
-SEQUENCES = 4  # of a step of distillation; with 16 it learns less from as many samples (LOG.md)
+SEQUENCES = 4  # of a step of distillation; of three students two learnt less with 16 (LOG.md)
 SHARPEN = EntropyTarget(change=0.002, most=0.02)  # ten times as much gains it nothing (LOG.md)
 
 
