@@ -71,7 +71,8 @@ class Scoring:
 @dataclass(frozen=True)
 class Refill:
     """oversample: prompts drawn for each group that is missing. rounds: most times that a phase
-    samples. A phase that then has fewer groups than wanted goes on with those.
+    samples. A phase that then has fewer groups than wanted goes on with those, and says so unless
+    it was to sample once.
     """
 
     oversample: float = 1.25
@@ -126,7 +127,7 @@ class Groups:
                 f"needed. Rewards were all low in {flat['low']} groups, all high in "
                 f"{flat['high']}: choose prompts that the policy solves sometimes"
             )
-        if len(ready) < self._wanted:
+        if len(ready) < self._wanted and self._refill.rounds > 1:
             log.warning("%d groups instead of %d after %d rounds", len(ready), self._wanted,
                         self._refill.rounds)  # fmt: skip
         chosen, rest = ready[: self._wanted], ready[self._wanted :]
