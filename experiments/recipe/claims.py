@@ -334,7 +334,7 @@ def growth(results):
                     "thinking tokens, T = 1"), rows)  # fmt: skip
     claim.notes.append(
         "The room for RL is put there: the cold start is on hasty traces alone, which leave most "
-        "states out. After a state stands any of three stops, as people's wording varies: a choice "
+        "states out. After a state stands any of six stops, as people's wording varies: a choice "
         "that no answer depends on, so that entropy can be held while reward settles the others. "
         "Bonus: the coefficient with which the controller rewards entropy."
     )

@@ -20,18 +20,18 @@ def cold_start(run, count, style="hasty"):
     inference), all right, in the format that is to be learned."""
     rng = Random(f"cold/{run.seed}")
     rows = []
-    for problem in thinking(run, count):
+    for problem in locks(run, count, "think"):
         rows.append(answered(problem, *word_problems.trace(problem, style, rng)))
     return rows + [answered(*each) for each in real.answered(run, count // 2)]
 
 
-def thinking(run, count, seed=""):
-    """Training problems that ask for thinking: one lock, and the plan's share of several."""
+def locks(run, count, mode, seed=""):
+    """Training problems that ask for a mode: one lock, and the plan's share of several."""
     several = round(count * run.plan.several)
     seed = f"{seed}{run.seed}"
     return [
-        *exams.training(count - several, seed),
-        *exams.several_training(several, seed, run.plan.chinese),
+        *exams.training(count - several, seed, mode),
+        *exams.several_training(several, seed, run.plan.chinese, mode),
     ]
 
 
@@ -46,7 +46,7 @@ def from_answer(tokenizer, answer):
 
 def direct(run, count):
     """Answers without thinking, asked for by /no_think."""
-    problems = exams.training(count, f"direct/{run.seed}", "no_think")
+    problems = locks(run, count, "no_think", "direct/")
     rows = [
         answered(p, "", lock.answer(word_problems.locks_of(p), p.answer["language"]))
         for p in problems

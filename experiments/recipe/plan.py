@@ -81,9 +81,9 @@ PLANS = {
     ),
     15: Plan(15),
     60: Plan(
-        60, chinese=0.2, several=0.3, documents=12_000, general=5000, reasoning=7000, long=600,
-        cold_start=400, grpo=100, fusion=800, rejection=1536, general_rl=60, on_policy=60,
-        student_rl=300, experts=2500, cold_sizes=(60, 1200),
+        60, chinese=0.2, several=0.3, documents=12_000, general=5000, reasoning=10_000, long=600,
+        cold_start=400, grpo=100, fusion=800, rejection=1536, general_rl=60, student_general=3000,
+        student_reasoning=2400, on_policy=48, student_rl=300, experts=2500, cold_sizes=(60, 1200),
         tests=600, dialogues=512, needles=256, hard=500,
     ),
 }  # fmt: skip

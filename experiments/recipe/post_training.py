@@ -71,7 +71,7 @@ def rejection_sampled(run, source, count, path):
     if path.exists():  # sampled before an interruption
         return str(path), {"asked": count, "kept": path.read_text().count("\n")}
     engine = run.engine(run.teacher, source)
-    asked = conversations.thinking(run, count, "rejection/")
+    asked = conversations.locks(run, count, "think", "rejection/")
     found = answers.ask(engine, asked, how=sampling(), max_tokens=run.plan.answer, seed=run.seed)
     kept = [group[0] for group in found if group[0].score == 1.0]
     rows = [conversations.from_answer(run.tokenizer, each) for each in kept]
@@ -103,7 +103,8 @@ def reasoning_rl(run):
 
 
 PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
-LEVEL = EntropyTarget(change=0.0075, most=0.15)  # hold what the first step measured
+# Of the first step's entropy, before anything is learnt.
+LEVEL = EntropyTarget(start=0.9, end=0.9, change=0.0075, most=0.15)
 HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
 
 

@@ -30,8 +30,8 @@ NAMES = {
     "zh": ("小美", "小明", "小红", "小华"),
 }
 OWNERS = {"en": ("Ann", "Bob", "Cara"), "zh": ("小安", "小白", "小云")}  # fixed by position
-STOPS = {"en": (".", ";", ","), "zh": ("。", "；", "，")}
-STOP_WEIGHTS = (6, 3, 1)
+STOPS = {"en": (".", ";", ",", ":", "!", "-"), "zh": ("。", "；", "，", "：", "！", "、")}
+STOP_WEIGHTS = (26, 5, 4, 2, 2, 1)
 LANGUAGES = tuple(DAYS)
 MOST_DAYS = 6
 
