@@ -222,6 +222,9 @@ def test_fewer_groups_than_wanted_are_reported_and_used(tokenizer, caplog):
     rows = [["ee", "x"], *[["x", "x"]] * 3]
     chosen, _, _ = choosing(tokenizer).choose(Table(tokenizer, rows))
     assert len(chosen) == 1 and "1 groups instead of 2 after 3 rounds" in caplog.text
+    caplog.clear()
+    chosen, _, _ = choosing(tokenizer, rounds=1).choose(Table(tokenizer, rows))
+    assert len(chosen) == 1 and not caplog.text  # as it was to be
 
 
 def test_answers_without_a_verdict_are_left_out_not_zero(tokenizer):
