@@ -21,6 +21,7 @@ from qwen3.model import hf_config
 from qwen3.rewards import TASKS, lock, word_problems
 from qwen3.rewards.task import in_split
 from qwen3.stages import sft
+from qwen3.stages.groups import NothingToLearn
 from qwen3.stages.start import parameters
 from qwen3.train.stop import STOPPED
 
@@ -118,6 +119,22 @@ def test_post_training_holds_no_problem_of_the_tests():
     calls = {row["messages"][0]["content"] for row in conversations.calls(200, 7)}
     assert not calls & {f"{p.messages[0]['content']} /no_think" for p in
                         exams.tool_requests(200, "final")}  # fmt: skip
+
+
+@pytest.mark.parametrize("trained", [(), (10, 20)])
+def test_rl_that_runs_out_of_prompts_keeps_what_it_has_learnt(trained, tmp_path, monkeypatch):
+    def train(run, stage, name, config):
+        for step in trained:
+            (run.folder(name) / "checkpoints" / str(step)).mkdir(parents=True)
+        raise NothingToLearn("20 prompts gave 1 groups")
+
+    monkeypatch.setattr(context.Run, "train", train)
+    run = context.Run(tmp_path, PLANS[15], 0)
+    config = types.SimpleNamespace(init_from=str(tmp_path / "cold_start"), steps=72)
+    said = post_training.learn(run, "reasoning_rl", config)
+    stands = "reasoning_rl" if trained else "cold_start"
+    assert run.weights("reasoning_rl") == tmp_path / stands
+    assert said.startswith("ended at step 20 of 72: 20 p" if trained else "left out: 20 prompts")
 
 
 def test_the_final_set_was_never_seen_while_designing():

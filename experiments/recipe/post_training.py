@@ -19,6 +19,7 @@ from qwen3.stages.groups import NothingToLearn, Refill, Scoring
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from qwen3.stages.start import parameters
+from qwen3.train.checkpoint import steps_in
 from recipe import conversations, exams, measures, real, tools
 from recipe.context import LOG, ONE, UNTRAINED, Clock, Run, execution
 
@@ -83,7 +84,7 @@ def fusion(run):
     folder = run.folder("fusion") / "data"
     count = run.plan.rejection
     think, kept = rejection_sampled(run, run.weights("reasoning_rl"), count, folder / "think.jsonl")
-    left_out = "" if kept["kept"] else f"thinking samples: none of {count} answers was right"
+    left_out = "" if kept["kept"] else f"no thinking samples: none of {count} answers was right"
     data = [] if left_out else [think]
     for name, made in {
         "direct": conversations.direct(run, count * 3 // 4),
@@ -139,15 +140,19 @@ def reinforced(
 
 
 def learn(run, name, config):
-    """GRPO; "". Where no prompt has anything to teach (a base that was trained too shortly), why it
-    was left out, and the model that it started from goes on."""
-    note = run.folder(name) / UNTRAINED
+    """GRPO; "". Where no prompt has anything more to teach, why: it ends with its last checkpoint,
+    or, without one (a base that was trained too shortly), the model that it started from goes on.
+    """
+    folder = run.folder(name)
+    note = folder / UNTRAINED
     note.unlink(missing_ok=True)
     try:
         run.train(grpo, name, config)
     except NothingToLearn as error:
+        if trained := steps_in(folder / "checkpoints"):
+            return f"ended at step {trained[-1]} of {config.steps}: {error}"
         note.write_text(config.init_from)
-        return str(error)
+        return f"left out: {error}"
     return ""
 
 

@@ -96,12 +96,12 @@ def _facts(results, facts):
         f"Held-out problems: {exam}. Intervals are 95%, over problems; they do not cover the "
         "variance between training runs.",
         *(["A TRIAL of a few steps: these numbers mean nothing."] if facts["minutes"] < 5 else []),
-        *(f"Seed {n} left out of {name}: {reason}" for n, name, reason in left_out(results)),
+        *(f"Seed {n}, {name}: {reason}" for n, name, reason in left_out(results)),
     ]
 
 
 def left_out(results):
-    """(seed, stage, what was left out of it and why)."""
+    """(seed, stage, what was left out of it, or when it ended, and why)."""
     return [(n, name, found["left_out"]) for n, r in enumerate(results)
             for name, found in r.items() if found.get("left_out")]  # fmt: skip
 
