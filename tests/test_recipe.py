@@ -121,6 +121,13 @@ def test_post_training_holds_no_problem_of_the_tests():
                         exams.tool_requests(200, "final")}  # fmt: skip
 
 
+def test_seconds_of_a_stage_are_those_of_all_its_starts(tmp_path):
+    assert context.Clock(tmp_path).seconds < 1
+    rows = [{"step": 5, "seconds": 2.0}, {"step": 10, "seconds": 3.0}]  # every fifth step
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert context.Clock(tmp_path).seconds == pytest.approx(25, abs=1)
+
+
 @pytest.mark.parametrize("trained", [(), (10, 20)])
 def test_rl_that_runs_out_of_prompts_keeps_what_it_has_learnt(trained, tmp_path, monkeypatch):
     def train(run, stage, name, config):

@@ -219,15 +219,27 @@ class Run:
         return self._engines[model]
 
 
-class Clock:
-    """Seconds since it was made, for the tables; `compiling` of these went into programs."""
+def logged(folder: Path) -> list[dict]:
+    """Rows of metrics of the steps that were taken in the folder of a stage, every nth of them."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def __init__(self):
+
+class Clock:
+    """Seconds of training in a folder, for the tables: of the steps that earlier starts took there,
+    and since it was made; `compiling` of the latter went into programs."""
+
+    def __init__(self, folder: Path):
+        rows = logged(folder)
+        steps = [0, *(row["step"] for row in rows)]
+        self._earlier = sum(
+            row["seconds"] * (row["step"] - last) for last, row in zip(steps, rows, strict=False)
+        )
         self._start, self._compiled = time.perf_counter(), COMPILED[0]
 
     @property
     def seconds(self) -> float:
-        return round(time.perf_counter() - self._start, 1)
+        return round(self._earlier + time.perf_counter() - self._start, 1)
 
     @property
     def cost(self) -> dict[str, float]:

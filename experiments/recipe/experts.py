@@ -4,7 +4,6 @@ mixture and of the dense model."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +19,7 @@ from qwen3.stages import pretrain
 from qwen3.stages.prompts import Share
 from qwen3.stages.start import parameters
 from recipe import conversations, measures, post_training, pretraining
-from recipe.context import Clock, execution
+from recipe.context import Clock, execution, logged
 
 # run: (size, balance, microbatches). Two rows a microbatch: balance over so few is far from that
 # over a batch. Where it is over the batch, microbatches change nothing but the time.
@@ -77,7 +76,8 @@ def one(run, name, size, balance, microbatches):
     config = pretraining.config(run, model, steps, seed=run.seed + 2000, init_from=start, **more)
     stages = tuple(pretraining.cut(stage, microbatches) for stage in config.stages)
     config = pretraining.replaced(config, stages=stages)
-    folder, clock = run.folder(f"experts/{name}"), Clock()
+    folder = run.folder(f"experts/{name}")
+    clock = Clock(folder)
     run.train(pretrain, f"experts/{name}", config)
     last = pretraining.losses(run, f"experts/{name}")[-1]["sets"]
     counts = count_parameters(model)
@@ -91,7 +91,7 @@ def one(run, name, size, balance, microbatches):
 
 
 def curve(folder, key):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(folder)
     lines = lines[:: max(1, len(lines) // 100)]
     return {"x": [line["step"] for line in lines], "y": [line[key] for line in lines]}
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from random import Random
 
 from qwen3.config import OptimConfig
@@ -21,7 +20,7 @@ from qwen3.stages.rollouts import Sampling
 from qwen3.stages.start import parameters
 from qwen3.train.checkpoint import steps_in
 from recipe import conversations, exams, measures, real, tools
-from recipe.context import LOG, ONE, UNTRAINED, Clock, Run, execution
+from recipe.context import LOG, ONE, UNTRAINED, Clock, Run, execution, logged
 
 LENGTH = 320  # slots of a fine-tuning row: a call with its list of tools has up to 310
 
@@ -123,7 +122,7 @@ def reinforced(
 ):
     """GRPO on hard locks for `phases` sets of rollouts; its curve and cost. one_lock:
     none of several locks."""
-    clock = Clock()
+    clock = Clock(run.path / name)
     tasks, more = (task,), {"refill": Refill(rounds=1), "entropy": entropy}
     listed = real.fitting(run, PROMPT)
     if run.plan.several and not one_lock:
@@ -174,12 +173,10 @@ def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **ch
 def record(folder):
     """{"curve": points with reward, entropy, length and the coefficient of the entropy bonus;
     "samples": answers that were sampled}."""
-    file = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     curve = [
         {"step": x["step"], "reward": x.get("score"), "entropy": x.get("entropy"),
          "length": x.get("answer_tokens"), "bonus": x.get("entropy_coef")}
-        for x in lines
+        for x in logged(folder)
     ]  # fmt: skip
     samples = sum(
         '"trained"' not in line
@@ -205,7 +202,7 @@ def general_rl(run):
         Share("lock", 0.15, (0.0, 0.25), ("no_think",)),
         Share("file", 0.6),
     )
-    clock = Clock()
+    clock = Clock(folder)
     config = rl_config(
         run, "general_rl", run.teacher, run.weights("fusion"), run.plan.general_rl, tasks,
         ("adamw", 2.5e-4), prompt=MIXED, problems=str(problems), refill=Refill(rounds=4),

@@ -76,7 +76,7 @@ def control(run):
 def by_divergence(run, name, sampled_by, settings=KL):
     """Half reverse, half forward KL to the teacher's full distribution, on the student's samples
     or, as control, on the teacher's; neither verifier nor reward."""
-    clock, prompts = Clock(), 8 * run.plan.prompts
+    clock, prompts = Clock(run.path / name), 8 * run.plan.prompts
     steps = prompts // SEQUENCES
     config = distill.Config(
         run.student, run.tokenizer_folder, str(run.weights("general_rl")), (HARD,),
