@@ -226,11 +226,11 @@ def logged(folder: Path) -> list[dict]:
 
 
 class Clock:
-    """Seconds of training in a folder, for the tables: of the steps that earlier starts took there,
-    and since it was made; `compiling` of the latter went into programs."""
+    """Seconds since it was made, of which `compiling` went into programs, and, of training in a
+    folder, those of the steps that earlier starts took there."""
 
-    def __init__(self, folder: Path):
-        rows = logged(folder)
+    def __init__(self, folder: Path | None = None):
+        rows = logged(folder) if folder else []
         steps = [0, *(row["step"] for row in rows)]
         self._earlier = sum(
             row["seconds"] * (row["step"] - last) for last, row in zip(steps, rows, strict=False)
