@@ -124,7 +124,8 @@ def test_post_training_holds_no_problem_of_the_tests():
 def test_seconds_of_a_stage_are_those_of_all_its_starts(tmp_path):
     assert context.Clock(tmp_path).seconds < 1
     rows = [{"step": 5, "seconds": 2.0}, {"step": 10, "seconds": 3.0}]  # every fifth step
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(row) + "\n" for row in rows] + ['{"step": 15, "sec']  # killed there
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
     assert context.Clock(tmp_path).seconds == pytest.approx(25, abs=1)
 
 

@@ -220,9 +220,11 @@ class Run:
 
 
 def logged(folder: Path) -> list[dict]:
-    """Rows of metrics of the steps that were taken in the folder of a stage, every nth of them."""
+    """Rows of metrics of the steps that were taken in the folder of a stage, every nth of them. A
+    torn last line, of a start that was killed, is none."""
     file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 class Clock:
