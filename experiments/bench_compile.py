@@ -52,8 +52,9 @@ def compile_once(name: str) -> float:
 def seconds(name: str, cache: str) -> float:
     """The same in a fresh process with this cache."""
     env = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, __file__, "--one", name]
     found = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return float(found.stdout.split()[-1])

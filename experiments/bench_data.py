@@ -76,14 +76,13 @@ def compare(paths, tokenizer, repeats):
 def input_wait(paths):
     """Median share of a step spent waiting for its batch."""
     import jax
-    from jax.sharding import NamedSharding
 
     from qwen3 import mesh as meshes
     from qwen3.config import OptimConfig
-    from qwen3.data.feed import Feed
     from qwen3.losses import lm
     from qwen3.model import sizes, transformer
     from qwen3.train import loop, optim, state
+    from qwen3.train.prefetch import Feed
     from qwen3.train.step import make_step
 
     config = sizes.size("tiny")
@@ -103,10 +102,15 @@ def input_wait(paths):
         corpus = corpora.prepare(opened, tokenizer, Path(folder) / "corpus")
         stage = Stage("bench", {"all": 1}, TINY_LENGTH, BATCH)
         batches = Batches(stage, {"all": corpus}, 0, vocab=config.vocab)
-        feed = Feed(batches, NamedSharding(mesh, meshes.spec("batch", "length")))
+        feed = Feed(batches, mesh)
         start = state.create(transformer.init(config, jax.random.key(0)), tx)
-        loop.train(start, make_step(loss, tx), feed, until=TINY_STEPS,
-                   hooks=[lambda step, state, metrics: seen.append(metrics)])  # fmt: skip
+        loop.train(
+            start,
+            make_step(loss, tx),
+            feed,
+            until=TINY_STEPS,
+            hooks=[lambda step, state, metrics: seen.append(metrics)],
+        )
     waits = [float(m["input_wait"]) for m in seen[SKIPPED_STEPS:]]
     seconds = [float(m["seconds"]) for m in seen[SKIPPED_STEPS:]]
     print(

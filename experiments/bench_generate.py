@@ -82,9 +82,14 @@ def transformers_sides(folder, prompts):
         rules = free if kind == "sampled" else {"do_sample": False}
         with torch.no_grad():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
-                pad_token_id=0, **rules, **extra,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=new,
+                min_new_tokens=new,
+                pad_token_id=0,
+                **rules,
+                **extra,
+            )
         assert out.shape == (PROMPTS, LENGTH + new)
         firsts[side, kind] = out[0, LENGTH : LENGTH + 8].tolist()
 
@@ -105,8 +110,10 @@ def tunix_side(python, folder, prompts):
     script = Path(__file__).with_name("tunix_sampler.py")
     child = subprocess.Popen(
         [python, script, folder, path, str(NEW)],
-        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     if child.stdout.readline() != "ready\n":
         raise ImportError(f"{python} {script} did not start")
 
@@ -216,8 +223,10 @@ def sharing(config, params, rounds: int) -> None:
                 times.append(cpu)
     engine.abort(tickets)
     shared, alone = (statistics.median(spent[size]) for size in (8, 1))
-    print(f"\nprefill of 16 prompts of {NEW} tokens x 8 samples: {shared:.2f} s shared, "
-          f"{alone:.2f} s alone: {1 - shared / alone:.0%} saved")  # fmt: skip
+    print(
+        f"\nprefill of 16 prompts of {NEW} tokens x 8 samples: {shared:.2f} s shared, "
+        f"{alone:.2f} s alone: {1 - shared / alone:.0%} saved"
+    )
 
 
 def main() -> None:

@@ -39,9 +39,11 @@ CASES = {  # model, rows, length
 SQUARE = 2048
 THEIRS = {False: ["sdpa"], True: ["grouped_mm", "eager"]}
 ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": "268435456",
-}  # fmt: skip
+}
 
 
 def tokens_of(case):
@@ -143,9 +145,12 @@ class Side:
         self.name = f"{side} ({mode})"
         command = [sys.executable, __file__, "--worker", side, case, str(folder), mode]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | ALLOCATOR,
-        )  # fmt: skip
+        )
         self.found = []
 
     def step(self):
@@ -198,8 +203,10 @@ def report(case, config, tokens, length, sides):
     for side in sides:
         cells = side.median("wall"), side.median("cpu"), side.found[-1]["memory"] / 1e9
         fastest = max(each["peak"] for each in side.found)
-        print(f"  {side.name:30}{cells[0]:8.2f}{cells[1]:8.2f}{cells[2]:9.2f}"
-              f"{fastest / 1e9:10.0f} GFLOP/s{work / cells[0] / fastest:7.0%}")  # fmt: skip
+        print(
+            f"  {side.name:30}{cells[0]:8.2f}{cells[1]:8.2f}{cells[2]:9.2f}"
+            f"{fastest / 1e9:10.0f} GFLOP/s{work / cells[0] / fastest:7.0%}"
+        )
     for what in ("wall", "cpu"):
         pairs = zip(best.found[2:], mine.found[2:], strict=True)
         ratios = sorted(theirs[what] / ours[what] for theirs, ours in pairs)

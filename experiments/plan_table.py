@@ -95,10 +95,25 @@ def read(path: str) -> dict:
 def compile_row(row: Row) -> dict:
     """In a process of its own: the compiler keeps its memory."""
     command = [
-        sys.executable, "-m", "qwen3.cli", "plan", "--json", "--model", row.model, "--topology",
-        row.topology, "--mesh", row.mesh, "--batch-per-device", str(row.rows), "--length",
-        str(row.length), "--step", row.step, *(["--teacher", row.teacher] if row.teacher else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "qwen3.cli",
+        "plan",
+        "--json",
+        "--model",
+        row.model,
+        "--topology",
+        row.topology,
+        "--mesh",
+        row.mesh,
+        "--batch-per-device",
+        str(row.rows),
+        "--length",
+        str(row.length),
+        "--step",
+        row.step,
+        *(["--teacher", row.teacher] if row.teacher else []),
+    ]
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment())
     if finished.returncode not in (0, 1):
         sys.exit(f"{' '.join(command)}: exit code {finished.returncode}")

@@ -15,7 +15,7 @@ import sys
 
 from qwen3 import rewards
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.losses.objective import Grpo
+from qwen3.losses.grpo_config import Grpo
 from qwen3.model.sizes import size
 from qwen3.run import main
 from qwen3.stages import distill, grpo, sft
@@ -34,11 +34,20 @@ FLAGGED = {"mode_following"}  # sets the mode itself
 
 def fine_tuning(name, model, steps, peak, init_from):
     return sft.Config(
-        size(model), TOKENIZER, (f"/data/{name}.jsonl",), steps,
+        size(model),
+        TOKENIZER,
+        (f"/data/{name}.jsonl",),
+        steps,
         OptimConfig(peak=peak, final=0.1, warmup=min(50, steps // 10)),
-        name=name, batch=128, length=LENGTH, too_long="drop", init_from=init_from,
-        save_every=200, mesh=SPLIT, execution=REMAT,
-    )  # fmt: skip
+        name=name,
+        batch=128,
+        length=LENGTH,
+        too_long="drop",
+        init_from=init_from,
+        save_every=200,
+        mesh=SPLIT,
+        execution=REMAT,
+    )
 
 
 REASONING = grpo.Config(

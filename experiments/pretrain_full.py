@@ -32,7 +32,7 @@ from qwen3.model.sizes import SIZES, size
 from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
-from qwen3.stages.report import Log
+from qwen3.train.recording import Log
 
 SHORT, LONG = 4_096, 32_768
 TOKENS = {"s1": 30e12, "s2": 5e12, "s3": 0.3e12}

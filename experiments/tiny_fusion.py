@@ -37,9 +37,14 @@ def fused(config):
     """Rejection samples in thinking mode, as many answers without, flags and dialogues."""
     words = tiny_lock.tokenizer(config.tokenizer)
     found = candidates.generate(
-        tiny_lock.engine(config.init_from, words), words, tiny_lock.problems(1024, 2), samples=1,
-        mode="think", max_tokens=96, sampling=sampling("model"),
-    )  # fmt: skip
+        tiny_lock.engine(config.init_from, words),
+        words,
+        tiny_lock.problems(1024, 2),
+        samples=1,
+        mode="think",
+        max_tokens=96,
+        sampling=sampling("model"),
+    )
     thinking = fusion.rejection_sample(found)
     others = tiny_lock.problems(len(thinking), 3)
     plain = [tiny_lock.answered(problem, "", 0) for problem in others]

@@ -9,7 +9,7 @@ five sets of answers; 23% to 46% of held-out locks at temperature 1.
 import tiny_lock
 
 from qwen3.config import OptimConfig
-from qwen3.losses.objective import Grpo
+from qwen3.losses.grpo_config import Grpo
 from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share

@@ -32,7 +32,7 @@ from qwen3.model.sizes import size
 from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
-from qwen3.stages.report import Log
+from qwen3.train.recording import Log
 
 SECTION = 10_000  # characters: a longer document becomes several, so that some can be held out
 LIMIT = 2_000_000  # characters a domain: several times what the run reads
@@ -61,11 +61,15 @@ def config(data, domains=("prose", "math", "code")):
         model=size("tiny"),
         stages=(
             stage("s1", 0.9, SHORT, 8, 1500, 1e4, OptimConfig(peak=3e-3, final=0.6, warmup=50)),
+            stage("s2", 0.2, SHORT, 8, 1000, 1e4, OptimConfig(peak=1.8e-3, final=0.05, warmup=0)),
             stage(
-                "s2", 0.2, SHORT, 8, 1000, 1e4, OptimConfig(peak=1.8e-3, final=0.05, warmup=0)
-            ),
-            stage(
-                "s3", 0.4, LONG, 2, 400, 1e6, OptimConfig(peak=1.5e-3, final=0.1, warmup=20),
+                "s3",
+                0.4,
+                LONG,
+                2,
+                400,
+                1e6,
+                OptimConfig(peak=1.5e-3, final=0.1, warmup=20),
                 LONG_CONTEXT.scaled(LONG),
             ),
         ),
@@ -73,7 +77,7 @@ def config(data, domains=("prose", "math", "code")):
         held_out={name: f"{data}/{name}-held-out" for name in domains},
         save_every=500,
         log=Log(every=20),
-    )  # fmt: skip
+    )
 
 
 CONFIG = config("runs/tiny_pretrain_data", ("prose", "code"))

@@ -1,7 +1,7 @@
 """Optimizers and learning rates of the recipe's two ways to teach the student, tuned alike (C1).
 
 Command:   python experiments/tune_students.py --workdir runs/dev --seed 1
-           after `python experiments/tiny_recipe.py --workdir runs/dev --exam dev --seeds 2`
+           after `qwen3 recipe --workdir runs/dev --exam dev --seeds 2`
 Hardware:  two cores; 1 minute a setting of KL, 3 minutes one of RL.
 Expected:  a table of pass@k on the development problems, a row a setting, the same for both.
 
@@ -16,15 +16,23 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from recipe import context, students  # noqa: E402
-from recipe.plan import Plan  # noqa: E402
-
+from qwen3.recipe import seed_run  # noqa: E402
+from qwen3.recipe.budgets import Budget  # noqa: E402
+from qwen3.recipe.stages import students  # noqa: E402
 from qwen3.run import use_compile_cache  # noqa: E402
 
 SETTINGS = (
-    "adamw:1.25e-4", "adamw:2.5e-4", "adamw:5e-4", "adamw:1e-3", "adamw:2e-3",
-    "muon:5e-4", "muon:1e-3", "muon:2e-3", "muon:4e-3", "muon:8e-3",
-)  # fmt: skip
+    "adamw:1.25e-4",
+    "adamw:2.5e-4",
+    "adamw:5e-4",
+    "adamw:1e-3",
+    "adamw:2e-3",
+    "muon:5e-4",
+    "muon:1e-3",
+    "muon:2e-3",
+    "muon:4e-3",
+    "muon:8e-3",
+)
 
 
 def by_divergence(run, name, settings):
@@ -37,7 +45,7 @@ METHODS = {"kl": by_divergence, "rl": students.reinforced}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="of tiny_recipe.py --exam dev")
+    parser.add_argument("--workdir", type=Path, required=True, help="of `qwen3 recipe --exam dev`")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--settings", nargs="+", default=SETTINGS, help="optimizer:peak rate")
@@ -70,13 +78,13 @@ def parsed(text: str) -> tuple[str, float]:
         raise ValueError(f"--settings {text}: wanted optimizer:rate, such as muon:3e-3") from None
 
 
-def reopened(workdir: Path, seed: int) -> context.Run:
+def reopened(workdir: Path, seed: int) -> seed_run.SeedRun:
     """The run that lies there. ValueError for one of the final exam, or without a student."""
     settings = json.loads((workdir / "recipe.json").read_text())
     if settings["exam"] != "dev":
         raise ValueError(f"{workdir} is of --exam {settings['exam']}: rates are chosen on dev")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["plan"].items()}
-    run = context.Run(workdir / f"seed{seed}", Plan(**fields), seed, "dev", settings["own"])
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["budget"].items()}
+    run = seed_run.SeedRun(workdir / f"seed{seed}", Budget(**fields), seed, "dev", settings["own"])
     if run.result(students.START) is None:
         raise ValueError(f"{run.path}: the stage {students.START!r} is not done")
     return run

@@ -42,12 +42,17 @@ def main() -> None:
     folder, prompts, new = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     c = json.loads((folder / "config.json").read_text())
     config = ModelConfig(
-        num_layers=c["num_hidden_layers"], vocab_size=c["vocab_size"], embed_dim=c["hidden_size"],
-        hidden_dim=c["intermediate_size"], num_heads=c["num_attention_heads"],
-        head_dim=c["head_dim"], num_kv_heads=c["num_key_value_heads"],
+        num_layers=c["num_hidden_layers"],
+        vocab_size=c["vocab_size"],
+        embed_dim=c["hidden_size"],
+        hidden_dim=c["intermediate_size"],
+        num_heads=c["num_attention_heads"],
+        head_dim=c["head_dim"],
+        num_kv_heads=c["num_key_value_heads"],
         rope_theta=int(c.get("rope_theta") or c["rope_parameters"]["rope_theta"]),
-        norm_eps=c["rms_norm_eps"], use_tied_embedding=c["tie_word_embeddings"],
-    )  # fmt: skip
+        norm_eps=c["rms_norm_eps"],
+        use_tied_embedding=c["tie_word_embeddings"],
+    )
     axes = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     model = create_model_from_safe_tensors(str(folder), config, axes, dtype=jnp.float32)
     texts = [" ".join(map(str, ids)) for ids in json.loads(prompts.read_text())]
@@ -61,9 +66,12 @@ def main() -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         count = 1 if kind == "prefill" else new
         out = sampler(
-            texts, max_generation_steps=count, max_prompt_length=longest, eos_tokens=[-1],
+            texts,
+            max_generation_steps=count,
+            max_prompt_length=longest,
+            eos_tokens=[-1],
             **rules[kind],
-        )  # fmt: skip
+        )
         assert all(len(tokens) == count for tokens in out.tokens), [len(t) for t in out.tokens]
         times = time.perf_counter() - wall, time.process_time() - cpu
         first = [int(i) for i in out.tokens[0][:8]]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # This machine: set up .venv, then run. Usage: launch/local.sh test|recipe|setup [arguments...]
 #   test    the test suite; arguments go to pytest (`-m slow` for the long runs)
-#   recipe  the whole recipe at tiny size, with a report; arguments go to experiments/tiny_recipe.py
+#   recipe  the whole recipe at tiny size, with a report; arguments go to `qwen3 recipe`
 # PYTHON names the interpreter (3.11 or newer); a second start installs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -47,6 +47,6 @@ command="${1:-}"
 case "$command" in
   setup) set_up ;;
   test) set_up && exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@" ;;
-  recipe) set_up && exec .venv/bin/python experiments/tiny_recipe.py --workdir runs/recipe "$@" ;;
+  recipe) set_up && exec .venv/bin/qwen3 recipe "$@" ;;
   *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
 esac

@@ -1,6 +1,16 @@
-"""The suite runs on eight emulated CPU devices; the flag must be set before jax starts."""
+"""The suite runs on eight emulated CPU devices; the flag must be set before jax starts.
+
+Experiments import their neighbours, as they can when they are run, and tests their helpers: this
+is the one place that adds folders to the search path.
+"""
 
 import os
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+for folder in (TESTS.parent / "experiments", TESTS / "train"):
+    sys.path.insert(0, str(folder))
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

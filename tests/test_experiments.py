@@ -13,15 +13,10 @@ EXPERIMENTS = sorted(path for path in FOLDER.glob("*.py"))
 
 
 def load(path):
-    # Experiments may import their neighbours, as they can when they are run.
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
     return module
 
 
@@ -41,9 +36,7 @@ def test_it_imports_and_its_config_builds(path):
 
 def test_full_pretraining_has_all_eight_models_and_the_reports_stages():
     module = load(FOLDER / "pretrain_full.py")
-    assert set(module.CONFIGS) == {
-        "0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b-a3b", "235b-a22b"
-    }  # fmt: skip
+    assert set(module.CONFIGS) == {"0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b-a3b", "235b-a22b"}
     for name, config in module.CONFIGS.items():
         one, two, three = config.stages
         tokens = [s.steps * s.data.batch * s.data.length for s in config.stages]

@@ -15,8 +15,6 @@ Elsewhere: --set init_from=... --set tokenizer=... (and teacher=...) name the ea
 from pathlib import Path
 from random import Random
 
-import fresh_start
-
 from qwen3 import rewards
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.curate.files import write_conversations
@@ -24,9 +22,10 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.mesh import make_mesh
 from qwen3.model.sizes import size
-from qwen3.rewards import word_problems
+from qwen3.recipe.stages import fresh_start
+from qwen3.rewards.locks import lock_tasks
 from qwen3.stages import teacher
-from qwen3.stages.report import Log
+from qwen3.train.recording import Log
 
 TOKENIZER = "runs/cold_start/tokenizer"
 # As in 0.6B the heads together are twice as wide as the model: heads of 16 look up half as fast.
@@ -49,7 +48,7 @@ def problems(count, seed, split="train"):
 
 def answered(problem, style, seed):
     """A conversation with a trace of `style`, or without thinking for style ""."""
-    thinking, answer = word_problems.trace(problem, style or "careful", Random(seed))
+    thinking, answer = lock_tasks.trace(problem, style or "careful", Random(seed))
     reply = {"role": "assistant", "content": answer, "reasoning_content": thinking * bool(style)}
     return {"messages": [*problem.messages, reply]}
 

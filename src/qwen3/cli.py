@@ -1,4 +1,4 @@
-"""`qwen3 chat | plan | tokenizer | corpus`: one module a command, imported only when it is used."""
+"""`qwen3 COMMAND`: one module a command, imported only when it is used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 
 COMMANDS = {
     "chat": "qwen3.infer.chat_cli",
-    "plan": "qwen3.plan.command",
+    "plan": "qwen3.plan.plan_cli",
+    "recipe": "qwen3.recipe.recipe_cli",
     "tokenizer": "qwen3.data.tokenizer_cli",
     "corpus": "qwen3.data.corpus_cli",
 }

@@ -38,11 +38,17 @@ def test_a_teacher_gives_n_scored_answers_in_either_mode(engine, tokenizer, mode
     problems = [rewards.get("lock").generate(1, 0.0), unscored]
     found, again = (
         candidates.generate(
-            engine, tokenizer, problems, samples=3, mode=mode, max_tokens=8,
-            sampling=sampling("model"), seed=4,
+            engine,
+            tokenizer,
+            problems,
+            samples=3,
+            mode=mode,
+            max_tokens=8,
+            sampling=sampling("model"),
+            seed=4,
         )
         for _ in range(2)
-    )  # fmt: skip
+    )
     assert [len(group) for group in found] == [3, 3]
     assert [[c.text for c in g] for g in found] == [[c.text for c in g] for g in again]
     assert all(each.text.startswith(opening) for group in found for each in group)

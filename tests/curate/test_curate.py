@@ -82,10 +82,14 @@ def test_selection_takes_unused_learnable_hard_prompts_and_domains_in_turn():
 def samples(count, thinks):
     reasoning = {"reasoning_content": "thought"} if thinks else {}
     return [
-        {"messages": [{"role": "user", "content": f"q{thinks}{i}"},
-                      {"role": "assistant", "content": f"a{thinks}{i}", **reasoning}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"q{thinks}{i}"},
+                {"role": "assistant", "content": f"a{thinks}{i}", **reasoning},
+            ]
+        }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_fusion_uses_every_answer_once_and_each_obeys_the_flags_before_it():

@@ -7,13 +7,12 @@ import grain
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from qwen3.data import corpora, feed
+from qwen3.data import corpora
 from qwen3.data.batches import FIELDS, Batches
 from qwen3.data.mixture import Part, Stage
-from qwen3.mesh import make_mesh
+from qwen3.mesh import batch_sharding, make_mesh
+from qwen3.train.prefetch import Feed
 
 
 def same(a, b):
@@ -184,21 +183,12 @@ def test_corpora_of_two_tokenizers_do_not_mix(mixed, tmp_path):
 def test_grain_reads_ahead_in_threads_and_in_workers_and_changes_nothing(mixed):
     batches = Batches(STAGE, mixed, 3, vocab=290)
     assert isinstance(batches, grain.sources.RandomAccessDataSource)
-    sharding = NamedSharding(make_mesh(), P(("data", "fsdp"), "context"))
+    mesh = make_mesh()
+    sharding = batch_sharding(mesh)
     for workers in (0, 1):
-        read = feed.Feed(batches, sharding, start=11, threads=2, workers=workers)
+        read = Feed(batches, mesh, start=11, threads=2, workers=workers)
         for step in range(11, 15):
             batch = read()
             assert batch["tokens"].sharding == sharding
             assert same(jax.device_get(batch), batches[step])
         assert read.waited > 0
-
-
-def test_a_host_reads_only_the_rows_of_its_devices(mixed):
-    mesh = make_mesh()
-    half = jax.sharding.Mesh(mesh.devices.reshape(2, 4), ("data", "context"))
-    sharding = NamedSharding(half, P("data", "context"))
-    assert feed.rows_of(sharding, 8, 64).tolist() == list(range(8))
-    batches = Batches(STAGE, mixed, 3, vocab=290)
-    placed = feed.place(batches.rows(2, range(8)), np.arange(8), sharding, 8)
-    assert same(jax.device_get(placed), batches[2])

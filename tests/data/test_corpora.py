@@ -12,7 +12,7 @@ import pytest
 
 from qwen3.data import corpora, corpus_cli, token_store
 from qwen3.data.corpora import Corpus, prepare
-from qwen3.data.sources import JsonLines, TextFiles
+from qwen3.data.sources import JsonLinesFiles, TextFiles
 
 ROWS = [
     {"text": "the cat", "language": "en", "quality": 1},
@@ -30,7 +30,7 @@ def rows(tmp_path):
 
 
 def test_a_store_holds_ids_ends_and_labels(rows, tokenizer, tmp_path):
-    corpus = prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+    corpus = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
     assert len(corpus) == 3 and corpus.manifest["empty"] == 1
     for document, row in zip(corpus, [ROWS[0], ROWS[2], ROWS[3]], strict=True):
         ids = document.content.tolist()
@@ -50,21 +50,21 @@ def test_a_store_holds_ids_ends_and_labels(rows, tokenizer, tmp_path):
 def test_a_store_is_reused_until_sources_or_tokenizer_change(
     rows, tokenizer, tmp_path, monkeypatch
 ):
-    first = prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+    first = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
     with monkeypatch.context() as patch:
         patch.setattr(corpora, "write", lambda *a: pytest.fail("tokenised again"))
-        assert prepare(JsonLines(rows), tokenizer, tmp_path / "c").hash == first.hash
+        assert prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c").hash == first.hash
     rows.write_text(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(ValueError, match="holds something else .*rebuild=True"):
-        prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+        prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
     assert Corpus(tmp_path / "c", verify=True).hash == first.hash
-    again = prepare(JsonLines(rows), tokenizer, tmp_path / "c", rebuild=True)
+    again = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c", rebuild=True)
     assert len(again) == 1 and again.hash != first.hash
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
 def test_a_full_disk_leaves_the_old_corpus_and_no_rubbish(rows, tokenizer, tmp_path, monkeypatch):
-    first = prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+    first = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
 
     rows.write_text(json.dumps(ROWS[0]) + "\n")
 
@@ -75,19 +75,19 @@ def test_a_full_disk_leaves_the_old_corpus_and_no_rubbish(rows, tokenizer, tmp_p
     with pytest.raises(
         OSError, match="No space left .* preparing .*c; nothing was changed"
     ) as full:
-        prepare(JsonLines(rows), tokenizer, tmp_path / "c", rebuild=True)
+        prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c", rebuild=True)
     assert full.value.errno == errno.ENOSPC
     assert Corpus(tmp_path / "c", verify=True).hash == first.hash
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
 def test_what_a_killed_build_left_is_cleared_away_or_put_back(rows, tokenizer, tmp_path):
-    first = prepare(JsonLines(rows), tokenizer, tmp_path / "c").hash
+    first = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c").hash
     left = tmp_path / f".c.building.{socket.gethostname()}.{2**22 + 1}"
     left.mkdir()
     (left / "tokens.bin").write_bytes(b"half")
     os.rename(tmp_path / "c", f"{left}.old")
-    assert prepare(JsonLines(rows), tokenizer, tmp_path / "c").hash == first
+    assert prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c").hash == first
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
@@ -98,24 +98,24 @@ def test_the_slower_of_two_builds_takes_what_the_faster_made(
         with monkeypatch.context() as patch:
             patch.setattr(corpora, "write", token_store.write)
             patch.setattr(os, "getpid", lambda: 1)
-            prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+            prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
         inode.append((tmp_path / "c").stat().st_ino)
         return token_store.write(*args)
 
     inode = []
     monkeypatch.setattr(corpora, "write", slow)
-    assert len(prepare(JsonLines(rows), tokenizer, tmp_path / "c")) == 3
+    assert len(prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")) == 3
     assert [(tmp_path / "c").stat().st_ino] == inode
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
 def test_damage_is_found(rows, tokenizer, tmp_path):
-    folder = prepare(JsonLines(rows), tokenizer, tmp_path / "c").folder
+    folder = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c").folder
     tokens = (folder / "tokens.bin").read_bytes()
     (folder / "tokens.bin").write_bytes(tokens[:-1] + b"x")
     with pytest.raises(ValueError, match="tokens.bin: wrong checksum: damaged"):
         Corpus(folder, verify=True)
-    source = JsonLines(rows)
+    source = JsonLinesFiles(rows)
     assert Corpus(prepare(source, tokenizer, folder, rebuild=True).folder, verify=True)
     (folder / "tokens.bin").write_bytes(tokens[:-2])
     with pytest.raises(ValueError, match="damaged, prepare it again"):
@@ -131,9 +131,9 @@ def test_a_broken_row_stops_the_build_unless_it_may_be_skipped(rows, tokenizer, 
     with open(rows, "a") as file:
         file.write("{broken\n")
     with pytest.raises(ValueError, match="rows.jsonl, line 5: not JSON .*skip_broken=True"):
-        prepare(JsonLines(rows), tokenizer, tmp_path / "c")
+        prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
     assert not (tmp_path / "c").exists()
-    corpus = prepare(JsonLines(rows, skip_broken=True), tokenizer, tmp_path / "c")
+    corpus = prepare(JsonLinesFiles(rows, skip_broken=True), tokenizer, tmp_path / "c")
     assert len(corpus) == 3
     assert "line 5" in corpus.manifest["skipped"][0]
 
@@ -144,10 +144,10 @@ def test_sources_without_text_and_odd_labels_are_errors(tokenizer, tmp_path):
         prepare(TextFiles(tmp_path / "blank.txt"), tokenizer, tmp_path / "c")
     (tmp_path / "odd.jsonl").write_text('{"text":"a","domain":"x"}\n{"text":"b","domain":3}\n')
     with pytest.raises(ValueError, match="label 'domain' is 3.0 in document 1 and words before it"):
-        prepare(JsonLines(tmp_path / "odd.jsonl"), tokenizer, tmp_path / "c")
+        prepare(JsonLinesFiles(tmp_path / "odd.jsonl"), tokenizer, tmp_path / "c")
     (tmp_path / "ids.jsonl").write_text('{"ids":[1, 290]}\n')
     with pytest.raises(ValueError, match="token id 290 outside the tokenizer's 290 ids"):
-        prepare(JsonLines(tmp_path / "ids.jsonl", text="ids"), tokenizer, tmp_path / "c")
+        prepare(JsonLinesFiles(tmp_path / "ids.jsonl", text="ids"), tokenizer, tmp_path / "c")
     with pytest.raises(ValueError, match="gs://x/c: a corpus is mapped"):
         prepare(TextFiles(tmp_path / "blank.txt"), tokenizer, "gs://x/c")
 

@@ -23,12 +23,11 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, num_processes=2, process_id=int(process))
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec as P
 from test_hosts import STAGE, STEPS
 from qwen3.config import MeshConfig
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
-from qwen3.data.feed import Feed
+from qwen3.train.prefetch import Feed
 from qwen3.mesh import make_mesh
 
 asked = set()
@@ -40,9 +39,8 @@ class Watched(Batches):
 
 corpora = {name: Corpus(folder) for name, folder in json.loads(folders).items()}
 mesh = make_mesh(MeshConfig(data=2, fsdp=-1))
-sharding = NamedSharding(mesh, P(("data", "fsdp"), "context"))
 for step in STEPS:
-    batch = next(Feed(Watched(STAGE, corpora, 5, vocab=290), sharding, start=step, ahead=1))
+    batch = next(Feed(Watched(STAGE, corpora, 5, vocab=290), mesh, start=step, ahead=1))
     whole = multihost_utils.process_allgather(batch, tiled=True)
     np.savez(f"{out}/{process}-{step}.npz", **whole)
 assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
@@ -61,10 +59,9 @@ def test_two_hosts_hold_the_batches_of_one_and_read_half_each(make, port, tmp_pa
     lengths = np.random.default_rng(0).integers(2, 50, 200).tolist()
     given = {"a": make("a", lengths[:120]), "b": make("b", lengths[120:])}
     folders = json.dumps({name: str(corpus.folder) for name, corpus in given.items()})
-    here = os.path.dirname(__file__)
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([here, *sys.path]),
+        "PYTHONPATH": os.path.dirname(__file__),
     }
     command = [sys.executable, "-c", HOST, f"127.0.0.1:{port}"]
     hosts = [

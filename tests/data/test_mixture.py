@@ -15,7 +15,7 @@ from qwen3.data.mixture import (
     kept,
     permutation,
 )
-from qwen3.data.stream import Stream
+from qwen3.data.stream import RowStream
 
 LABELS = [
     {"language": "en", "quality": 0.9},
@@ -81,7 +81,7 @@ def test_emphasis_multiplies_over_labels(make):
 def test_emphasis_shows_a_document_so_many_times_an_epoch(make):
     corpus = make("c", [5] * 40, [{"domain": "abcd"[d % 4]} for d in range(40)])
     part = Part(corpus="c", emphasis={"domain": {"a": 2.0, "b": 0.5, "c": 0.0}})
-    stream = Stream(corpus, part, Stage("s", {"c": part}, 16, 1), [0])
+    stream = RowStream(corpus, part, Stage("s", {"c": part}, 16, 1), [0])
     per_epoch = [np.bincount(shown(stream, e), minlength=40) for e in range(8)]
     total = np.sum(per_epoch, 0)
     for d, expected in ((0, 16), (1, 4), (2, 0), (3, 8)):
@@ -91,7 +91,7 @@ def test_emphasis_shows_a_document_so_many_times_an_epoch(make):
 def test_an_epoch_shows_every_document_once_in_another_order(make):
     corpus = make("c", list(range(2, 60)))
     stage = Stage("s", {"c": 1}, 64, 1)
-    stream = Stream(corpus, stage.parts()["c"], stage, [0])
+    stream = RowStream(corpus, stage.parts()["c"], stage, [0])
     for epoch in (0, 1, 5):
         assert shown(stream, epoch) == list(range(58))
     assert stream.spans(0)[0].tolist() != stream.spans(len(stream.plan(0)))[0].tolist()
@@ -102,7 +102,7 @@ def test_a_stream_gives_the_same_row_whatever_was_asked_before(make):
     part = Part(corpus="c")
     bands = LengthBands(((12, 32, 0.6), (0, 12, 0.4)))
     stage = Stage("s", {"c": part}, 32, 1, lengths=bands)
-    first, second = (Stream(corpus, part, stage, [0]) for _ in range(2))
+    first, second = (RowStream(corpus, part, stage, [0]) for _ in range(2))
     late = [span.tolist() for span in second.spans(200)]
     for row in range(201):
         last = [span.tolist() for span in first.spans(row)]
@@ -117,7 +117,7 @@ def test_long_context_takes_three_quarters_from_long_documents(make, unit):
     assert bands.bands == ((64, 128, 0.75), (16, 64, 0.25))
     corpus = make("c", lengths.tolist())
     stage = Stage("s3", {"c": 1}, 128, 1, lengths=bands)
-    stream = Stream(corpus, stage.parts()["c"], stage, [0])
+    stream = RowStream(corpus, stage.parts()["c"], stage, [0])
     for epoch in range(3):
         length = stream.plan(epoch).pieces.length
         measure = length if unit == "tokens" else np.ones_like(length)
@@ -152,4 +152,4 @@ def test_wrong_mixtures_name_the_value(make):
         LengthBands(((0, 1, 1.0),), "words")
     stage = Stage("s3", {"c": 1}, 16, 1, lengths=LengthBands(((10, 16, 1.0),)))
     with pytest.raises(ValueError, match="no document of .* is 10 to 16 tokens long.*longest: 5"):
-        Stream(corpus, stage.parts()["c"], stage, [0])
+        RowStream(corpus, stage.parts()["c"], stage, [0])

@@ -8,8 +8,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from qwen3.data.files import BadData, line_starts
-from qwen3.data.sources import JsonLines, TextFiles, open_source
+from qwen3.data.sources import JsonLinesFiles, TextFiles, open_source
+from qwen3.data.unpacked import BadData, line_starts
 
 ROWS = [
     {"text": "one", "language": "en", "quality": 0.5},
@@ -91,14 +91,14 @@ def test_remote_paths_and_globs_are_read_through_fsspec():
     remote = fsspec.filesystem("memory")
     for name, data in (("x-0.jsonl", LINES), ("x-1.jsonl.gz", gzip.compress(LINES))):
         remote.pipe(f"/bucket/{name}", data)
-    source = JsonLines("memory://bucket/x-*", label_fields={"domain": "language"})
+    source = JsonLinesFiles("memory://bucket/x-*", label_fields={"domain": "language"})
     assert len(source) == 6
     assert source[5].content == "三"
     assert source[4].labels["domain"] == "de"
 
 
 def test_line_starts_are_right_across_chunks(monkeypatch):
-    monkeypatch.setattr("qwen3.data.files.CHUNK", 3)
+    monkeypatch.setattr("qwen3.data.unpacked.CHUNK", 3)
     assert line_starts(b"a\nbc\n\ndefg").tolist() == [0, 2, 5, 6, 10]
     assert line_starts(b"a\n").tolist() == [0, 2]
 
@@ -164,7 +164,7 @@ def test_a_missing_library_names_the_extra_that_brings_it(tmp_path, monkeypatch)
 
 def test_token_ids_are_taken_as_they_are(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": [1, 2, 3]}\n{"tokens": [1.5]}\n')
-    source = JsonLines(tmp_path / "a.jsonl", text="tokens")
+    source = JsonLinesFiles(tmp_path / "a.jsonl", text="tokens")
     assert np.array_equal(source[0].content, [1, 2, 3])
     with pytest.raises(BadData, match="line 2: a list that is not one of token ids"):
         source[1]

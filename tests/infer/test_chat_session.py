@@ -204,9 +204,21 @@ def test_the_terminal_obeys_commands_and_survives_errors(session):
     out = io.StringIO()
     console = Console(file=out, width=80)
     lines = [
-        "/help", "/budget 3", "/budget x", "/no_think", "the cat?", KeyboardInterrupt(), "",
-        "/think", "the hat", "/clear", "/budget off", "x " * 600, "/quit", "never reached",
-    ]  # fmt: skip
+        "/help",
+        "/budget 3",
+        "/budget x",
+        "/no_think",
+        "the cat?",
+        KeyboardInterrupt(),
+        "",
+        "/think",
+        "the hat",
+        "/clear",
+        "/budget off",
+        "x " * 600,
+        "/quit",
+        "never reached",
+    ]
     assert chat_cli.talk(session, console, scripted(lines)) == 0
     shown = out.getvalue()
     assert "thinking budget: 3" in shown and "wanted a number of tokens, or off" in shown

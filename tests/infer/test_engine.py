@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 from tiny import LENGTH, STEPS, fresh
 
-from qwen3.infer import stops
+from qwen3.infer import stop_strings
+from qwen3.infer.backend import RolloutBackend, log_prob_gap
 from qwen3.infer.requests import PRESETS, Request, sampling
-from qwen3.infer.rollout import RolloutBackend, log_prob_gap
 
 
 @pytest.fixture
 def asked(prompts):
     """Twelve requests, each with other rules and limits."""
     rules = [
-        sampling(), sampling("thinking"), sampling("non_thinking"), sampling("greedy"),
-        sampling("tools"), sampling("model", min_p=0.1, frequency_penalty=0.5),
-    ]  # fmt: skip
+        sampling(),
+        sampling("thinking"),
+        sampling("non_thinking"),
+        sampling("greedy"),
+        sampling("tools"),
+        sampling("model", min_p=0.1, frequency_penalty=0.5),
+    ]
     return [
         Request(prompt, sampling=rules[i % 6], max_tokens=3 + 5 * i % 31, sample=i)
         for i, prompt in enumerate(prompts)
@@ -118,12 +122,12 @@ def test_stop_ids_end_an_answer_and_stay_in_it(make, prompts):
 def test_stop_strings_across_tokens_end_at_the_completing_token(make, tokenizer, prompts):
     free = Request(prompts[3], max_tokens=30, stop_ids=())
     (long,) = make().generate([free])
-    parts = stops.texts(tokenizer)
+    parts = stop_strings.texts(tokenizer)
     wanted = parts[long.tokens[4]] + parts[long.tokens[5]] + parts[long.tokens[6]]
     text = wanted.decode("utf-8", "ignore")
     if not text or text.encode() not in wanted:
         pytest.fail("choose another seed: the tokens are no text")
-    watch = stops.StopStrings(tokenizer, [text])
+    watch = stop_strings.StopStrings(tokenizer, [text])
     end = watch.feed(long.tokens)
     engine = make()
     short, other = engine.generate(
@@ -135,7 +139,7 @@ def test_stop_strings_across_tokens_end_at_the_completing_token(make, tokenizer,
 
 def test_stop_strings_are_found_inside_cut_characters(tokenizer):
     fire = tokenizer.encode(chr(0x1F525))
-    watch = stops.StopStrings(tokenizer, [chr(0x1F525) + "!"])
+    watch = stop_strings.StopStrings(tokenizer, [chr(0x1F525) + "!"])
     assert watch.feed(fire) is None
     assert watch.feed(tokenizer.encode("!")) == 0
 

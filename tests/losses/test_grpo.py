@@ -25,9 +25,9 @@ from loss_toy import (
 
 from qwen3.config import MeshConfig
 from qwen3.losses import grpo
+from qwen3.losses.forward import token_log_probs
 from qwen3.losses.grpo import policy_gradient
-from qwen3.losses.objective import Grpo, preset
-from qwen3.losses.rows import token_log_probs
+from qwen3.losses.grpo_config import Grpo, preset
 from qwen3.mesh import make_mesh
 
 ENTROPY = 0.05

@@ -124,9 +124,12 @@ def test_cross_entropy_and_its_gradients(case):
     assert float(value) == pytest.approx(case.facts["ce_loss"], abs=2e-5)
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grads)))
     assert norm == pytest.approx(case.facts["grad_norm_ce"], rel=1e-4)
-    names = {"input_layernorm": ("attention_norm",), "post_attention_layernorm": ("mlp_norm",),
-             "self_attn.q_norm": ("attention", "query_norm"),
-             "self_attn.k_norm": ("attention", "key_norm")}  # fmt: skip
+    names = {
+        "input_layernorm": ("attention_norm",),
+        "post_attention_layernorm": ("mlp_norm",),
+        "self_attn.q_norm": ("attention", "query_norm"),
+        "self_attn.k_norm": ("attention", "key_norm"),
+    }
     checked = 0
     for key in case.arrays.files:
         if key.startswith("grad_ce.model.layers."):

@@ -204,9 +204,16 @@ for act in ("load", "save"):
 @pytest.mark.slow
 def test_peak_memory_is_the_model_and_a_few_tensors(tmp_path):
     config = SIZES["tiny-moe"].replace(
-        layers=16, hidden=512, heads=8, kv_heads=4, head_dim=64, experts=16, expert_ffn=384,
-        vocab=8192, tied=False,
-    )  # fmt: skip
+        layers=16,
+        hidden=512,
+        heads=8,
+        kv_heads=4,
+        head_dim=64,
+        experts=16,
+        expert_ffn=384,
+        vocab=8192,
+        tied=False,
+    )
     stored = write_checkpoint(tmp_path / "big", config)
     write_checkpoint(tmp_path / "small", SIZES["tiny-moe"])
     total, layer = sum(t.nbytes for t in stored), 16 * 512 * 384 * 2
@@ -290,9 +297,13 @@ def test_dtype_generation_and_files_go_into_the_export(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     params, config = load(GOLDEN / "dense_tied"), config_of(GOLDEN / "dense_tied")
     hf.save(
-        tmp_path / "out", config, params, dtype=jnp.bfloat16, files=(tmp_path / "tokenizer.json",),
+        tmp_path / "out",
+        config,
+        params,
+        dtype=jnp.bfloat16,
+        files=(tmp_path / "tokenizer.json",),
         generation={"eos_token_id": [7, 8], "top_k": 20},
-    )  # fmt: skip
+    )
     raw = json.loads((tmp_path / "out" / "config.json").read_text())
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (raw["dtype"], raw["torch_dtype"], raw["eos_token_id"]) == ("bfloat16", "bfloat16", 7)

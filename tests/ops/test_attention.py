@@ -95,8 +95,10 @@ def test_every_mesh_gives_the_same(case, axes):
 def test_cached_queries_see_the_cache_up_to_their_place(case):
     q, k, v, _ = as_float32(*case)
     want = attention.attention(q, k, v)[:, -3:]
-    keys, values = (jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0),) * 2 + ((0, 5), (0, 0)),
-                            constant_values=9.0) for x in (k, v))  # fmt: skip
+    keys, values = (
+        jnp.pad(x.transpose(0, 2, 1, 3), ((0, 0),) * 2 + ((0, 5), (0, 0)), constant_values=9.0)
+        for x in (k, v)
+    )
     keys = keys.swapaxes(-1, -2)
     index = jnp.broadcast_to(jnp.arange(T - 3, T), (B, 3))
     found = attention.cached(q[:, -3:], keys, values, q_index_BT=index)

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qwen3.config import MeshConfig
 from qwen3.mesh import make_mesh
-from qwen3.ops import chunked, rows
+from qwen3.ops import chunked, row_chunks
 
 M, D, V = 7, 3, 12
 
@@ -132,12 +132,12 @@ def test_sharded_over_eight_devices_equals_one_device(sizes):
     hidden, head, targets, weights = arrays(batch * length, 4, vocab)
 
     def losses(hidden_BTD, head, targets_BT, weights_BT):
-        flat = [rows.flatten_rows(x) for x in (hidden_BTD, targets_BT, weights_BT)]
+        flat = [row_chunks.flatten_rows(x) for x in (hidden_BTD, targets_BT, weights_BT)]
         ce, statistics = chunked.cross_entropy(flat[0], head, *flat[1:], z_loss=0.1, chunk=2)
         logp, entropy = chunked.log_probs(flat[0], head, flat[1], chunk=2)
         best = chunked.top_k_log_probs(flat[0], head, 3, chunk=2)
         per_token = [statistics["ce"], statistics["correct"], logp, entropy, *best]
-        per_token = [rows.unflatten_rows(x, batch, length) for x in per_token]
+        per_token = [row_chunks.unflatten_rows(x, batch, length) for x in per_token]
         return ce + jnp.sum(jnp.exp(logp) * flat[2] + entropy**2), per_token
 
     def run(*arguments):
@@ -176,11 +176,11 @@ def test_every_chunk_of_rows_spans_all_devices_of_the_batch():
     mesh = make_mesh(MeshConfig(data=8, **{a: 1 for a in ("fsdp", "context", "expert", "tensor")}))
     with jax.set_mesh(mesh):
         x = jax.device_put(jnp.arange(32.0), NamedSharding(mesh, PartitionSpec("data")))
-        chunks = jax.jit(lambda x: rows.split(x, 2))(x)
+        chunks = jax.jit(lambda x: row_chunks.split(x, 2))(x)
         assert chunks.shape == (2, 8, 2)
         assert {s.data.shape for s in chunks.addressable_shards} == {(2, 1, 2)}
         np.testing.assert_array_equal(chunks[0, 3], [12, 13])
-        np.testing.assert_array_equal(rows.join(chunks, 32), x)
+        np.testing.assert_array_equal(row_chunks.join(chunks, 32), x)
 
 
 def test_the_gradient_of_the_head_is_reduced_once_after_all_chunks():

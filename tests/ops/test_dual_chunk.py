@@ -16,9 +16,11 @@ CASES = json.loads((GOLDEN / "dca_positions.json").read_text())["cases"]
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['variant']}-{c['length']}")
 def test_query_positions_equal_the_stored_ones(case):
     intra, near, far = dual_chunk.query_positions(
-        jnp.arange(case["length"]), train_length=case["pretrain_len"], chunk=case["chunk_len"],
+        jnp.arange(case["length"]),
+        train_length=case["pretrain_len"],
+        chunk=case["chunk_len"],
         variant=case["variant"],
-    )  # fmt: skip
+    )
     for found, name in ((intra, "P_q_intra"), (near, "P_q_succ"), (far, "P_q_inter")):
         np.testing.assert_array_equal(found, case[name])
 
@@ -32,20 +34,29 @@ def attend(q, k, v, theta, *, train_length, chunk, variant):
         return rope.rotate(x, *rope.cos_sin(at, turns))
 
     return dual_chunk.dual_chunk_attention(
-        q[None], turned(k[None], positions % chunk), v[None], turned,
-        q_positions_BT=positions, k_positions_BS=positions,
+        q[None],
+        turned(k[None], positions % chunk),
+        v[None],
+        turned,
+        q_positions_BT=positions,
+        k_positions_BS=positions,
         mask_BTS=positions[:, :, None] >= positions[:, None, :],
-        train_length=train_length, chunk=chunk, variant=variant,
-    )[0]  # fmt: skip
+        train_length=train_length,
+        chunk=chunk,
+        variant=variant,
+    )[0]
 
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_outputs_equal_the_stored_ones(variant):
     z = np.load(GOLDEN / "dca_reference.npz")
     found = attend(
-        *(jnp.asarray(z[name]) for name in "qkv"), float(z["theta"]),
-        train_length=int(z["pretrain_len"]), chunk=int(z["chunk_len"]), variant=variant,
-    )  # fmt: skip
+        *(jnp.asarray(z[name]) for name in "qkv"),
+        float(z["theta"]),
+        train_length=int(z["pretrain_len"]),
+        chunk=int(z["chunk_len"]),
+        variant=variant,
+    )
     np.testing.assert_allclose(found, z[f"out_{variant}"], atol=2e-5)
 
 

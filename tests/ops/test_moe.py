@@ -159,9 +159,11 @@ def params():
 
 
 def test_no_scatter_add_in_either_direction():
-    text = str(jax.make_jaxpr(jax.grad(lambda x, p: layer(x, p)[0].sum(), (0, 1)))(
-        draw(2, 3, MODEL), params()
-    ))  # fmt: skip
+    text = str(
+        jax.make_jaxpr(jax.grad(lambda x, p: layer(x, p)[0].sum(), (0, 1)))(
+            draw(2, 3, MODEL), params()
+        )
+    )
     assert "while" in text  # the loop is there
     assert "scatter" not in text
 

@@ -23,9 +23,11 @@ def test_the_base_sets_the_frequencies(name):
 def test_yarn_is_the_shipped_form(name):
     want = STORED[name]
     found, scale = rope.yarn_frequencies(
-        want["head_dim"], want["theta"], factor=want["factor"],
+        want["head_dim"],
+        want["theta"],
+        factor=want["factor"],
         original_length=want["original_max_position_embeddings"],
-    )  # fmt: skip
+    )
     np.testing.assert_allclose(found, want["inv_freq"], rtol=1e-6)
     assert scale == pytest.approx(want["attention_factor"], rel=1e-6)
 

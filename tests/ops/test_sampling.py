@@ -9,10 +9,14 @@ from qwen3.ops import sampling
 
 
 def rules(rows=1, **changes):
-    return sampling.neutral(rows)._replace(**{
-        f"{name}_B": jnp.asarray(value, jnp.int32 if name == "top_k" else jnp.float32).reshape(rows)
-        for name, value in changes.items()
-    })  # fmt: skip
+    return sampling.neutral(rows)._replace(
+        **{
+            f"{name}_B": jnp.asarray(value, jnp.int32 if name == "top_k" else jnp.float32).reshape(
+                rows
+            )
+            for name, value in changes.items()
+        }
+    )
 
 
 def probabilities(logits, *, counts=None, seen=None, allowed=None, **changes):

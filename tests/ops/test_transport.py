@@ -54,9 +54,15 @@ def run(name, kernel, *, one_expert=False, bound=None):
 
     def loss(x, params):
         y, stats = transport.moe(
-            x, params, active=ACTIVE, transport=name, kernel=kernel, mask_BT=MASK,
-            ids_BTA=ids, bound=bound,
-        )  # fmt: skip
+            x,
+            params,
+            active=ACTIVE,
+            transport=name,
+            kernel=kernel,
+            mask_BT=MASK,
+            ids_BTA=ids,
+            bound=bound,
+        )
         direction = draw(BATCH, LENGTH, MODEL, seed=7)
         return jnp.sum(y * direction) + jnp.sum(stats.probs_BE**2), (y, stats)
 

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,12 +17,11 @@ from qwen3 import cli
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.model import sizes
-from qwen3.plan import chips, command, fit, report, target
+from qwen3.plan import chips, fit, plan_cli, summary, target
 from qwen3.plan.compiling import plan
 from qwen3.plan.steps import Setting
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-import plan_table
+plan_table = pytest.importorskip("plan_table")  # beside the experiments, see conftest
 
 SMALL = sizes.ModelConfig(
     "small-moe", 3, 256, 512, 4, 2, vocab=1024, experts=8, active_experts=2, expert_ffn=128
@@ -110,7 +108,7 @@ def test_every_transport_compiles_for_a_v5e(transport, kind):
 def test_forward_of_a_dense_model_and_its_report():
     dense = plan(setting(model="small", step="forward", params_dtype="bfloat16"))
     assert dense.flops_ratio == pytest.approx(1.0, abs=0.02)
-    text = report.text(dense)
+    text = summary.text(dense)
     for word in ("fits", "all-gather", "predicted step", "MFU", "how it was counted"):
         assert word in text
     assert json.loads(json.dumps(dense.to_dict()))["prediction"]["seconds"] > 0
@@ -171,17 +169,28 @@ def test_weights_spread_over_a_cube_are_gathered_not_summed():
 
 def test_every_option_of_the_command_reaches_the_setting():
     parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
+    plan_cli.add_parser(parser.add_subparsers())
     line = (
         "plan --model 4b --topology v5e:4x4 --mesh fsdp=8,tensor=2 --batch-per-device 2 --length 64"
         " --step distill --remat none --microbatches 4 --chunk 99 --transport ring --expert-bound 2"
         " --moments bfloat16 --params-dtype bfloat16 --teacher 8b"
     )
-    found = command.setting(parser.parse_args(line.split()))
+    found = plan_cli.setting(parser.parse_args(line.split()))
     assert found == Setting(
-        "4b", "v5e:4x4", MeshConfig(fsdp=8, tensor=2), "distill", 2, 64, 4, "none", 99, "8b",
-        "bfloat16", OptimConfig(moments="bfloat16"), (("transport", "ring"), ("expert_bound", 2)),
-    )  # fmt: skip
+        "4b",
+        "v5e:4x4",
+        MeshConfig(fsdp=8, tensor=2),
+        "distill",
+        2,
+        64,
+        4,
+        "none",
+        99,
+        "8b",
+        "bfloat16",
+        OptimConfig(moments="bfloat16"),
+        (("transport", "ring"), ("expert_bound", 2)),
+    )
 
 
 def test_fit_offers_only_meshes_that_divide_and_prefers_what_fits():

@@ -23,9 +23,9 @@ from qwen3.rewards import (
     text,
     values,
 )
-from qwen3.rewards.children import ChildFailed, ChildPool
 from qwen3.rewards.schema import same_json
 from qwen3.rewards.task import NoVerdict, draw_in_split, in_split
+from qwen3.sandbox.children import ChildFailed, ChildPool
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 real_data = pytest.mark.skipif(not SHARED.exists(), reason="the public data files are not here")
@@ -86,15 +86,31 @@ def test_the_final_answer_is_the_one_box(answer, expected):
 
 
 ANSWERS = [
-    ("72", "72", 1.0), ("72", "72.0", 1.0), ("72", "\\$72", 1.0), ("1200", "1,200", 1.0),
-    ("3", "x = 3", 1.0), ("\\frac{1}{2}", "0.5", 1.0), ("\\frac{1}{2}", "\\dfrac{2}{4}", 1.0),
-    ("2\\sqrt{3}", "\\sqrt{12}", 1.0), ("p - q", "-q + p", 1.0), ("\\{1, 2\\}", "\\{2, 1\\}", 1.0),
+    ("72", "72", 1.0),
+    ("72", "72.0", 1.0),
+    ("72", "\\$72", 1.0),
+    ("1200", "1,200", 1.0),
+    ("3", "x = 3", 1.0),
+    ("\\frac{1}{2}", "0.5", 1.0),
+    ("\\frac{1}{2}", "\\dfrac{2}{4}", 1.0),
+    ("2\\sqrt{3}", "\\sqrt{12}", 1.0),
+    ("p - q", "-q + p", 1.0),
+    ("\\{1, 2\\}", "\\{2, 1\\}", 1.0),
     ("-\\frac{1}{2}", "\\frac{-1}{2}", 1.0),
     ("(3, \\frac{\\pi}{2})", "(3, \\pi/2)", 1.0),
-    ("72", "73", 0.0), ("72", "36 + 36", 0.0), ("72", "8 \\cdot 9", 0.0), ("72", "72, 73", 0.0),
-    ("3", "1 = 3", 0.0), ("3", "[1, 3]", 0.0), ("3", "\\pm 3", 0.0), ("\\{1, 2\\}", "1", 0.0),
-    ("3", "0/0", 0.0), ("3", "\\infty", 0.0), ("3", "9^{9^{9}}", 0.0), ("3", "10000!", 0.0),
-]  # fmt: skip
+    ("72", "73", 0.0),
+    ("72", "36 + 36", 0.0),
+    ("72", "8 \\cdot 9", 0.0),
+    ("72", "72, 73", 0.0),
+    ("3", "1 = 3", 0.0),
+    ("3", "[1, 3]", 0.0),
+    ("3", "\\pm 3", 0.0),
+    ("\\{1, 2\\}", "1", 0.0),
+    ("3", "0/0", 0.0),
+    ("3", "\\infty", 0.0),
+    ("3", "9^{9^{9}}", 0.0),
+    ("3", "10000!", 0.0),
+]
 
 
 @pytest.mark.parametrize("gold, answer, score", ANSWERS)
@@ -171,10 +187,20 @@ def test_children_are_recycled_killed_and_replaced():
 
 
 PAIRS = [
-    (1, 1.0, True), (True, 1, True), ([1, 2], (1, 2), False), ("1", 1, False), ({1}, {1}, True),
-    (float("nan"), float("nan"), True), ({"a": [1]}, {"a": [1]}, True), (1.0, 1.0001, False),
-    (None, 0, False), ([], (), False), (10**400, 1.5, False), (1j, 1j, True), (1j, 1.0, False),
-]  # fmt: skip
+    (1, 1.0, True),
+    (True, 1, True),
+    ([1, 2], (1, 2), False),
+    ("1", 1, False),
+    ({1}, {1}, True),
+    (float("nan"), float("nan"), True),
+    ({"a": [1]}, {"a": [1]}, True),
+    (1.0, 1.0001, False),
+    (None, 0, False),
+    ([], (), False),
+    (10**400, 1.5, False),
+    (1j, 1j, True),
+    (1j, 1.0, False),
+]
 
 
 @pytest.mark.parametrize("got, wanted, same", PAIRS)
@@ -189,11 +215,15 @@ def test_a_tolerance_covers_floats_only():
 
 def test_mbpp_and_humaneval_files_are_read_and_scored(tmp_path):
     rows = [
-        {"task_id": 1, "text": "Add.", "code": "def add(a, b):\r\n  return a + b",
-         "test_list": ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"]},
+        {
+            "task_id": 1,
+            "text": "Add.",
+            "code": "def add(a, b):\r\n  return a + b",
+            "test_list": ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"],
+        },
         {"task_id": 2, "text": "Node.", "code": "x", "test_list": ["assert f(Node(1)) == 2"]},
         {"task_id": 3, "text": "Not.", "code": "x", "test_list": ["assert not f(1)"]},
-    ]  # fmt: skip
+    ]
     (problem,) = coding_files.read_mbpp(write(tmp_path / "mbpp.jsonl.gz", rows))
     assert problem.answer["task_id"] == 1 and "`add(1, 2)`" in problem.messages[0]["content"]
     assert "3" not in problem.messages[0]["content"]
@@ -201,9 +231,17 @@ def test_mbpp_and_humaneval_files_are_read_and_scored(tmp_path):
     assert task.score(problem, task.oracle(problem)) == 1.0
     assert task.score(problem, "```python\ndef add(a, b):\n    return 3\n```") == 0.0
     prompt = 'import math\n\n\ndef root(x):\n    """Square root."""\n'
-    rows = [{"task_id": "H/0", "prompt": prompt, "entry_point": "root", "atol": 1e-6,
-             "canonical_solution": "    return math.sqrt(x)\n", "base_input": [[4], [2]],
-             "plus_input": [[0.25]]}]  # fmt: skip
+    rows = [
+        {
+            "task_id": "H/0",
+            "prompt": prompt,
+            "entry_point": "root",
+            "atol": 1e-6,
+            "canonical_solution": "    return math.sqrt(x)\n",
+            "base_input": [[4], [2]],
+            "plus_input": [[0.25]],
+        }
+    ]
     (problem,) = coding_files.read_humaneval_plus(write(tmp_path / "h.jsonl", rows))
     assert (
         task.score(problem, "```python\ndef root(x):\n    return math.exp(math.log(x) / 2)\n```")
@@ -294,9 +332,17 @@ def test_train_and_heldout_stack_different_constraints():
 
 
 def test_ifeval_files_are_read_and_scored(tmp_path):
-    rows = [{"key": 1, "prompt": "Short, please.", "instruction_id_list": [
-        "length_constraints:number_words", "language:response_language"],
-        "kwargs": [{"relation": "less than", "num_words": 4}, {"language": "fr"}]}]  # fmt: skip
+    rows = [
+        {
+            "key": 1,
+            "prompt": "Short, please.",
+            "instruction_id_list": [
+                "length_constraints:number_words",
+                "language:response_language",
+            ],
+            "kwargs": [{"relation": "less than", "num_words": 4}, {"language": "fr"}],
+        }
+    ]
     (problem,) = ifeval.read_ifeval(write(tmp_path / "i.jsonl", rows))
     assert ifeval.verdicts(problem, "un deux") == [True, None]
     assert ifeval.grade(problem, "un deux trois quatre") == 0.0
@@ -367,6 +413,16 @@ def test_no_family_imports_jax():
     code = "import sys, qwen3.rewards; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert set(TASKS) == {
-        "lock", "lock_digits", "word_problems", "maths", "countdown", "coding", "mode_following",
-        "format", "length_control", "constraints", "tool_call", "logic",
-    }  # fmt: skip
+        "lock",
+        "lock_digits",
+        "word_problems",
+        "maths",
+        "countdown",
+        "coding",
+        "mode_following",
+        "format",
+        "length_control",
+        "constraints",
+        "tool_call",
+        "logic",
+    }

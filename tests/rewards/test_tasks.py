@@ -165,11 +165,35 @@ def test_adversarial_answers_score_zero(task, split):
 
 ALPHABET = "abc XYZ 019 +-*/()[]{}<>|\\\"'`#$%^&_=.,:;!?\n\t é 锁 周 ∑ 🤷 \u202e\u0000"
 PIECES = (
-    "<think>", "</think>", "<think>\n\n</think>\n\n", "<|im_end|>", "<|im_start|>", "Answer:",
-    "\\boxed{", "\\frac{1}{0}", "\\sqrt[", "{{{{", "}}}}", "```python\n", "```", "def f(:\n",
-    "<tool_call>\n", "\n</tool_call>", '{"name": ', "[[[[[[", "NaN", "1e999", "0/0", "9" * 400,
-    "| a | b |\n|---|---|\n", "\\infty", "\\begin{pmatrix}", "\\int_0^1", "x=y=z", "\\text{",
-)  # fmt: skip
+    "<think>",
+    "</think>",
+    "<think>\n\n</think>\n\n",
+    "<|im_end|>",
+    "<|im_start|>",
+    "Answer:",
+    "\\boxed{",
+    "\\frac{1}{0}",
+    "\\sqrt[",
+    "{{{{",
+    "}}}}",
+    "```python\n",
+    "```",
+    "def f(:\n",
+    "<tool_call>\n",
+    "\n</tool_call>",
+    '{"name": ',
+    "[[[[[[",
+    "NaN",
+    "1e999",
+    "0/0",
+    "9" * 400,
+    "| a | b |\n|---|---|\n",
+    "\\infty",
+    "\\begin{pmatrix}",
+    "\\int_0^1",
+    "x=y=z",
+    "\\text{",
+)
 
 
 def fuzz(task, problem, rng):
@@ -206,16 +230,36 @@ def test_no_scorer_raises_or_hangs_on_fuzzed_outputs(task):
 LONG = [
     piece + unit * (60_000 // len(unit)) + end
     for piece, unit, end in [
-        ("**", "a", ""), ("[", "a", ""), ("", "\n", "x"), ("", " ", "x"), ("```\n", " ", "```x"),
-        ("", "<tool_call>", ""), ("<tool_call>", "\n", "</tool_call>"), ("", "<think>", ""),
-        ("<think>\n", "\n</think>", ""), ("", "\\boxed{", ""), ("\\boxed{", "{", ""),
-        ("\\boxed{", " ", "}"), ("\\boxed{", "x=", "}"), ("\\boxed{", "9", "}"),
+        ("**", "a", ""),
+        ("[", "a", ""),
+        ("", "\n", "x"),
+        ("", " ", "x"),
+        ("```\n", " ", "```x"),
+        ("", "<tool_call>", ""),
+        ("<tool_call>", "\n", "</tool_call>"),
+        ("", "<think>", ""),
+        ("<think>\n", "\n</think>", ""),
+        ("", "\\boxed{", ""),
+        ("\\boxed{", "{", ""),
+        ("\\boxed{", " ", "}"),
+        ("\\boxed{", "x=", "}"),
+        ("\\boxed{", "9", "}"),
         ("", "Answer:", ""),
-        ("Answer: ", "(", ""), ("", "a-", ""), ("", "1,", ""), ("", "*a", ""), ("", "<a>", ""),
-        ("", "| a ", "|"), ("", "[", ""), ("", '{"a":', ""), ("", '"', ""), ("", "A. ", ""),
-        ("```python\n", "(", "\n```"), ("```python\n", "x = 1\n", "```"), ("<<", "<", ">>"),
+        ("Answer: ", "(", ""),
+        ("", "a-", ""),
+        ("", "1,", ""),
+        ("", "*a", ""),
+        ("", "<a>", ""),
+        ("", "| a ", "|"),
+        ("", "[", ""),
+        ("", '{"a":', ""),
+        ("", '"', ""),
+        ("", "A. ", ""),
+        ("```python\n", "(", "\n```"),
+        ("```python\n", "x = 1\n", "```"),
+        ("<<", "<", ">>"),
     ]
-]  # fmt: skip
+]
 
 
 @EVERY

@@ -19,11 +19,12 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.mesh import make_mesh
 from qwen3.model import hf, transformer
 from qwen3.model.sizes import ModelConfig
-from qwen3.rewards import NoVerdict, Problem, word_problems
+from qwen3.rewards import NoVerdict, Problem
+from qwen3.rewards.locks import lock_tasks
 from qwen3.stages import distill, grpo
 from qwen3.stages.prompts import Share
-from qwen3.stages.report import Log
 from qwen3.stages.rollouts import Sampling
+from qwen3.train.recording import Log
 
 QUIET = Log(every=1, display=False)
 ONE = MeshConfig(data=1, fsdp=1)
@@ -35,7 +36,7 @@ def lock(seed, difficulty=0.0, mode="any"):
 
 
 def conversation(problem, style="careful", seed=0, thinks=True):
-    thinking, answer = word_problems.trace(problem, style, Random(seed))
+    thinking, answer = lock_tasks.trace(problem, style, Random(seed))
     reply = {"role": "assistant", "content": answer, "reasoning_content": thinking * thinks}
     return {"messages": [*problem.messages, reply]}
 
@@ -95,20 +96,37 @@ letters = Letters()
 
 def grpo_config(**changes):
     values = dict(
-        model=model(), tokenizer=tokenizer_folder(), tasks=(Share("letters"),), steps=4,
-        optim=CONSTANT, sampling=Sampling(samples=8, max_tokens=6, slots=32), prompts=4, length=32,
-        save_every=100, mesh=ONE, log=QUIET,
-    )  # fmt: skip
+        model=model(),
+        tokenizer=tokenizer_folder(),
+        tasks=(Share("letters"),),
+        steps=4,
+        optim=CONSTANT,
+        sampling=Sampling(samples=8, max_tokens=6, slots=32),
+        prompts=4,
+        length=32,
+        save_every=100,
+        mesh=ONE,
+        log=QUIET,
+    )
     return grpo.Config(**{**values, **changes})
 
 
 def distill_config(teacher, **changes):
     values = dict(
-        model=model(), tokenizer=tokenizer_folder(), teacher=teacher, steps=4, optim=CONSTANT,
+        model=model(),
+        tokenizer=tokenizer_folder(),
+        teacher=teacher,
+        steps=4,
+        optim=CONSTANT,
         tasks=(Share("lock", difficulty=(0.0, 0.2), modes=("think", "no_think")),),
-        sampling=Sampling(samples=2, max_tokens=8, slots=16), prompts=8, length=64, seed=5,
-        save_every=100, mesh=ONE, log=QUIET,
-    )  # fmt: skip
+        sampling=Sampling(samples=2, max_tokens=8, slots=16),
+        prompts=8,
+        length=64,
+        seed=5,
+        save_every=100,
+        mesh=ONE,
+        log=QUIET,
+    )
     return distill.Config(**{**values, **changes})
 
 

@@ -9,7 +9,7 @@ import sys
 import post
 
 from qwen3 import rewards
-from qwen3.losses.objective import Grpo
+from qwen3.losses.grpo_config import Grpo
 from qwen3.stages import distill, grpo
 from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Refill

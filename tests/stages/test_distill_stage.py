@@ -28,11 +28,18 @@ def master(tmp_path_factory):
         post.one_device(patch, sft)
         sft.run(
             sft.Config(
-                post.model(), post.tokenizer_folder(), (post.write(folder, samples),), 25,
-                post.CONSTANT, batch=4, length=128, mesh=post.ONE, log=post.QUIET,
+                post.model(),
+                post.tokenizer_folder(),
+                (post.write(folder, samples),),
+                25,
+                post.CONSTANT,
+                batch=4,
+                length=128,
+                mesh=post.ONE,
+                log=post.QUIET,
             ),
             folder / "run",
-        )  # fmt: skip
+        )
     return str(folder / "run")
 
 

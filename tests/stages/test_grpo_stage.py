@@ -11,7 +11,7 @@ from qwen3 import rewards
 from qwen3.config import override
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
-from qwen3.losses.objective import Grpo, preset
+from qwen3.losses.grpo_config import Grpo, preset
 from qwen3.rewards import NoVerdict
 from qwen3.stages import groups, grpo
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
@@ -40,9 +40,14 @@ def config(**changes):
 def whole(tmp_path_factory):
     """(config, workdir, last state) of a run that the tests below share with its programs."""
     chosen = post.grpo_config(
-        steps=24, minibatches=2, policy=Grpo(entropy=True), refill=Refill(oversample=1.5),
-        entropy=EntropyTarget(change=1e-4), optim=replace(post.CONSTANT, peak=1e-2), prompts=8,
-    )  # fmt: skip
+        steps=24,
+        minibatches=2,
+        policy=Grpo(entropy=True),
+        refill=Refill(oversample=1.5),
+        entropy=EntropyTarget(change=1e-4),
+        optim=replace(post.CONSTANT, peak=1e-2),
+        prompts=8,
+    )
     work = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         post.one_device(patch, grpo)
@@ -96,10 +101,14 @@ def test_a_mixture_in_both_modes_with_a_reference_runs_and_reports_each(tmp_path
     first = config(steps=1)
     grpo.run(first, tmp_path / "first")
     both = config(
-        steps=1, name="general_rl", init_from=str(tmp_path / "first"),
-        tasks=(Share("letters", 2.0), Share("letters", 1.0, modes=("no_think",))), prompts=8,
-        policy=preset("gspo", kl="k2", kl_coef=0.1), reference=str(tmp_path / "first"),
-    )  # fmt: skip
+        steps=1,
+        name="general_rl",
+        init_from=str(tmp_path / "first"),
+        tasks=(Share("letters", 2.0), Share("letters", 1.0, modes=("no_think",))),
+        prompts=8,
+        policy=preset("gspo", kl="k2", kl_coef=0.1),
+        reference=str(tmp_path / "first"),
+    )
     grpo.run(both, tmp_path / "run")
     [line] = post.records(tmp_path / "run")
     assert {"score/think", "score/no_think", "score/letters", "entropy/think"} <= set(line)
@@ -184,9 +193,19 @@ class Table:
                 ids = self._tokenizer.encode(text)
                 many = len(ids)
                 found.append(
-                    Rollout(prompt.number, sample, 1, [*prompt.ids, *ids], len(prompt.ids),
-                            [-1.0] * many, [False] * many, 0, self._finish, "letters")
-                )  # fmt: skip
+                    Rollout(
+                        prompt.number,
+                        sample,
+                        1,
+                        [*prompt.ids, *ids],
+                        len(prompt.ids),
+                        [-1.0] * many,
+                        [False] * many,
+                        0,
+                        self._finish,
+                        "letters",
+                    )
+                )
         return found
 
 

@@ -44,9 +44,7 @@ def test_three_stages_run_one_after_the_other_with_their_own_rates(done):
 
 def test_each_stage_is_measured_on_its_own_sets_before_and_after(done):
     found = evaluations(done[0])
-    assert list(found) == [
-        ("s1", 0), ("s1", 12), ("s2", 12), ("s2", 24), ("s3", 24), ("s3", 36)
-    ]  # fmt: skip
+    assert list(found) == [("s1", 0), ("s1", 12), ("s2", 12), ("s2", 24), ("s3", 24), ("s3", 36)]
     assert set(found["s1", 12]["sets"]) == {"general"}
     assert set(found["s2", 12]["sets"]) == {"general", "reasoning"}
     # Counting in ones is learnt in S1, counting in sevens not before S2.

@@ -4,12 +4,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import kill_harness as harness
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-
-import kill_harness as harness  # noqa: E402
-import toy_pretraining as toy  # noqa: E402
+import toy_pretraining as toy
 
 SCRIPT = Path(__file__).with_name("toy_pretraining.py")
 
@@ -24,9 +21,13 @@ def both(tmp_path, moments, count, *settings):
     def command(name):
         sets = [word for each in settings for word in ("--set", each)]
         return [
-            sys.executable, str(SCRIPT), str(tmp_path / "corpora"),
-            "--workdir", str(tmp_path / name), *sets,
-        ]  # fmt: skip
+            sys.executable,
+            str(SCRIPT),
+            str(tmp_path / "corpora"),
+            "--workdir",
+            str(tmp_path / name),
+            *sets,
+        ]
 
     with ThreadPoolExecutor(1) as pool:
         whole = pool.submit(harness.run, command("whole"), tmp_path / "whole", **options)

@@ -7,11 +7,12 @@ import post
 import pytest
 
 from qwen3.curate import stored_logits
+from qwen3.data import rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.distill import Distill
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
-from qwen3.stages import builders, conversations, rows, sft
+from qwen3.stages import conversations, sft
 from qwen3.stages.modes import ModeWeights, Weighting
 from qwen3.train.loop import Stopped
 
@@ -29,9 +30,17 @@ def data(tmp_path_factory):
 
 def config(data, **changes):
     values = dict(
-        model=post.model(), tokenizer=post.tokenizer_folder(), data=(data,), steps=40,
-        optim=post.CONSTANT, batch=4, length=128, save_every=100, mesh=post.ONE, log=post.QUIET,
-    )  # fmt: skip
+        model=post.model(),
+        tokenizer=post.tokenizer_folder(),
+        data=(data,),
+        steps=40,
+        optim=post.CONSTANT,
+        batch=4,
+        length=128,
+        save_every=100,
+        mesh=post.ONE,
+        log=post.QUIET,
+    )
     return sft.Config(**{**values, **changes})
 
 
@@ -101,12 +110,16 @@ def test_control_tokens_that_a_user_typed_are_text(tokenizer):
         ({"ids": [1, 2, 3], "mask": [0, 1]}, "3 ids and a mask of 2"),
         ({"ids": [1, 2**20], "mask": [0, 1]}, "ids run from 1 to 1048576"),
         (
-            {"messages": [{"role": "user", "content": "a"},
-                          {"role": "assistant", "content": "<|im_end|>"}]},
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "<|im_end|>"},
+                ]
+            },
             "control token",
         ),
     ],
-)  # fmt: skip
+)
 def test_malformed_samples_are_named_with_file_and_line(tmp_path, tokenizer, sample, message):
     path = post.write(tmp_path, [sample])
     with pytest.raises(ValueError, match=message) as error:
@@ -155,16 +168,17 @@ def test_every_epoch_has_every_sequence_once_in_its_own_order(data, tokenizer):
 
 def test_rows_give_back_what_was_put_in():
     found = [
-        rows.Sequence(np.arange(n), np.ones(n), fields={"x": np.arange(n) * 2.0}) for n in (3, 5, 4)
+        rows.TokenSequence(np.arange(n), np.ones(n), fields={"x": np.arange(n) * 2.0})
+        for n in (3, 5, 4)
     ]
-    where = rows.plan([len(each) for each in found], 6)
+    where = rows.layout([len(each) for each in found], 6)
     batch = rows.fill(found, where, 6, pad=9, rows=4)
     assert where.rows == 2 and batch["x"].shape == (4, 6)
     for each, back in zip(found, rows.read_back(batch["x"], found, where), strict=True):
         np.testing.assert_array_equal(back, each.fields["x"] * (np.arange(len(back)) > 0))
     assert (batch["tokens"][2:] == 9).all() and batch["weights"][2:].sum() == 0
     with pytest.raises(ValueError, match="sequence 0 needs 7 slots"):
-        rows.plan([7], 6)
+        rows.layout([7], 6)
     assert {rows.round_up(n, 2, 64) for n in range(1, 65)} == set(range(16, 65, 16))
 
 
@@ -192,7 +206,7 @@ def test_weights_of_the_modes_follow_their_losses():
 
 def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, tokenizer, tmp_path):
     model = post.model()
-    apply = builders.applying(model, Execution())
+    apply = transformer.bind(model, Execution())
     teacher = transformer.init(model, jax.random.key(7))
     teacher = jax.tree.map(lambda x: x * 2, teacher)  # a teacher with opinions
     samples = [(e.tokens.tolist(), e.weights, e.mode) for e in conversations.read(data, tokenizer)]

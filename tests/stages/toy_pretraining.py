@@ -21,8 +21,8 @@ from qwen3.model.sizes import ModelConfig
 from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
-from qwen3.stages.report import Log
 from qwen3.train.checkpoint import Keep
+from qwen3.train.recording import Log
 
 VOCAB = 290
 DENSE = ModelConfig("toy", 2, 16, 32, 2, 1, head_dim=8, vocab=VOCAB, tied=True)

@@ -65,7 +65,7 @@ def test_a_save_in_the_background_is_bitwise_though_the_state_moves_on(tmp_path)
     restored = open_in(tmp_path).restore(one_device())
     assert same(restored.state, kept) and restored.skipped == []
     assert restored.extra == {"stage": 2, "mixture": "ab12"}
-    seal = ck.read_seal(tmp_path / "1")
+    seal = ck.read_manifest(tmp_path / "1")
     assert seal["config"]["optim"]["peak"] == 0.1 and seal["metrics"] == {"loss": 2.5}
 
 
@@ -134,9 +134,9 @@ def flip(file):
         (lambda path: truncate(largest_file(path)), "bytes instead of"),
         (lambda path: flip(largest_file(path)), "another checksum"),
         (lambda path: largest_file(path).unlink(), "is missing"),
-        (lambda path: truncate(path / ck.SEAL), "cannot be read"),
-        (lambda path: (path / ck.SEAL).unlink(), "cannot be read"),
-        (lambda path: (path / ck.SEAL).write_text("[1]"), "cannot be read"),
+        (lambda path: truncate(path / ck.MANIFEST), "cannot be read"),
+        (lambda path: (path / ck.MANIFEST).unlink(), "cannot be read"),
+        (lambda path: (path / ck.MANIFEST).write_text("[1]"), "cannot be read"),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_passed_over_with_the_reason(

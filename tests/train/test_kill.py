@@ -10,7 +10,7 @@ from pathlib import Path
 import kill_harness as harness
 import pytest
 
-from qwen3.train.checkpoint import read_seal, steps_in
+from qwen3.train.checkpoint import read_manifest, steps_in
 
 SCRIPT = Path(__file__).with_name("toy_run.py")
 
@@ -62,7 +62,7 @@ def test_sigterm_saves_where_it_is_and_the_next_start_goes_on(tmp_path):
     assert process.wait(60) == 42
     saved = steps_in(work / "checkpoints")
     assert len(saved) == 1 and saved[0] >= 3 and harness.last_step(work) == saved[0]
-    assert read_seal(work / "checkpoints" / str(saved[0]))["extra"]["position"] == saved[0]
+    assert read_manifest(work / "checkpoints" / str(saved[0]))["extra"]["position"] == saved[0]
 
 
 def two_processes(work):

@@ -10,11 +10,11 @@ import toy
 
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
-from qwen3.train import feed, optim
+from qwen3.train import optim, placement
 from qwen3.train.loop import Hook, train
+from qwen3.train.preemption import Stopped
 from qwen3.train.state import create
 from qwen3.train.step import make_step
-from qwen3.train.stop import Stopped
 
 CONFIG = OptimConfig(peak=0.1, warmup=2, schedule="constant")
 TX = optim.build(CONFIG, optim.schedule(CONFIG, 20))
@@ -173,14 +173,14 @@ def test_a_hook_that_never_comes_is_refused():
 
 def test_batches_are_placed_over_rows_and_positions():
     mesh = make_mesh(MeshConfig(data=4, fsdp=1, context=2))
-    batch = feed.OnMesh(toy.Source(), mesh, 16)[3]
+    batch = placement.place_whole(toy.batch(3), mesh)
     want = toy.batch(3)
     assert all(np.array_equal(batch[name], want[name]) for name in want)
     assert batch["tokens"].addressable_shards[0].data.shape == (4, 4)
-    assert feed.local_rows(mesh, 16) == range(16)
+    assert placement.local_rows(mesh, 16).tolist() == list(range(16))
     with pytest.raises(ValueError, match="15 rows do not divide over 4 shards"):
-        feed.local_rows(mesh, 15)
+        placement.local_rows(mesh, 15)
     with pytest.raises(ValueError, match="7 positions of 't[a-z]*' do not divide over 2"):
-        feed.OnMesh(toy.Source(length=7), mesh, 16)[0]
+        placement.place(toy.batch(0, length=7), mesh, 16)
     with pytest.raises(ValueError, match="has 8 rows"):
-        feed.OnMesh(toy.Source(rows=8), mesh, 16)[0]
+        placement.place(toy.batch(0, rows=8), mesh, 16)

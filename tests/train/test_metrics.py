@@ -65,11 +65,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_unless_its_step_was_skipped():
 
 def test_json_lines_are_there_as_soon_as_written_and_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    writer = records.JsonLines(path)
+    writer = records.MetricsFile(path)
     writer.write(1, {"loss": 1.23456789012, "stage": "S1"})
     assert path.read_text() == '{"step": 1, "loss": 1.234568, "stage": "S1"}\n'
     writer.close()
-    writer = records.JsonLines(path)
+    writer = records.MetricsFile(path)
     writer.write(2, {"loss": float("nan")})
     writer.close()
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [1.234568, "nan"]

@@ -12,9 +12,9 @@ from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
-from qwen3.train.feed import OnMesh, local_rows
 from qwen3.train.loop import train
-from qwen3.train.metrics import JsonLines, Meter
+from qwen3.train.metrics import Meter, MetricsFile
+from qwen3.train.placement import place_whole
 from qwen3.train.state import abstract, fresh
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
@@ -48,8 +48,7 @@ class Paused(toy.Source):
         import time
 
         time.sleep(options.pause)
-        mine = local_rows(jax.sharding.get_mesh(), ROWS)
-        return {k: v[mine.start : mine.stop] for k, v in super().__getitem__(at).items()}
+        return place_whole(super().__getitem__(at), mesh)
 
 
 mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
@@ -62,7 +61,7 @@ with jax.set_mesh(mesh), Workdir(options.workdir, config, keep=Keep(last=2, ever
     restored = work.restore(template)
     state = restored.state if restored else fresh(toy.init, tx, template)
     assert restored is None or restored.extra["position"] == int(state.step)
-    lines = JsonLines(work.metrics)
+    lines = MetricsFile(work.metrics)
     for stage, until in enumerate((border, options.steps)):
         if int(state.step) >= until:
             continue
@@ -76,5 +75,5 @@ with jax.set_mesh(mesh), Workdir(options.workdir, config, keep=Keep(last=2, ever
         save = work.checkpoints.hook(
             options.every, lambda at, s=stage: {"position": at, "stage": s}
         )
-        source = OnMesh(Paused(seed=stage), mesh, ROWS)
+        source = Paused(seed=stage)
         state = train(state, step, source, until=until, hooks=[meter.hook(), save])

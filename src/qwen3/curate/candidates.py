@@ -9,7 +9,7 @@ from qwen3 import rewards
 from qwen3.data import chat
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import PRESETS, Request, Sampling
+from qwen3.infer.requests import PRESETS, Request, SamplingParams
 from qwen3.rewards import Problem, response
 
 MODES = {"think": "thinking", "no_think": "non_thinking"}  # to the report's sampling settings
@@ -35,8 +35,11 @@ class Candidate:
         """As a sample for fine-tuning. Raises ValueError for a malformed turn."""
         if self.turn is None:
             raise ValueError(f"a malformed turn makes no conversation: {self.text[:80]!r}")
-        reply = {"role": "assistant", "content": self.turn.answer,
-                 "reasoning_content": (self.turn.thinking or "").strip("\n")}  # fmt: skip
+        reply = {
+            "role": "assistant",
+            "content": self.turn.answer,
+            "reasoning_content": (self.turn.thinking or "").strip("\n"),
+        }
         return {"messages": [*self.problem.messages, reply], "tools": self.problem.tools}
 
 
@@ -48,7 +51,7 @@ def generate(
     samples: int,
     mode: str,
     max_tokens: int | None = None,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
     seed: int = 0,
 ) -> list[list[Candidate]]:
     """`samples` scored candidates of each problem. mode: "think" or "no_think", by hard switch in
@@ -63,13 +66,21 @@ def generate(
         if problem.mode not in ("any", mode):
             raise ValueError(f"problem {number} asks for {problem.mode!r}, not {mode!r}")
         ids, _ = chat.render_tokens(
-            tokenizer, problem.messages, tools=problem.tools, add_generation_prompt=True,
-            enable_thinking=thinks, literal_roles=("system", "user", "tool"),
-        )  # fmt: skip
+            tokenizer,
+            problem.messages,
+            tools=problem.tools,
+            add_generation_prompt=True,
+            enable_thinking=thinks,
+            literal_roles=("system", "user", "tool"),
+        )
         request = Request(
-            ids, sampling or PRESETS[MODES[mode]], max_tokens=max_tokens, prompt_id=number,
-            seed=seed, thinking=thinks or None,
-        )  # fmt: skip
+            ids,
+            sampling or PRESETS[MODES[mode]],
+            max_tokens=max_tokens,
+            prompt_id=number,
+            seed=seed,
+            thinking=thinks or None,
+        )
         asked += request.samples(samples)
     # The empty block is in the prompt of the hard switch; the turn begins with it all the same.
     opening = "" if thinks else chat.EMPTY_THINK

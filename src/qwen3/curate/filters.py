@@ -172,40 +172,79 @@ _CHINESE = "小明有3个苹果，又买了4个。他有几个？"
 _GOOD = "<think>\nTom has 3 apples, buys 4, so 3 + 4 = 7.\n</think>\n\nHe has 7 apples."
 
 FILTERS = (
-    Filter("right_answer", right_answer, (
-        (_ASK, _GOOD, 1.0, True),
-        (_ASK, "<think>\n3 + 4 = 8.\n</think>\n\nHe has 8 apples.", 0.0, False),
-        (_ASK, _GOOD, None, False),
-    )),
-    Filter("no_repetition", no_repetition, (
-        (_ASK, _GOOD, 1.0, True),
-        (_ASK, "<think>\n" + "wait, let me check this again. " * 9 + "\n</think>\n\n7", 1.0, False),
-        (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\n7 7 7 7 7 7 7", 1.0, False),
-        (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\nHe has 7 apples.......", 1.0, True),
-    )),
-    Filter("no_guess", no_guess, (
-        (_ASK, _GOOD, 1.0, True),
-        (_ASK, "<think>\nHard to say what is asked here, I'll just guess 7.\n</think>\n\n7", 1.0,
-         False),
-        (_ASK, "<think>\n7\n</think>\n\n7", 1.0, False),
-        (_ASK, "<think>\n\n</think>\n\n7", 1.0, True),
-        (_CHINESE, "<think>\n想不出来，只能猜七个吧，没有别的办法。\n</think>\n\n7", 1.0, False),
-        (_ASK, "<think>\nnever closed", 1.0, False),
-    )),
-    Filter("agrees", agrees, (
-        (_ASK, _GOOD, 1.0, True),
-        (_ASK, "<think>\nSo 3 + 4 = 8 apples in all.\n</think>\n\nHe has 7 apples.", 1.0, False),
-        (_ASK, "<think>\nSo \\boxed{8}.\n</think>\n\nIt is \\boxed{7}.", 1.0, False),
-        (_ASK, "<think>\nAdd them up.\n</think>\n\nHe has 7 apples.", 1.0, True),
-        (_ASK, "<think>\nIt is 1,000 apples.\n</think>\n\nHe has 1000 apples.", 1.0, True),
-    )),
-    Filter("one_language", one_language, (
-        (_ASK, _GOOD, 1.0, True),
-        (_ASK, "<think>\nTom 先有三个苹果，又买了四个。\n</think>\n\nHe has 7.", 1.0, False),
-        (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\nУ него семь яблок.", 1.0, False),
-        (_CHINESE, "<think>\n三加四等于七。\n</think>\n\n他有7个苹果。", 1.0, True),
-    )),
-)  # fmt: skip
+    Filter(
+        "right_answer",
+        right_answer,
+        (
+            (_ASK, _GOOD, 1.0, True),
+            (_ASK, "<think>\n3 + 4 = 8.\n</think>\n\nHe has 8 apples.", 0.0, False),
+            (_ASK, _GOOD, None, False),
+        ),
+    ),
+    Filter(
+        "no_repetition",
+        no_repetition,
+        (
+            (_ASK, _GOOD, 1.0, True),
+            (
+                _ASK,
+                "<think>\n" + "wait, let me check this again. " * 9 + "\n</think>\n\n7",
+                1.0,
+                False,
+            ),
+            (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\n7 7 7 7 7 7 7", 1.0, False),
+            (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\nHe has 7 apples.......", 1.0, True),
+        ),
+    ),
+    Filter(
+        "no_guess",
+        no_guess,
+        (
+            (_ASK, _GOOD, 1.0, True),
+            (
+                _ASK,
+                "<think>\nHard to say what is asked here, I'll just guess 7.\n</think>\n\n7",
+                1.0,
+                False,
+            ),
+            (_ASK, "<think>\n7\n</think>\n\n7", 1.0, False),
+            (_ASK, "<think>\n\n</think>\n\n7", 1.0, True),
+            (
+                _CHINESE,
+                "<think>\n想不出来，只能猜七个吧，没有别的办法。\n</think>\n\n7",
+                1.0,
+                False,
+            ),
+            (_ASK, "<think>\nnever closed", 1.0, False),
+        ),
+    ),
+    Filter(
+        "agrees",
+        agrees,
+        (
+            (_ASK, _GOOD, 1.0, True),
+            (
+                _ASK,
+                "<think>\nSo 3 + 4 = 8 apples in all.\n</think>\n\nHe has 7 apples.",
+                1.0,
+                False,
+            ),
+            (_ASK, "<think>\nSo \\boxed{8}.\n</think>\n\nIt is \\boxed{7}.", 1.0, False),
+            (_ASK, "<think>\nAdd them up.\n</think>\n\nHe has 7 apples.", 1.0, True),
+            (_ASK, "<think>\nIt is 1,000 apples.\n</think>\n\nHe has 1000 apples.", 1.0, True),
+        ),
+    ),
+    Filter(
+        "one_language",
+        one_language,
+        (
+            (_ASK, _GOOD, 1.0, True),
+            (_ASK, "<think>\nTom 先有三个苹果，又买了四个。\n</think>\n\nHe has 7.", 1.0, False),
+            (_ASK, "<think>\nSo 3 + 4 = 7.\n</think>\n\nУ него семь яблок.", 1.0, False),
+            (_CHINESE, "<think>\n三加四等于七。\n</think>\n\n他有7个苹果。", 1.0, True),
+        ),
+    ),
+)
 
 
 def example(question: str, text: str, score: float | None) -> Candidate:

@@ -87,8 +87,9 @@ def _check(sample: Mapping, thinks: bool, number: int) -> None:
     if last["role"] != "assistant" or not before:
         raise ValueError(f"{kind} conversation {number} does not end with an answer")
     if bool(last.get("reasoning_content")) != thinks:
-        raise ValueError(f"{kind} conversation {number} has reasoning "
-                         f"{last.get('reasoning_content')!r:.60}")  # fmt: skip
+        raise ValueError(
+            f"{kind} conversation {number} has reasoning {last.get('reasoning_content')!r:.60}"
+        )
     if any(map(_flagged, before)):
         raise ValueError(f"{kind} conversation {number} already has a flag")
 

@@ -14,16 +14,10 @@ import numpy as np
 
 from qwen3.data.corpora import Corpus
 from qwen3.data.mixture import PERIOD, Schedule, Stage
-from qwen3.data.stream import Stream
+from qwen3.data.rows import FIELDS
+from qwen3.data.stream import RowStream
 
 ORDER = 1  # raise this when a change here, in mixture, stream or packing gives other batches
-FIELDS = {
-    "tokens": np.int32,
-    "targets": np.int32,
-    "weights": np.float32,
-    "positions": np.int32,
-    "segment_ids": np.int32,
-}
 
 
 class Batches:
@@ -53,7 +47,7 @@ class Batches:
         self._end = _one_tokenizer(stage, self._corpora, vocab)
         self._schedule = Schedule([part.weight for part in parts.values()])
         self._streams = [
-            Stream(corpus, part, stage, [seed, stage.name, name])
+            RowStream(corpus, part, stage, [seed, stage.name, name])
             for (name, part), corpus in zip(parts.items(), self._corpora, strict=True)
         ]
         self._count = np.arange(stage.length, dtype=np.int32)

@@ -3,7 +3,7 @@
 from qwen3.data.chat_check import ROLES, validate
 from qwen3.data.chat_parse import SWITCHES, Parsed, ToolCall, mode_of, parse
 from qwen3.data.chat_prefix import prefix_breaks, render_suffix, training_views
-from qwen3.data.chat_render import Piece, pieces, render
+from qwen3.data.chat_render import RenderedPiece, pieces, render
 from qwen3.data.chat_template import CHAT_TEMPLATE, EMPTY_THINK
 from qwen3.data.chat_tokens import render_tokens
 
@@ -13,7 +13,7 @@ __all__ = [
     "ROLES",
     "SWITCHES",
     "Parsed",
-    "Piece",
+    "RenderedPiece",
     "ToolCall",
     "mode_of",
     "parse",

@@ -16,7 +16,7 @@ from qwen3.data.chat_template import EMPTY_THINK, TOOLS_INTRO, TOOLS_OUTRO
 Message = Mapping
 
 
-class Piece(NamedTuple):
+class RenderedPiece(NamedTuple):
     """A stretch of the rendered text: which message it belongs to (-1: none) and what it is."""
 
     text: str
@@ -62,7 +62,7 @@ def pieces(
     enable_thinking: bool | None = None,
     keep_thinking: bool = False,
     continue_final_message: bool = False,
-) -> list[Piece]:
+) -> list[RenderedPiece]:
     """`render`, still in pieces; every message that is shown has exactly one "content" piece."""
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
@@ -89,7 +89,7 @@ def pieces(
             raise ValueError("continue_final_message and add_generation_prompt exclude each other")
         return _cut_after_content(out, final)
     if add_generation_prompt:
-        out.append(Piece(generation_prompt(enable_thinking), -1, "frame"))
+        out.append(RenderedPiece(generation_prompt(enable_thinking), -1, "frame"))
     return out
 
 
@@ -121,7 +121,7 @@ def split_thought(message: Message) -> tuple[str, str]:
     return blocks[0].rstrip("\n").split("<think>")[-1].lstrip("\n"), blocks[-1].lstrip("\n")
 
 
-def _opening(first: Message, tools) -> list[Piece]:
+def _opening(first: Message, tools) -> list[RenderedPiece]:
     """The system turn: the first message's prompt, the tools, both or nothing."""
     is_system = first.get("role") == "system"
     prompt = first.get("content")
@@ -132,41 +132,47 @@ def _opening(first: Message, tools) -> list[Piece]:
     lines = "".join("\n" + _json(tool) for tool in tools)
     text = f"{TOOLS_INTRO}{lines}{TOOLS_OUTRO}<|im_end|>\n"
     if not is_system:
-        return [Piece("<|im_start|>system\n" + text, -1, "frame")]
+        return [RenderedPiece("<|im_start|>system\n" + text, -1, "frame")]
     return [
-        Piece("<|im_start|>system\n", 0, "frame"),
-        Piece(prompt, 0, "content"),
-        Piece("\n\n" + text, 0, "frame"),
+        RenderedPiece("<|im_start|>system\n", 0, "frame"),
+        RenderedPiece(prompt, 0, "content"),
+        RenderedPiece("\n\n" + text, 0, "frame"),
     ]
 
 
-def _turn(role: str, content: str, i: int) -> list[Piece]:
+def _turn(role: str, content: str, i: int) -> list[RenderedPiece]:
     return [
-        Piece(f"<|im_start|>{role}\n", i, "frame"),
-        Piece(content, i, "content"),
-        Piece("<|im_end|>", i, "end"),
-        Piece("\n", i, "frame"),
+        RenderedPiece(f"<|im_start|>{role}\n", i, "frame"),
+        RenderedPiece(content, i, "content"),
+        RenderedPiece("<|im_end|>", i, "end"),
+        RenderedPiece("\n", i, "frame"),
     ]
 
 
-def _tool_result(content: str, i: int, *, opens: bool, closes: bool) -> list[Piece]:
-    out = [Piece("<|im_start|>user", i, "frame")] if opens else []
+def _tool_result(content: str, i: int, *, opens: bool, closes: bool) -> list[RenderedPiece]:
+    out = [RenderedPiece("<|im_start|>user", i, "frame")] if opens else []
     out += [
-        Piece("\n<tool_response>\n", i, "frame"),
-        Piece(content, i, "content"),
-        Piece("\n</tool_response>", i, "frame"),
+        RenderedPiece("\n<tool_response>\n", i, "frame"),
+        RenderedPiece(content, i, "content"),
+        RenderedPiece("\n</tool_response>", i, "frame"),
     ]
-    return out + [Piece("<|im_end|>", i, "end"), Piece("\n", i, "frame")] if closes else out
+    return (
+        out + [RenderedPiece("<|im_end|>", i, "end"), RenderedPiece("\n", i, "frame")]
+        if closes
+        else out
+    )
 
 
-def _assistant(message: Message, thought: str, answer: str, i: int, *, block: bool) -> list[Piece]:
+def _assistant(
+    message: Message, thought: str, answer: str, i: int, *, block: bool
+) -> list[RenderedPiece]:
     out = _turn("assistant", answer.lstrip("\n") if block else answer, i)
     calls = _calls(message.get("tool_calls") or (), after_text=bool(answer))
-    out.insert(2, Piece(calls, i, "calls"))
+    out.insert(2, RenderedPiece(calls, i, "calls"))
     if block:
         inner = thought.strip("\n")
         part = "think" if inner else "empty_think"
-        out.insert(1, Piece(f"<think>\n{inner}\n</think>\n\n", i, part))
+        out.insert(1, RenderedPiece(f"<think>\n{inner}\n</think>\n\n", i, part))
     return out
 
 
@@ -183,7 +189,7 @@ def _calls(calls, *, after_text: bool) -> str:
     return "\n" * (after_text and bool(lines)) + "\n".join(lines)
 
 
-def _cut_after_content(out: list[Piece], turn: int) -> list[Piece]:
+def _cut_after_content(out: list[RenderedPiece], turn: int) -> list[RenderedPiece]:
     for i in reversed(range(len(out))):
         if out[i].turn == turn and out[i].part == "content":
             return out[: i + 1]

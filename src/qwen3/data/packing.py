@@ -29,7 +29,7 @@ class Pieces:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """Packed rows: row r holds pieces[offsets[r] : offsets[r + 1]], one after the other; used:
     tokens per row.
     """
@@ -95,4 +95,4 @@ def pack(pieces, capacity, shuffle):
     row = shuffle(count)[row]
     used = np.bincount(row, weights=pieces.length, minlength=count).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=count))])
-    return Rows(pieces.take(np.argsort(row, kind="stable")), offsets, used)
+    return PackedRows(pieces.take(np.argsort(row, kind="stable")), offsets, used)

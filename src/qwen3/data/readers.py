@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from qwen3.data.files import BadData, Unpacked, line_starts, optional
+from qwen3.data.unpacked import BadData, Unpacked, line_starts, optional
 
 
 class Nothing(list):

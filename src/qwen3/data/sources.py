@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.files import BadData, Unpacked, find, stamp
 from qwen3.data.readers import (
     CUTS,
     ArrayRecordFile,
@@ -24,6 +23,7 @@ from qwen3.data.readers import (
     json_object,
     lines,
 )
+from qwen3.data.unpacked import BadData, Unpacked, find, stamp
 
 LABELS = ("language", "domain", "quality", "safety")
 BOM = "\ufeff"
@@ -167,7 +167,7 @@ class TextFiles(FileSource):
 
 
 @dataclasses.dataclass
-class JsonLines(FileSource):
+class JsonLinesFiles(FileSource):
     """One JSON object a line, also .gz and .zst; blank lines are passed over."""
 
     def open(self, url):
@@ -205,8 +205,8 @@ class ArrayRecord(FileSource):
 FORMATS = {
     ".txt": TextFiles,
     ".md": TextFiles,
-    ".jsonl": JsonLines,
-    ".json": JsonLines,
+    ".jsonl": JsonLinesFiles,
+    ".json": JsonLinesFiles,
     ".parquet": Parquet,
     ".array_record": ArrayRecord,
 }

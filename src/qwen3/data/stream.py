@@ -16,7 +16,7 @@ from qwen3.data.packing import cut, pack
 KEPT_PLANS = 2
 
 
-class Stream:
+class RowStream:
     """Rows of `part` under `stage`. key: JSON-able seed words. ValueError if filters or bands
     leave nothing.
     """

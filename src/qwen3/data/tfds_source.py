@@ -9,8 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from qwen3.data.files import optional
 from qwen3.data.sources import FileSource
+from qwen3.data.unpacked import optional
 
 
 @dataclasses.dataclass

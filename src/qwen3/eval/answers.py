@@ -9,7 +9,7 @@ from qwen3 import rewards
 from qwen3.data import chat
 from qwen3.eval import intervals
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Completion, Request, Sampling, sampling
+from qwen3.infer.requests import Completion, Request, SamplingParams, sampling
 from qwen3.rewards import Problem, response
 
 
@@ -42,9 +42,12 @@ def request(
     """The problem's dialogue as a request. enable_thinking False: the hard switch of the template.
     options: fields of Request."""
     ids, _ = chat.render_tokens(
-        tokenizer, problem.messages, tools=problem.tools, add_generation_prompt=True,
+        tokenizer,
+        problem.messages,
+        tools=problem.tools,
+        add_generation_prompt=True,
         enable_thinking=enable_thinking,
-    )  # fmt: skip
+    )
     return Request(ids, **options)
 
 
@@ -52,7 +55,7 @@ def ask(
     engine: Engine,
     problems: Sequence[Problem],
     *,
-    how: Sampling | None = None,
+    how: SamplingParams | None = None,
     samples: int = 1,
     enable_thinking: bool | None = None,
     seed: int = 0,
@@ -62,11 +65,16 @@ def ask(
     (budget, max_tokens, thinking, ...)."""
     asked = [
         request(
-            engine.tokenizer, problem, enable_thinking=enable_thinking,
-            sampling=how or sampling("greedy"), prompt_id=number, seed=seed, **options,
+            engine.tokenizer,
+            problem,
+            enable_thinking=enable_thinking,
+            sampling=how or sampling("greedy"),
+            prompt_id=number,
+            seed=seed,
+            **options,
         )
         for number, problem in enumerate(problems)
-    ]  # fmt: skip
+    ]
     made = engine.generate([each for one in asked for each in one.samples(samples)])
     owners = [problem for problem in problems for _ in range(samples)]
     lead = response.render("", "") if enable_thinking is False else ""

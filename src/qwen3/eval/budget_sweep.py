@@ -37,13 +37,15 @@ def sweep(
         answers = kept[budget] = [group[0] for group in asked]
         got = [credit(answer) for answer in answers]
         cut = [i for i, answer in enumerate(answers) if answer.cut]
-        rows.append({
-            "budget": budget,
-            "all": intervals.mean(got),
-            "cut_share": len(cut) / len(answers),
-            "cut": intervals.mean([got[i] for i in cut]) if cut else None,
-            "cut_non_thinking": intervals.mean([without[i] for i in cut]) if cut else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "budget": budget,
+                "all": intervals.mean(got),
+                "cut_share": len(cut) / len(answers),
+                "cut": intervals.mean([got[i] for i in cut]) if cut else None,
+                "cut_non_thinking": intervals.mean([without[i] for i in cut]) if cut else None,
+            }
+        )
     return {"non_thinking": intervals.mean(without), "budgets": rows, "answers": kept}
 
 

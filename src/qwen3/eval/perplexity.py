@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
 from qwen3.data.mixture import Stage
-from qwen3.losses.rows import token_log_probs
-from qwen3.train.feed import local_rows, place
+from qwen3.losses.forward import token_log_probs
+from qwen3.train.placement import local_rows, place
 
 
 class HeldOut:
@@ -65,7 +65,7 @@ class HeldOut:
         count = min(there, self._limit or there)
         found = []
         for first in range(0, count, self._batch):
-            wanted = first + np.arange(here.start, here.stop)
+            wanted = first + here
             part = batches.rows(0, (wanted % count).tolist())
             part["weights"][wanted >= count] = 0  # the last batch is filled up, not counted
             found.append(self._sums(params, place(part, self._mesh, self._batch)))

@@ -10,7 +10,8 @@ from qwen3.data.chat_parse import SWITCHES
 from qwen3.eval import intervals
 from qwen3.eval.answers import ask
 from qwen3.infer.engine import Engine
-from qwen3.rewards import Problem, mode_following
+from qwen3.rewards import Problem
+from qwen3.rewards.locks import dialogues
 
 KINDS = ("/think", "/no_think", "none after a flag", "no flag at all")
 
@@ -27,7 +28,7 @@ def kind(problem: Problem) -> str:
 def follow(engine: Engine, problems: Sequence[Problem], **options) -> dict:
     """{"total": Estimate, kind: Estimate of those there are}. options: as of `ask`."""
     answers = [group[0] for group in ask(engine, problems, **options)]
-    right = [mode_following.followed(each.problem, each.text) for each in answers]
+    right = [dialogues.followed(each.problem, each.text) for each in answers]
     table = {"total": intervals.share(int(sum(right)), len(right))}
     for name in KINDS:
         mine = [value for value, p in zip(right, problems, strict=True) if kind(p) == name]

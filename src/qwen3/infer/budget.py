@@ -142,9 +142,12 @@ def start(
     """
     state = dict.fromkeys(Automaton._fields, 0)
     state.update(
-        budget=UNLIMITED if budget is None else budget, reserve=reserve, script=-1,
-        stop_text=list(SCRIPTS).index(stop_text), may_think=thinking is not False,
-    )  # fmt: skip
+        budget=UNLIMITED if budget is None else budget,
+        reserve=reserve,
+        script=-1,
+        stop_text=list(SCRIPTS).index(stop_text),
+        may_think=thinking is not False,
+    )
     if tokenizer is None:
         return state
     turn = list(prompt[_last(prompt, tokenizer.im_start) + 1 :])
@@ -165,9 +168,11 @@ def tables(tokenizer: Tokenizer | None, rows: int) -> Tables:
     ids, scripts = (-1,) * 4, [[0]] * len(SCRIPTS)
     if tokenizer is not None:
         ids = (
-            tokenizer.think_open, tokenizer.think_close,
-            tokenizer.tool_call_open, tokenizer.tool_call_close,
-        )  # fmt: skip
+            tokenizer.think_open,
+            tokenizer.think_close,
+            tokenizer.tool_call_open,
+            tokenizer.tool_call_close,
+        )
         scripts = [tokenizer.encode(text) for text in SCRIPTS.values()]
         for i, text in token_bytes(tokenizer).items():
             continues[i], pending[i] = _utf8(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from qwen3.infer import language_model, requests
-from qwen3.infer.chat_session import THINKING, ChatSession, Piece
+from qwen3.infer.chat_session import THINKING, ChatPiece, ChatSession
 
 HELP = (
     "/think, /no_think: mode of the next answers; /budget N: tokens of thinking (/budget off: no "
@@ -32,7 +32,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     mode.add_argument("--no-think", dest="thinking", action="store_false")
     parser.add_argument("--budget", type=int, help="tokens of thinking")
     parser.add_argument("--preset", choices=list(requests.PRESETS), help="default: by the mode")
-    for each in dataclasses.fields(requests.Sampling):
+    for each in dataclasses.fields(requests.SamplingParams):
         kind = int if each.name == "top_k" else float
         parser.add_argument(f"--{each.name.replace('_', '-')}", dest=each.name, type=kind)
     parser.add_argument("--max-tokens", type=int, help="of one answer; default: the context")
@@ -61,7 +61,7 @@ def open_session(model, arguments: argparse.Namespace) -> ChatSession:
     """A session from the command's options; ValueError for those that make no sense."""
     changes = {
         each.name: getattr(arguments, each.name)
-        for each in dataclasses.fields(requests.Sampling)
+        for each in dataclasses.fields(requests.SamplingParams)
         if getattr(arguments, each.name) is not None
     }
     sampling = arguments.preset
@@ -126,7 +126,7 @@ def command(session: ChatSession, console: Console, line: str) -> bool:
     return True
 
 
-def show(console: Console, pieces: Iterable[Piece]) -> None:
+def show(console: Console, pieces: Iterable[ChatPiece]) -> None:
     """Print as it comes; thinking dimmed."""
     for piece in pieces:
         style = "dim italic" if piece.kind == THINKING else None

@@ -13,13 +13,13 @@ from qwen3.data import chat
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import requests
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Completion, Request, Sampling
-from qwen3.infer.stops import texts
+from qwen3.infer.requests import Completion, Request, SamplingParams
+from qwen3.infer.stop_strings import texts
 
 THINKING, CONTENT = "thinking", "content"
 
 
-class Piece(NamedTuple):
+class ChatPiece(NamedTuple):
     """A stretch of streamed text: kind is "thinking" or "content"."""
 
     kind: str
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChatAnswer:
     """text: all of it, tags included, without the end token. reasoning, content, tool_calls: its
     parts. completion: the tokens and all that is known of them.
     """
@@ -47,13 +47,13 @@ class Answer:
         return chat.parse(self.text).message()
 
 
-def answer(tokenizer: Tokenizer, completion: Completion) -> Answer:
+def answer(tokenizer: Tokenizer, completion: Completion) -> ChatAnswer:
     ids = list(completion.tokens)
     if ids and ids[-1] in tokenizer.stop_ids:
         ids.pop()
     text = tokenizer.decode(ids)
     parsed = chat.parse(text)
-    return Answer(text, parsed.reasoning, parsed.content, parsed.tool_calls, completion)
+    return ChatAnswer(text, parsed.reasoning, parsed.content, parsed.tool_calls, completion)
 
 
 def check_tools(tools: Sequence[Mapping] | None) -> None:
@@ -81,7 +81,7 @@ def chat_request(
     thinking: bool | None = None,
     thinking_budget: int | None = None,
     tools: Sequence[Mapping] | None = None,
-    sampling: Sampling | str | None = None,
+    sampling: SamplingParams | str | None = None,
     **options: Any,
 ) -> Request:
     """The request for the next assistant turn.
@@ -98,9 +98,13 @@ def chat_request(
         raise ValueError(f"thinking_budget {thinking_budget}: wanted at least 0, or None")
     hard = thinking is False or thinking_budget == 0
     prompt, _ = chat.render_tokens(
-        tokenizer, messages, tools=tools, add_generation_prompt=True,
-        enable_thinking=False if hard else None, literal_roles=("system", "user", "tool"),
-    )  # fmt: skip
+        tokenizer,
+        messages,
+        tools=tools,
+        add_generation_prompt=True,
+        enable_thinking=False if hard else None,
+        literal_roles=("system", "user", "tool"),
+    )
     if sampling is None:
         mode = chat.mode_of(messages, False if hard else None)
         sampling = "thinking" if mode else "non_thinking"
@@ -113,9 +117,9 @@ def chat_request(
     )
 
 
-def as_sampling(sampling: Sampling | str | Mapping) -> Sampling:
+def as_sampling(sampling: SamplingParams | str | Mapping) -> SamplingParams:
     """A Sampling as it is, a preset by name, or fields."""
-    if isinstance(sampling, Sampling):
+    if isinstance(sampling, SamplingParams):
         return sampling
     if isinstance(sampling, Mapping):
         return requests.sampling(**sampling)
@@ -130,7 +134,7 @@ class TextStream:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.kind = THINKING if thinking else CONTENT
 
-    def feed(self, tokens: Iterable[int]) -> Iterator[Piece]:
+    def feed(self, tokens: Iterable[int]) -> Iterator[ChatPiece]:
         pending = ""
         for i in tokens:
             if i == self.tokenizer.think_open or i == self.tokenizer.think_close:
@@ -142,26 +146,26 @@ class TextStream:
                 pending += self.decoder.decode(self.texts[i])
         yield from self._piece(pending)
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[ChatPiece]:
         yield from self._piece(self.decoder.decode(b"", True))
 
-    def _piece(self, text: str) -> Iterator[Piece]:
+    def _piece(self, text: str) -> Iterator[ChatPiece]:
         if text:
-            yield Piece(self.kind, text)
+            yield ChatPiece(self.kind, text)
 
 
-class Stream:
+class ChatStream:
     """Iterate for the pieces of one answer; `answer` is there afterwards, and if the iteration was
     broken off, with what had come until then (finish "abort").
     """
 
     def __init__(self, engine: Engine, request: Request):
         self.engine, self.request = engine, request
-        self.answer: Answer | None = None
+        self.answer: ChatAnswer | None = None
         # Checked now, not when the first piece is asked for.
         (self.ticket,) = engine.submit([request])
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[ChatPiece]:
         tokenizer, made = self.engine.tokenizer, self.ticket.completion.tokens
         thinking = bool(self.ticket.state["phase"])
         text, sent = TextStream(tokenizer, thinking=thinking), 0
@@ -183,7 +187,7 @@ class ChatSession:
     engine: Engine
     thinking: bool | None = None
     budget: int | None = None
-    sampling: Sampling | str | None = None
+    sampling: SamplingParams | str | None = None
     tools: Sequence[Mapping] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -191,13 +195,13 @@ class ChatSession:
     def __post_init__(self):
         check_tools(self.tools)
 
-    def say(self, text: str) -> Iterator[Piece]:
+    def say(self, text: str) -> Iterator[ChatPiece]:
         """The answer to a user's message, in pieces. An interrupted answer stays as far as it
         came; a message that cannot be answered is taken back and the ValueError passed on.
         """
         return self._turn([{"role": "user", "content": text}])
 
-    def give_results(self, results: Sequence[str]) -> Iterator[Piece]:
+    def give_results(self, results: Sequence[str]) -> Iterator[ChatPiece]:
         """The next turn after tool calls, given the result of each."""
         return self._turn([{"role": "tool", "content": result} for result in results])
 
@@ -206,17 +210,22 @@ class ChatSession:
         """The tool calls of the last message, to be answered by `give_results`."""
         return self.messages[-1].get("tool_calls", []) if self.messages else []
 
-    def _turn(self, new: list[dict[str, Any]]) -> Iterator[Piece]:
+    def _turn(self, new: list[dict[str, Any]]) -> Iterator[ChatPiece]:
         messages = [*self.messages, *new]
         request = chat_request(
-            self.engine.tokenizer, messages, thinking=self.thinking,
-            thinking_budget=self.budget, tools=self.tools, sampling=self.sampling, **self.options,
-        )  # fmt: skip
-        stream = Stream(self.engine, request)
+            self.engine.tokenizer,
+            messages,
+            thinking=self.thinking,
+            thinking_budget=self.budget,
+            tools=self.tools,
+            sampling=self.sampling,
+            **self.options,
+        )
+        stream = ChatStream(self.engine, request)
         self.messages = messages
         return self._pieces(stream)
 
-    def _pieces(self, stream: Stream) -> Iterator[Piece]:
+    def _pieces(self, stream: ChatStream) -> Iterator[ChatPiece]:
         try:
             yield from stream
         finally:

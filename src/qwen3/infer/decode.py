@@ -42,9 +42,14 @@ def prefill(
     """(keys and values of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
     real_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
     out = transformer.forward(
-        params, config, tokens_PT, None, real_PT,
-        execution=execution, collect=frozenset({"cache"}),
-    )  # fmt: skip
+        params,
+        config,
+        tokens_PT,
+        None,
+        real_PT,
+        execution=execution,
+        collect=frozenset({"cache"}),
+    )
     return out.cache.layers, None if out.router is None else out.router.ids_BTA
 
 
@@ -70,9 +75,12 @@ def decode_steps(
     began = slots.active.sum()
     record = jax.tree.map(
         lambda x: jnp.zeros((block, *x.shape), x.dtype),
-        jax.eval_shape(lambda s, c: _one(params, config, s, c, tables, allowed_V, execution,
-                                         experts)[2], slots, layers),
-    )  # fmt: skip
+        jax.eval_shape(
+            lambda s, c: _one(params, config, s, c, tables, allowed_V, execution, experts)[2],
+            slots,
+            layers,
+        ),
+    )
 
     def going(carry):
         i, slots, _, _ = carry
@@ -95,15 +103,24 @@ def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
     """One token for each active slot."""
     active = slots.active
     out = transformer.forward(
-        params, config, slots.token[:, None], None, active[:, None].astype(jnp.int32),
-        cache=transformer.Cache(layers, slots.length), execution=execution,
-    )  # fmt: skip
+        params,
+        config,
+        slots.token[:, None],
+        None,
+        active[:, None].astype(jnp.int32),
+        cache=transformer.Cache(layers, slots.length),
+        execution=execution,
+    )
     logits_SV = transformer.logits(out)[:, 0]
     with jax.named_scope("sample"):
         scores_SV = sampling.distribution(
-            logits_SV, slots.rules, counts_BV=slots.counts_SV, seen_BV=slots.seen_SV,
-            allowed_BV=_allowed(slots, tables, allowed_V), active_B=active,
-        )  # fmt: skip
+            logits_SV,
+            slots.rules,
+            counts_BV=slots.counts_SV,
+            seen_BV=slots.seen_SV,
+            allowed_BV=_allowed(slots, tables, allowed_V),
+            active_B=active,
+        )
         # A token's random numbers are those of its place in the sequence, whatever the slot.
         drawn, total = sampling.draw(scores_SV, sampling.uniforms(slots.key, slots.length + 1))
         token, forced, thinking = budget.step(slots.thinking, drawn, slots.left, tables)

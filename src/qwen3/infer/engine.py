@@ -23,12 +23,12 @@ from jax.sharding import Mesh
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer import programs, requests, room
+from qwen3.infer import cache_lengths, compiled, requests
 from qwen3.infer.interrupts import uninterrupted
-from qwen3.infer.prompts import Prefilled, Prompts
+from qwen3.infer.prefix_cache import Prefilled, PrefixCache
+from qwen3.infer.request_state import Delta, RequestState
 from qwen3.infer.requests import Completion, Request
-from qwen3.infer.running import Running
-from qwen3.infer.tickets import Delta, Ticket
+from qwen3.infer.slot_table import SlotTable
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 
@@ -76,18 +76,22 @@ class Engine:
         self.execution = execution.replace(
             outputs_first=meshes.platform(mesh) == "cpu" and not execution.scan
         )
-        ways, lengths = programs.batch_ways(mesh), room.checked(buckets, max_length)
+        ways, lengths = compiled.batch_ways(mesh), cache_lengths.checked(buckets, max_length)
         self.slots = -(-slots // ways) * ways
         splash = self.execution.attention == "splash"
-        self.room = room.Room(
-            self.slots, ways, lengths, cache_tokens or self.slots * lengths[-1], block,
-            smallest=room.narrowest(lengths, splash),
-        )  # fmt: skip
-        self.programs = programs.build(config, self.execution, mesh, block, record_experts)
+        self.room = cache_lengths.CacheLengths(
+            self.slots,
+            ways,
+            lengths,
+            cache_tokens or self.slots * lengths[-1],
+            block,
+            smallest=cache_lengths.narrowest(lengths, splash),
+        )
+        self.programs = compiled.build(config, self.execution, mesh, block, record_experts)
         self.params = self.programs.place(params)
-        self.running = Running(self.programs, self.room, tokenizer, config.vocab, seed)
-        self.prompts = Prompts(self.programs, self.room, record_experts=record_experts)
-        self.queue: deque[Ticket] = deque()
+        self.running = SlotTable(self.programs, self.room, tokenizer, config.vocab, seed)
+        self.prompts = PrefixCache(self.programs, self.room, record_experts=record_experts)
+        self.queue: deque[RequestState] = deque()
         self.serials = itertools.count()
         self.stats = Counter()
 
@@ -119,18 +123,20 @@ class Engine:
         finally:
             self.abort([tickets[i] for i in open_])
 
-    def submit(self, asked: Sequence[Request]) -> list[Ticket]:
+    def submit(self, asked: Sequence[Request]) -> list[RequestState]:
         """Queue requests; `step` then works on them. All are checked before any is queued."""
         for i, request in enumerate(asked):
             try:
                 requests.check(
-                    request, vocab=self.config.vocab, max_length=self.max_length,
+                    request,
+                    vocab=self.config.vocab,
+                    max_length=self.max_length,
                     thinks=self.tokenizer is not None,
-                )  # fmt: skip
+                )
             except ValueError as error:
                 raise ValueError(f"request {i}: {error}") from None
         tickets = [
-            Ticket(request, next(self.serials), self.max_length, self.tokenizer)
+            RequestState(request, next(self.serials), self.max_length, self.tokenizer)
             for request in asked
         ]
         for ticket in tickets:
@@ -138,7 +144,7 @@ class Engine:
         self.queue.extend(tickets)
         return tickets
 
-    def abort(self, tickets: Sequence[Ticket]) -> None:
+    def abort(self, tickets: Sequence[RequestState]) -> None:
         """Finish them as "abort" with what they have; others go on undisturbed."""
         self._finish([(ticket, "abort", None) for ticket in tickets if not ticket.done])
 
@@ -204,7 +210,7 @@ class Engine:
     def _admit(self) -> None:
         """Take from the queue, in order, what slots and memory allow; make the caches fit."""
         running, longest = self.running, self.running.longest
-        chosen: list[Ticket] = []
+        chosen: list[RequestState] = []
         if self.refill or not self.active:
             while self.queue:
                 needed = max(longest, len(self.queue[0].sequence))
@@ -215,7 +221,7 @@ class Engine:
                 longest = needed
         self._fit(longest)
         self.stats["prefills"] += self.prompts.prefill(self.params, chosen, self.queue)
-        batches: dict[int, list[tuple[Ticket, Prefilled]]] = {}
+        batches: dict[int, list[tuple[RequestState, Prefilled]]] = {}
         for ticket in chosen:
             found = self.prompts.read[ticket.key]
             batches.setdefault(id(found.layers), []).append((ticket, found))

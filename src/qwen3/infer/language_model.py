@@ -26,9 +26,9 @@ from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import chat_session
-from qwen3.infer.chat_session import Answer, Piece, Stream
+from qwen3.infer.chat_session import ChatAnswer, ChatPiece, ChatStream
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Request, Sampling
+from qwen3.infer.requests import Request, SamplingParams
 from qwen3.model import hf, hf_config, hf_folder, sizes, transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
@@ -117,9 +117,12 @@ class LanguageModel:
         if self._engine is None or self._engine[0] != options:
             execution = self.execution.replace(scan=False, remat="none")
             made = Engine(
-                self.config, self.params, mesh=self.mesh, tokenizer=self.tokenizer,
+                self.config,
+                self.params,
+                mesh=self.mesh,
+                tokenizer=self.tokenizer,
                 **{"execution": execution, "block": 8} | options,
-            )  # fmt: skip
+            )
             self._engine = (options, self.params, made)
         options, params, engine = self._engine
         if params is not self.params:
@@ -131,13 +134,13 @@ class LanguageModel:
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
         *,
-        sampling: Sampling | str | Mapping = "model",
+        sampling: SamplingParams | str | Mapping = "model",
         samples: int = 1,
         stream: bool = False,
         slots: int | None = None,
         seed: int | None = None,
         **options: Any,
-    ) -> list[Answer] | Iterator[Piece]:
+    ) -> list[ChatAnswer] | Iterator[ChatPiece]:
         """Continuations of texts or lists of token ids: `samples` of each, together in order.
 
         sampling: a Sampling, a preset by name, or fields. options: further fields of
@@ -158,7 +161,7 @@ class LanguageModel:
         if stream:
             if len(asked) != 1:
                 raise ValueError(f"stream is for one answer, not {len(asked)}")
-            return iter(Stream(engine, asked[0]))
+            return iter(ChatStream(engine, asked[0]))
         return [chat_session.answer(engine.tokenizer, each) for each in engine.generate(asked)]
 
     def chat(
@@ -168,11 +171,11 @@ class LanguageModel:
         thinking: bool | None = None,
         thinking_budget: int | None = None,
         tools: Sequence[Mapping] | None = None,
-        sampling: Sampling | str | Mapping | None = None,
+        sampling: SamplingParams | str | Mapping | None = None,
         stream: bool = False,
         seed: int | None = None,
         **options: Any,
-    ) -> Answer | Iterator[Piece]:
+    ) -> ChatAnswer | Iterator[ChatPiece]:
         """The next assistant turn; see `chat_session.chat_request` for modes, budget and presets.
 
         stream: pieces of thinking and content as they come.
@@ -180,12 +183,18 @@ class LanguageModel:
         engine = self._chat_engine()
         try:
             request = chat_session.chat_request(
-                engine.tokenizer, messages, thinking=thinking, thinking_budget=thinking_budget,
-                tools=tools, sampling=sampling, seed=seed, **options,
-            )  # fmt: skip
+                engine.tokenizer,
+                messages,
+                thinking=thinking,
+                thinking_budget=thinking_budget,
+                tools=tools,
+                sampling=sampling,
+                seed=seed,
+                **options,
+            )
         except TypeError as error:
             raise ValueError(f"unknown option of chat: {error}") from None
-        answering = Stream(engine, request)
+        answering = ChatStream(engine, request)
         if stream:
             return iter(answering)
         for _ in answering:

@@ -16,7 +16,7 @@ MOST_STOP_IDS = 8
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How a token is drawn: penalties, temperature, top-k, top-p, min-p, in this order.
 
     The default is the model's own distribution. temperature 0 is greedy, top_k 0 keeps all.
@@ -52,20 +52,20 @@ _RANGES = {
 
 # RECIPE 7 and 9: the report's settings, one for its writing benchmarks, the docs' for tools.
 PRESETS = {
-    "model": Sampling(),
-    "greedy": Sampling(temperature=0.0),
-    "thinking": Sampling(0.6, 20, 0.95),
-    "thinking_writing": Sampling(0.6, 20, 0.95, presence_penalty=1.5),
-    "non_thinking": Sampling(0.7, 20, 0.8, presence_penalty=1.5),
-    "tools": Sampling(0.7, 20, 0.8, repetition_penalty=1.05),
+    "model": SamplingParams(),
+    "greedy": SamplingParams(temperature=0.0),
+    "thinking": SamplingParams(0.6, 20, 0.95),
+    "thinking_writing": SamplingParams(0.6, 20, 0.95, presence_penalty=1.5),
+    "non_thinking": SamplingParams(0.7, 20, 0.8, presence_penalty=1.5),
+    "tools": SamplingParams(0.7, 20, 0.8, repetition_penalty=1.05),
 }
 
 
-def sampling(preset: str = "model", **changes: float) -> Sampling:
+def sampling(preset: str = "model", **changes: float) -> SamplingParams:
     """A preset by name, with changes. Raises ValueError naming the presets or fields there are."""
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
-    fields = [each.name for each in dataclasses.fields(Sampling)]
+    fields = [each.name for each in dataclasses.fields(SamplingParams)]
     if unknown := set(changes) - set(fields):
         raise ValueError(f"unknown sampling fields {sorted(unknown)}; there are {fields}")
     return dataclasses.replace(PRESETS[preset], **changes)
@@ -85,7 +85,7 @@ class Request:
     """
 
     prompt: Sequence[int]
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
     stop_ids: tuple[int, ...] | None = None
     stop_strings: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ def check(request: Request, *, vocab: int, max_length: int, thinks: bool) -> Non
         )
     if request.max_tokens is not None and request.max_tokens < 1:
         raise ValueError(f"max_tokens {request.max_tokens}: wanted at least 1, or None")
-    if not isinstance(request.sampling, Sampling):
+    if not isinstance(request.sampling, SamplingParams):
         raise ValueError(f"sampling {request.sampling!r}: wanted a Sampling; see sampling()")
     stops = request.stop_ids or ()
     if len(stops) > MOST_STOP_IDS or any(not 0 <= i < vocab for i in stops):

@@ -37,7 +37,7 @@ class Slots(NamedTuple):
     thinking: budget.Automaton
 
 
-class Arrivals(NamedTuple):
+class Admission(NamedTuple):
     """Rows to be filled: the first `count` of S entries. Host arrays.
 
     slot: where to; source: row of the prefilled batch; seeds: uint32 [S, 3]; history, kinds
@@ -62,12 +62,17 @@ def new_slots(slots: int, vocab: int) -> Slots:
     """Empty ones."""
     zeros = jnp.zeros(slots, jnp.int32)
     return Slots(
-        token=zeros, length=zeros, left=zeros, active=jnp.zeros(slots, bool),
-        key=jnp.zeros((slots, 2), jnp.uint32), rules=sampling.neutral(slots),
+        token=zeros,
+        length=zeros,
+        left=zeros,
+        active=jnp.zeros(slots, bool),
+        key=jnp.zeros((slots, 2), jnp.uint32),
+        rules=sampling.neutral(slots),
         stops=jnp.full((slots, MOST_STOP_IDS), -1, jnp.int32),
-        counts_SV=jnp.zeros((slots, vocab), jnp.int32), seen_SV=jnp.zeros((slots, vocab), bool),
+        counts_SV=jnp.zeros((slots, vocab), jnp.int32),
+        seen_SV=jnp.zeros((slots, vocab), bool),
         thinking=automaton({name: zeros for name in budget.Automaton._fields}),
-    )  # fmt: skip
+    )
 
 
 def automaton(fields) -> budget.Automaton:
@@ -76,7 +81,7 @@ def automaton(fields) -> budget.Automaton:
     )
 
 
-def insert(slots: Slots, layers: Any, prompts: Any, new: Arrivals) -> tuple[Slots, Any]:
+def insert(slots: Slots, layers: Any, prompts: Any, new: Admission) -> tuple[Slots, Any]:
     """Put arrivals into their slots; `prompts` is what prefill gave."""
     keys = sampling.row_keys(new.seeds)
 
@@ -100,11 +105,17 @@ def insert(slots: Slots, layers: Any, prompts: Any, new: Arrivals) -> tuple[Slot
         seen_V = jnp.zeros(vocab, bool).at[seen].set(True, mode="drop")
         counts_V = jnp.zeros(vocab, jnp.int32).at[made].add(1, mode="drop")
         filled = Slots(
-            token=new.token[i], length=new.length[i], left=new.left[i], active=True,
-            key=keys[i], rules=jax.tree.map(lambda x: x[i], new.rules), stops=new.stops[i],
-            counts_SV=counts_V, seen_SV=seen_V,
+            token=new.token[i],
+            length=new.length[i],
+            left=new.left[i],
+            active=True,
+            key=keys[i],
+            rules=jax.tree.map(lambda x: x[i], new.rules),
+            stops=new.stops[i],
+            counts_SV=counts_V,
+            seen_SV=seen_V,
             thinking=jax.tree.map(lambda x: x[i], new.thinking),
-        )  # fmt: skip
+        )
         return jax.tree.map(lambda old, x: old.at[row].set(x), slots, filled), layers
 
     return jax.lax.fori_loop(0, new.count, one, (slots, layers))
@@ -131,8 +142,10 @@ def _each_cache(function, layers, *others):
             function(-1, *(each.keys for each in caches)),
             function(-2, *(each.values for each in caches)),
         ),
-        layers, *others, is_leaf=lambda x: isinstance(x, LayerCache),
-    )  # fmt: skip
+        layers,
+        *others,
+        is_leaf=lambda x: isinstance(x, LayerCache),
+    )
 
 
 def new_layers(

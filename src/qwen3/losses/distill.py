@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from qwen3.losses.rows import by_mode, detached, run
+from qwen3.losses.forward import by_mode, detached, run
 from qwen3.losses.sequences import at_tokens, per_sequence
 from qwen3.ops import chunked_divergence
-from qwen3.ops.rows import flatten_rows, unflatten_rows
+from qwen3.ops.row_chunks import flatten_rows, unflatten_rows
 
 DECILES = 10
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qwen3.losses.objective import Grpo
-from qwen3.losses.rows import by_mode, detached, token_log_probs
+from qwen3.losses.forward import by_mode, detached, token_log_probs
+from qwen3.losses.grpo_config import Grpo
 from qwen3.losses.sequences import at_tokens, mean_at_tokens, per_sequence
 
 _LOG_PROBS = ("old_logp", "rollout_logp", "reference_logp")

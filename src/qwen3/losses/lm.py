@@ -14,11 +14,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from qwen3.losses.rows import by_mode, detached, run
+from qwen3.losses.forward import by_mode, detached, run
 from qwen3.mesh import BATCH_AXES
 from qwen3.ops import balance as balancing
 from qwen3.ops import chunked
-from qwen3.ops.rows import flatten_rows, unflatten_rows, ways
+from qwen3.ops.row_chunks import flatten_rows, unflatten_rows, ways
 
 _COUNTED = ("global", "buffered")  # forms that need experts counted outside this microbatch
 

@@ -151,10 +151,14 @@ def _check_shapes(stored: dict[str, StoredTensor], config: ModelConfig) -> None:
 
 def _compare_tied(head: StoredTensor, embed: StoredTensor | None, folder: Any) -> None:
     """The public 0.6B stores a copy of its tied head. The embedding serves, as in transformers."""
-    same = embed is not None and head.shape == embed.shape and all(
-        np.array_equal(head.map()[i : i + 4096], embed.map()[i : i + 4096])
-        for i in range(0, head.shape[0], 4096)
-    )  # fmt: skip
+    same = (
+        embed is not None
+        and head.shape == embed.shape
+        and all(
+            np.array_equal(head.map()[i : i + 4096], embed.map()[i : i + 4096])
+            for i in range(0, head.shape[0], 4096)
+        )
+    )
     if not same:
         warnings.warn(
             f"{folder}: tie_word_embeddings is true but lm_head.weight differs from "

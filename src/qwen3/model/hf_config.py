@@ -57,10 +57,18 @@ MOE_FIXED = {
 ROPE_TYPES = {
     "default": {"rope_type", "type", "rope_theta", "partial_rotary_factor"},
     "yarn": {
-        "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor",
-        "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate",
+        "rope_type",
+        "type",
+        "rope_theta",
+        "partial_rotary_factor",
+        "factor",
+        "attention_factor",
+        "original_max_position_embeddings",
+        "beta_fast",
+        "beta_slow",
+        "truncate",
     },
-}  # fmt: skip
+}
 
 
 def from_hf(raw: dict[str, Any], name: str = "") -> ModelConfig:

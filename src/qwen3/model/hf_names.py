@@ -93,10 +93,14 @@ def order(config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
 
 def lengths_of(config: ModelConfig) -> dict[str, int]:
     return {
-        "V": config.vocab, "D": config.hidden, "N": config.heads, "K": config.kv_heads,
-        "H": config.head_dim, "E": config.experts,
+        "V": config.vocab,
+        "D": config.hidden,
+        "N": config.heads,
+        "K": config.kv_heads,
+        "H": config.head_dim,
+        "E": config.experts,
         "F": config.expert_ffn if config.moe else config.ffn,
-    }  # fmt: skip
+    }
 
 
 def their_shape(row: Row, config: ModelConfig) -> tuple[int, ...]:

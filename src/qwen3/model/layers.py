@@ -49,9 +49,13 @@ def frequencies(config: ModelConfig):
         return rope.inverse_frequencies(config.head_dim, config.rope_theta), 1.0
     yarn = config.rope_scaling
     return rope.yarn_frequencies(
-        config.head_dim, config.rope_theta, factor=yarn.factor,
-        original_length=yarn.original_length, beta_fast=yarn.beta_fast, beta_slow=yarn.beta_slow,
-    )  # fmt: skip
+        config.head_dim,
+        config.rope_theta,
+        factor=yarn.factor,
+        original_length=yarn.original_length,
+        beta_fast=yarn.beta_fast,
+        beta_slow=yarn.beta_slow,
+    )
 
 
 class Weight:
@@ -144,10 +148,17 @@ class Attention(nn.Module):
             k_positions_BS = jnp.arange(k_BSKH.shape[1])[None]
             mask_BTS = at.index_BT[:, :, None] >= k_positions_BS[:, None, :]
         o_BTNH = dual_chunk.dual_chunk_attention(
-            q_BTNH, k_BSKH, v_BSKH, turned,
-            q_positions_BT=at.positions_BT, k_positions_BS=k_positions_BS, mask_BTS=mask_BTS,
-            train_length=settings.train_length, chunk=settings.chunk, variant=settings.variant,
-        )  # fmt: skip
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            turned,
+            q_positions_BT=at.positions_BT,
+            k_positions_BS=k_positions_BS,
+            mask_BTS=mask_BTS,
+            train_length=settings.train_length,
+            chunk=settings.chunk,
+            variant=settings.variant,
+        )
         return o_BTNH, new
 
 
@@ -203,9 +214,15 @@ class Moe(nn.Module):
             "down": weight.stored("down", ("experts", "mlp", "embed"), (e, f, d)),
         }
         return transport.moe(
-            x_BTD, weights, active=c.active_experts, mask_BT=mask_BT, ids_BTA=ids_BTA,
-            transport=run.transport, kernel=run.experts, bound=run.expert_bound,
-        )  # fmt: skip
+            x_BTD,
+            weights,
+            active=c.active_experts,
+            mask_BT=mask_BT,
+            ids_BTA=ids_BTA,
+            transport=run.transport,
+            kernel=run.experts,
+            bound=run.expert_bound,
+        )
 
 
 class Block(nn.Module):

@@ -96,9 +96,7 @@ def write(
     header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers refuses a file without it
     for name, (dtype, shape) in sizes.items():
         end = offset + math.prod(shape) * dtype.itemsize
-        header[name] = {
-            "dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]
-        }  # fmt: skip
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -176,6 +176,15 @@ def forward(
     return Output(hidden_BTD, params.get("head", params["embed"]), router, cache, blocks)
 
 
+def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:
+    """apply(params, tokens, positions, segment_ids) -> Output: the model as the losses call it."""
+
+    def apply(params: Any, tokens_BT: Any, positions_BT: Any, segments_BT: Any) -> Output:
+        return forward(params, config, tokens_BT, positions_BT, segments_BT, execution=execution)
+
+    return apply
+
+
 def logits(output: Output) -> jax.Array:
     """fp32 [B, T, V]. For many tokens use ops.chunked, which never holds them all."""
     head_VD = gathered(output.head_VD, output.hidden_BTD.dtype, "vocab", "embed")

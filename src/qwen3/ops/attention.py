@@ -85,9 +85,12 @@ def reference(q_BTNH, k_BSKH, v_BSKH, q_segments, k_segments, start):
     )
     index_T = jnp.arange(T) + (0 if start is None else start)
     o_BKGTH = _blocked(
-        q_BKGTH, k_BSKH.transpose(0, 2, 1, 3), v_BSKH.transpose(0, 2, 1, 3),
-        (index_T, q_segments, k_segments), spans,
-    )  # fmt: skip
+        q_BKGTH,
+        k_BSKH.transpose(0, 2, 1, 3),
+        v_BSKH.transpose(0, 2, 1, 3),
+        (index_T, q_segments, k_segments),
+        spans,
+    )
     return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
@@ -206,10 +209,14 @@ def _splash_plan(q_BTNH: jax.Array, shards: int):
     if block < 128:
         raise ValueError(f"splash attention needs multiples of 128 positions a shard, not {T}")
     sizes = splash.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block,
-        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
         use_fused_bwd_kernel=True,
-    )  # fmt: skip
+    )
     mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(heads)])
     return splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards)
 

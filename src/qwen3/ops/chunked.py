@@ -16,7 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from qwen3.ops.rows import default_chunk, join, pin, split, ways
+from qwen3.ops.row_chunks import default_chunk, join, pin, split, ways
 
 
 def logits_of(hidden_PCD, head_VD):

@@ -36,7 +36,7 @@ from qwen3.ops.chunked import (
     sums,
     top_k,
 )
-from qwen3.ops.rows import default_chunk, pin
+from qwen3.ops.row_chunks import default_chunk, pin
 
 
 def _reverse_kl(log_s, log_t, _):
@@ -66,14 +66,14 @@ _MIXING = {"jsd": "beta", "mix": "forward_weight"}
 _NOWHERE = -1e30  # log of no mass: finite, so that 0 * log 0 is 0 and not NaN
 
 
-class Kind(NamedTuple):
+class DivergenceKind(NamedTuple):
     """A kind of divergence by name and its mixing parameter (beta or forward_weight), if any."""
 
     name: str
     mixing: float = 0.0
 
 
-def resolve(kind, *, beta=None, forward_weight=None) -> Kind:
+def resolve(kind, *, beta=None, forward_weight=None) -> DivergenceKind:
     """Check a kind's name and parameter; jsd's ends become the KLs that they stand for.
 
     Raises ValueError for an unknown kind, and for a parameter that is missing, out of [0, 1], or
@@ -88,12 +88,12 @@ def resolve(kind, *, beta=None, forward_weight=None) -> Kind:
             word = "needs" if value is None else "has no"
             raise ValueError(f"divergence {kind!r} {word} {name} (got {value})")
     if needed is None:
-        return Kind(kind)
+        return DivergenceKind(kind)
     value = float(given[needed])
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{needed} {value} of divergence {kind!r} is not between 0 and 1")
     ends = {0.0: "forward_kl", 1.0: "reverse_kl"} if kind == "jsd" else {}
-    return Kind(ends[value]) if value in ends else Kind(kind, value)
+    return DivergenceKind(ends[value]) if value in ends else DivergenceKind(kind, value)
 
 
 def divergence(

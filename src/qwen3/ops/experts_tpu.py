@@ -30,9 +30,14 @@ def _gmm_backward(tiles, interpret, kept, dy_RN):
     x_RK, w_EKN, sizes_E = kept
     rows, contraction, columns = tiles
     dx_RK = gmm(
-        dy_RN, w_EKN, sizes_E, x_RK.dtype, (rows, columns, contraction), transpose_rhs=True,
+        dy_RN,
+        w_EKN,
+        sizes_E,
+        x_RK.dtype,
+        (rows, columns, contraction),
+        transpose_rhs=True,
         interpret=interpret,
-    )  # fmt: skip
+    )
     dw_EKN = tgmm(x_RK.T, dy_RN, sizes_E, w_EKN.dtype, tiles, interpret=interpret)
     return zero_tail(dx_RK, sizes_E), dw_EKN, None
 

@@ -72,9 +72,11 @@ def distribution(
     with jax.named_scope("penalties"):
         penalties_B = (rules.presence_B != 0) | (rules.frequency_B != 0) | (rules.repetition_B != 1)
         scores_BV = jax.lax.cond(
-            some(penalties_B), lambda x: penalise(x, counts_BV, seen_BV, rules), lambda x: x,
+            some(penalties_B),
+            lambda x: penalise(x, counts_BV, seen_BV, rules),
+            lambda x: x,
             scores_BV,
-        )  # fmt: skip
+        )
     scores_BV = jnp.where(allowed_BV, scores_BV, CUT)
     greedy_B = rules.temperature_B == 0
     scores_BV = scores_BV / jnp.where(greedy_B, 1, rules.temperature_B)[:, None]

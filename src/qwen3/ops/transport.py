@@ -73,11 +73,16 @@ def moe(
         send = TRANSPORTS[transport if axes["expert"] > 1 else "fsdp"]
         experts = params["router"].shape[1]
         return _shard(
-            x_BTD, mask_BT, ids_BTA, params, axes, active=active,
+            x_BTD,
+            mask_BT,
+            ids_BTA,
+            params,
+            axes,
+            active=active,
             send=lambda *rows: send(
                 *rows, devices=axes["expert"], experts=experts, ffn=ffn, bound=bound
             ),
-        )  # fmt: skip
+        )
 
     if max(axes.values()) == 1:
         return body(x_BTD, mask_BT, ids_BTA, params)

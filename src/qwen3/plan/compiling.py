@@ -31,7 +31,7 @@ MEMORY_METHOD = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledStep:
     """All amounts are per JAX device and step; a chip of `devices_per_chip` devices has as many
     times that. memory: bytes of arguments, outputs, aliased (both at once), temporaries, program
     and peak; `used` is peak and program. Without the memory (`fits` is False and XLA gave up) only
@@ -68,7 +68,7 @@ class Plan:
         return asdict(self)
 
 
-def plan(setting: Setting, *, keep_text: str = "") -> Plan:
+def plan(setting: Setting, *, keep_text: str = "") -> CompiledStep:
     """Compile `setting`. keep_text: a file for the optimized program.
 
     Raises ValueError for what does not exist or does not divide, naming the choices.
@@ -93,7 +93,9 @@ def plan(setting: Setting, *, keep_text: str = "") -> Plan:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             used, reason = out_of_memory(str(error))
-            return Plan(**facts, fits=False, used=used, reason=reason, advice=advice(setting))
+            return CompiledStep(
+                **facts, fits=False, used=used, reason=reason, advice=advice(setting)
+            )
         end = time.perf_counter()
     text = compiled.as_text()
     if keep_text:
@@ -103,7 +105,9 @@ def plan(setting: Setting, *, keep_text: str = "") -> Plan:
     return _read(facts, chip, compiled, hlo.parse(text), work)
 
 
-def _read(facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: steps.Work) -> Plan:
+def _read(
+    facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: steps.Work
+) -> CompiledStep:
     setting, devices = facts["setting"], facts["devices"]
     memory = compiled.memory_analysis()
     parts = {
@@ -122,20 +126,32 @@ def _read(facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: st
     tokens, paper = work.tokens / devices, work.flops / devices
     xla = compiled.cost_analysis() or {}
     prediction = predict.predict(
-        chip, flops=counted, hbm_bytes=moved, sent=sum(c.bytes for c in sent), tokens=tokens,
+        chip,
+        flops=counted,
+        hbm_bytes=moved,
+        sent=sum(c.bytes for c in sent),
+        tokens=tokens,
         analytic=paper,
-    )  # fmt: skip
-    return Plan(
-        **facts, fits=used <= facts["limit"], used=used, memory=parts,
+    )
+    return CompiledStep(
+        **facts,
+        fits=used <= facts["limit"],
+        used=used,
+        memory=parts,
         advice=() if used <= facts["limit"] else advice(setting),
-        tokens=tokens, flops=counted, flops_per_token=executed / tokens,
-        analytic_flops_per_token=paper / tokens, flops_ratio=executed / paper,
+        tokens=tokens,
+        flops=counted,
+        flops_per_token=executed / tokens,
+        analytic_flops_per_token=paper / tokens,
+        flops_ratio=executed / paper,
         flops_ratio_with_tiles=sum(counted.values()) / paper,
         xla_flops_loops_once=xla.get("flops", math.nan),
         xla_bytes_loops_once=xla.get("bytes accessed", math.nan),
-        bytes_accessed=moved, collectives=tuple(sent),
-        unknown_loops=tuple(sorted(program.unknown_loops)), prediction=prediction,
-    )  # fmt: skip
+        bytes_accessed=moved,
+        collectives=tuple(sent),
+        unknown_loops=tuple(sorted(program.unknown_loops)),
+        prediction=prediction,
+    )
 
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

@@ -12,7 +12,7 @@ from qwen3.model import sizes
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.plan import predict, target
 from qwen3.plan.chips import Chip, chip_of
-from qwen3.plan.compiling import Plan, plan
+from qwen3.plan.compiling import CompiledStep, plan
 from qwen3.plan.steps import GENERATION, Setting
 
 REMATS = ("none", "attention", "full", "offload")
@@ -22,7 +22,7 @@ _RECOMPUTED = {"none": 1.0, "attention": 1.28, "full": 4 / 3, "offload": 4 / 3}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FitEstimate:
     """A guess within some tens of per cent, to sort by; `plan` tells."""
 
     setting: Setting
@@ -56,7 +56,7 @@ def _divides(model: ModelConfig, mesh: MeshConfig, length: int) -> bool:
     return expert and heads and context and model.hidden % mesh.fsdp == 0
 
 
-def estimate(setting: Setting) -> Estimate:
+def estimate(setting: Setting) -> FitEstimate:
     """Bytes and seconds of a training or forward step from sizes alone."""
     model, chip, mesh = sizes.size(setting.model), chip_of(setting.topology), setting.mesh
     count = len(target.devices(setting.topology))
@@ -77,7 +77,7 @@ def estimate(setting: Setting) -> Estimate:
     working = 2 * layer + live * 2 * (8 * width + 1.5 * routed / mesh.tensor)
     loss = head * (10 if train else 2) + setting.chunk * model.vocab / mesh.tensor * 6
     used = stored + kept + max(working, loss)
-    return Estimate(setting, used, _seconds(setting, chip, counts.total, tokens, train))
+    return FitEstimate(setting, used, _seconds(setting, chip, counts.total, tokens, train))
 
 
 def _seconds(setting: Setting, chip: Chip, parameters: int, tokens: float, train: bool) -> float:
@@ -97,7 +97,7 @@ def _seconds(setting: Setting, chip: Chip, parameters: int, tokens: float, train
 
 def search(
     setting: Setting, *, compiles: int = 3, tell: Callable[[str], None] = lambda line: None
-) -> list[Plan]:
+) -> list[CompiledStep]:
     """Plans that were compiled, the fastest that fits first.
 
     Settings that cannot fit are left out by estimate; the `compiles` quickest of the others are
@@ -123,9 +123,11 @@ def search(
     tell(f"{len(found)} settings divide, {len(near)} may fit; compiling {compiles}")
     plans = []
     for each in near[:compiles]:
-        tell(f"{each.setting.mesh} microbatches={each.setting.microbatches} "
-             f"remat={each.setting.remat}: estimated {each.bytes / 1e9:.1f} GB, "
-             f"{each.seconds:.2f} s")  # fmt: skip
+        tell(
+            f"{each.setting.mesh} microbatches={each.setting.microbatches} "
+            f"remat={each.setting.remat}: estimated {each.bytes / 1e9:.1f} GB, "
+            f"{each.seconds:.2f} s"
+        )
         plans.append(plan(each.setting))
     late = float("inf")
     return sorted(plans, key=lambda p: (not p.fits, p.prediction.seconds if p.prediction else late))

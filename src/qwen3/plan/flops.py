@@ -61,10 +61,14 @@ def _convolution(each: Instruction, left: tuple, right: tuple) -> float:
             return fields[name].split("x")[n] if name in fields else default
 
         flops *= _valid(
-            left[inputs.index(space)], right[kernel.index(space)], out[outputs.index(space)],
-            stride=int(at("stride", 1)), low=int(at("pad", "0_0").split("_")[0]),
-            left_step=int(at("lhs_dilate", 1)), right_step=int(at("rhs_dilate", 1)),
-        )  # fmt: skip
+            left[inputs.index(space)],
+            right[kernel.index(space)],
+            out[outputs.index(space)],
+            stride=int(at("stride", 1)),
+            low=int(at("pad", "0_0").split("_")[0]),
+            left_step=int(at("lhs_dilate", 1)),
+            right_step=int(at("rhs_dilate", 1)),
+        )
     return flops
 
 

@@ -13,10 +13,30 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 BYTES = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
-    "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "s4": 0.5, "u4": 0.5, "s2": 0.25, "u2": 0.25,
-    "c64": 8, "c128": 16, "f8e4m3fn": 1, "f8e5m2": 1, "f8e4m3": 1, "token": 0,
-}  # fmt: skip
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "s32": 4,
+    "u32": 4,
+    "s64": 8,
+    "u64": 8,
+    "bf16": 2,
+    "f16": 2,
+    "f32": 4,
+    "f64": 8,
+    "s4": 0.5,
+    "u4": 0.5,
+    "s2": 0.25,
+    "u2": 0.25,
+    "c64": 8,
+    "c128": 16,
+    "f8e4m3fn": 1,
+    "f8e5m2": 1,
+    "f8e4m3": 1,
+    "token": 0,
+}
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _LINE = re.compile(r"^\s+(ROOT )?%(\S+) = ")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|called_computations)=\{?%([\w.\-]+)")

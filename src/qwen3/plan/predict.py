@@ -51,5 +51,10 @@ def predict(
     bound = max(times, key=times.get)
     seconds = times[bound]
     rate = tokens * chip.devices / seconds
-    return Prediction(**times, bound=bound, seconds=seconds, mfu=analytic / peak / seconds,
-                      tokens_per_second_per_chip=rate)  # fmt: skip
+    return Prediction(
+        **times,
+        bound=bound,
+        seconds=seconds,
+        mfu=analytic / peak / seconds,
+        tokens_per_second_per_chip=rate,
+    )

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.infer import budget, programs
+from qwen3.infer import budget, compiled
 from qwen3.losses.distill import Distill
-from qwen3.losses.objective import Grpo
+from qwen3.losses.grpo_config import Grpo
 from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
@@ -158,14 +158,16 @@ def decode(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
     return Work(made.decode, (*made.shapes(count, setting.length), *rest), count, count * each)
 
 
-def _engine(setting: Setting, model: ModelConfig, mesh: Mesh) -> tuple[programs.Programs, int]:
+def _engine(
+    setting: Setting, model: ModelConfig, mesh: Mesh
+) -> tuple[compiled.CompiledPrograms, int]:
     """An engine's programs and its slots; a block is one token."""
     if setting.microbatches != 1:
         raise ValueError(
             f"the {setting.step} step has no microbatches, so not {setting.microbatches}"
         )
     run = execution(setting, mesh).replace(scan=False, remat="none")
-    return programs.build(model, run, mesh, 1, False), rows(setting, mesh)
+    return compiled.build(model, run, mesh, 1, False), rows(setting, mesh)
 
 
 def _whole(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -173,9 +175,13 @@ def _whole(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.Sh
 
 
 STEPS: dict[str, Build] = {
-    "train": train, "forward": forward, "grpo": grpo, "distill": distill,
-    "prefill": prefill, "decode": decode,
-}  # fmt: skip
+    "train": train,
+    "forward": forward,
+    "grpo": grpo,
+    "distill": distill,
+    "prefill": prefill,
+    "decode": decode,
+}
 TRAINING, GENERATION = ("train", "grpo", "distill"), ("prefill", "decode")
 
 

@@ -9,14 +9,30 @@ from dataclasses import dataclass
 from qwen3.plan.hlo import Computation, Instruction, Program, called
 
 KINDS = (
-    "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all",
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
     "collective-permute",
-)  # fmt: skip
+)
 # Instructions that name or alias memory and move nothing.
 _FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "after-all", "partition-id", "replica-id", "opt-barrier", "domain", "iota",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+    "domain",
+    "iota",
+}
 
 
 @dataclass(frozen=True)

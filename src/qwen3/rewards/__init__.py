@@ -10,32 +10,23 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from qwen3.rewards import (
-    coding,
-    constraints,
-    countdown,
-    length,
-    logic,
-    maths,
-    mode_following,
-    schema,
-    tool_call,
-    word_problems,
-)
+from qwen3 import sandbox
+from qwen3.rewards import coding, constraints, countdown, length, logic, maths, schema, tool_call
+from qwen3.rewards.locks import dialogues, lock_tasks
 from qwen3.rewards.task import NoVerdict, Problem, Task
 
-__all__ = ["TASKS", "NoVerdict", "Problem", "Task", "get", "score_all"]
+__all__ = ["TASKS", "NoVerdict", "Problem", "Task", "get", "sandbox", "score_all"]
 
 TASKS = {
     task.name: task
     for task in (
-        word_problems.one_lock,
-        word_problems.lock_digits,
-        word_problems.locks_and_languages,
+        lock_tasks.one_lock,
+        lock_tasks.lock_digits,
+        lock_tasks.locks_and_languages,
         maths.final_answer,
         countdown.expression,
         coding.unit_tests,
-        mode_following.last_flag_wins,
+        dialogues.last_flag_wins,
         schema.document,
         length.bounded,
         constraints.stacked,

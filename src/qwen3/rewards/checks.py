@@ -150,13 +150,28 @@ def json_only(answer):
 
 
 SCRIPTS = {
-    "ar": "\u0600-\u06ff", "fa": "\u0600-\u06ff", "ur": "\u0600-\u06ff", "bn": "\u0980-\u09ff",
-    "gu": "\u0a80-\u0aff", "hi": "\u0900-\u097f", "mr": "\u0900-\u097f", "ne": "\u0900-\u097f",
-    "kn": "\u0c80-\u0cff", "ko": "\uac00-\ud7af", "pa": "\u0a00-\u0a7f", "ta": "\u0b80-\u0bff",
-    "te": "\u0c00-\u0c7f", "th": "\u0e00-\u0e7f", "ru": "\u0400-\u04ff", "bg": "\u0400-\u04ff",
-    "uk": "\u0400-\u04ff", "zh": "\u4e00-\u9fff", "ja": "\u3040-\u30ff\u4e00-\u9fff",
-    "he": "\u0590-\u05ff", "el": "\u0370-\u03ff",
-}  # fmt: skip
+    "ar": "\u0600-\u06ff",
+    "fa": "\u0600-\u06ff",
+    "ur": "\u0600-\u06ff",
+    "bn": "\u0980-\u09ff",
+    "gu": "\u0a80-\u0aff",
+    "hi": "\u0900-\u097f",
+    "mr": "\u0900-\u097f",
+    "ne": "\u0900-\u097f",
+    "kn": "\u0c80-\u0cff",
+    "ko": "\uac00-\ud7af",
+    "pa": "\u0a00-\u0a7f",
+    "ta": "\u0b80-\u0bff",
+    "te": "\u0c00-\u0c7f",
+    "th": "\u0e00-\u0e7f",
+    "ru": "\u0400-\u04ff",
+    "bg": "\u0400-\u04ff",
+    "uk": "\u0400-\u04ff",
+    "zh": "\u4e00-\u9fff",
+    "ja": "\u3040-\u30ff\u4e00-\u9fff",
+    "he": "\u0590-\u05ff",
+    "el": "\u0370-\u03ff",
+}
 
 
 def script(answer, *, language):

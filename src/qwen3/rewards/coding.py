@@ -6,46 +6,80 @@ solution}. All tests must pass; the candidate's process sees the arguments only.
 
 import re
 
-from qwen3.rewards import sandbox, sandbox_child, values
-from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
+from qwen3 import sandbox
+from qwen3.rewards import values
+from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
+from qwen3.sandbox import child
 
 TESTS = 24
 # kind -> (phrase, line of source, the same as a function); {k} is a small constant, xs a list.
 STEPS = {
-    "even": ("keep only the even numbers", "xs = [x for x in xs if x % 2 == 0]",
-             lambda xs, k: [x for x in xs if x % 2 == 0]),
-    "above": ("keep only the numbers above {k}", "xs = [x for x in xs if x > {k}]",
-              lambda xs, k: [x for x in xs if x > k]),
-    "below": ("drop every number that is at least {k}", "xs = [x for x in xs if x < {k}]",
-              lambda xs, k: [x for x in xs if x < k]),
-    "add": ("add {k} to each number", "xs = [x + {k} for x in xs]",
-            lambda xs, k: [x + k for x in xs]),
-    "times": ("multiply each number by {k}", "xs = [x * {k} for x in xs]",
-              lambda xs, k: [x * k for x in xs]),
+    "even": (
+        "keep only the even numbers",
+        "xs = [x for x in xs if x % 2 == 0]",
+        lambda xs, k: [x for x in xs if x % 2 == 0],
+    ),
+    "above": (
+        "keep only the numbers above {k}",
+        "xs = [x for x in xs if x > {k}]",
+        lambda xs, k: [x for x in xs if x > k],
+    ),
+    "below": (
+        "drop every number that is at least {k}",
+        "xs = [x for x in xs if x < {k}]",
+        lambda xs, k: [x for x in xs if x < k],
+    ),
+    "add": (
+        "add {k} to each number",
+        "xs = [x + {k} for x in xs]",
+        lambda xs, k: [x + k for x in xs],
+    ),
+    "times": (
+        "multiply each number by {k}",
+        "xs = [x * {k} for x in xs]",
+        lambda xs, k: [x * k for x in xs],
+    ),
     "square": ("square each number", "xs = [x * x for x in xs]", lambda xs, k: [x * x for x in xs]),
-    "modulo": ("replace each number by its remainder modulo {k}", "xs = [x % {k} for x in xs]",
-               lambda xs, k: [x % k for x in xs]),
+    "modulo": (
+        "replace each number by its remainder modulo {k}",
+        "xs = [x % {k} for x in xs]",
+        lambda xs, k: [x % k for x in xs],
+    ),
     "sort": ("sort in increasing order", "xs = sorted(xs)", lambda xs, k: sorted(xs)),
     "reverse": ("reverse the order", "xs = xs[::-1]", lambda xs, k: xs[::-1]),
-    "unique": ("keep only the first occurrence of each number", "xs = list(dict.fromkeys(xs))",
-               lambda xs, k: list(dict.fromkeys(xs))),
+    "unique": (
+        "keep only the first occurrence of each number",
+        "xs = list(dict.fromkeys(xs))",
+        lambda xs, k: list(dict.fromkeys(xs)),
+    ),
     "take": ("keep only the first {k} numbers", "xs = xs[:{k}]", lambda xs, k: xs[:k]),
     "skip": ("drop the first {k} numbers", "xs = xs[{k}:]", lambda xs, k: xs[k:]),
-    "running": ("replace each number by the sum of all numbers up to and including it",
-                "xs = [sum(xs[: i + 1]) for i in range(len(xs))]",
-                lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))]),
-}  # fmt: skip
+    "running": (
+        "replace each number by the sum of all numbers up to and including it",
+        "xs = [sum(xs[: i + 1]) for i in range(len(xs))]",
+        lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))],
+    ),
+}
 ENDS = {
     "list": ("return the list", "return xs", lambda xs: xs),
     "sum": ("return the sum (0 for no numbers)", "return sum(xs)", sum),
     "length": ("return how many numbers are left", "return len(xs)", len),
-    "largest": ("return the largest (None for no numbers)", "return max(xs, default=None)",
-                lambda xs: max(xs, default=None)),
-    "smallest": ("return the smallest (None for no numbers)", "return min(xs, default=None)",
-                 lambda xs: min(xs, default=None)),
-    "text": ("return the numbers as one string, joined by commas",
-             'return ",".join(map(str, xs))', lambda xs: ",".join(map(str, xs))),
-}  # fmt: skip
+    "largest": (
+        "return the largest (None for no numbers)",
+        "return max(xs, default=None)",
+        lambda xs: max(xs, default=None),
+    ),
+    "smallest": (
+        "return the smallest (None for no numbers)",
+        "return min(xs, default=None)",
+        lambda xs: min(xs, default=None),
+    ),
+    "text": (
+        "return the numbers as one string, joined by commas",
+        'return ",".join(map(str, xs))',
+        lambda xs: ",".join(map(str, xs)),
+    ),
+}
 WORDINGS = {
     "train": "Write a Python function `{entry}(numbers)` for a list of whole numbers.\n"
     "{steps}\n{form}",
@@ -91,9 +125,12 @@ def source(plan, entry):
 def problem(text, entry, tests, solution, *, preamble="", atol=0.0, difficulty=0.0, name="coding"):
     """The Problem whose `tests` are (arguments, expected) pairs of plain values."""
     record = {
-        "entry": entry, "preamble": preamble, "atol": atol, "solution": solution,
-        "tests": [[sandbox_child.encode(tuple(a)), sandbox_child.encode(b)] for a, b in tests],
-    }  # fmt: skip
+        "entry": entry,
+        "preamble": preamble,
+        "atol": atol,
+        "solution": solution,
+        "tests": [[child.encode(tuple(a)), child.encode(b)] for a, b in tests],
+    }
     return Problem(name, ask(text), record, difficulty)
 
 
@@ -108,9 +145,12 @@ def grade(problem, answer):
     if code is None:
         return 0.0
     record = problem.answer
-    tests = [[sandbox_child.decode(value) for value in test] for test in record["tests"]]
+    tests = [[child.decode(value) for value in test] for test in record["tests"]]
     program = f"{record['preamble']}\n{code}"
-    run = sandbox.default().run(program, record["entry"], [args for args, _ in tests])
+    try:
+        run = sandbox.default().run(program, record["entry"], [args for args, _ in tests])
+    except sandbox.SandboxError as error:
+        raise NoVerdict(str(error)) from error
     return len(run.calls) == len(tests) and all(
         kind == "value" and values.equal(got, wanted, record["atol"])
         for (kind, got), (_, wanted) in zip(run.calls, tests, strict=True)
@@ -131,12 +171,20 @@ def _block(code):
     return f"<think>\n\n</think>\n\n```python\n{code}\n```"
 
 
-_P = problem("Double a number with `double(x)`.", "double", [((x,), 2 * x) for x in range(20)],
-             "def double(x):\n    return 2 * x\n")  # fmt: skip
+_P = problem(
+    "Double a number with `double(x)`.",
+    "double",
+    [((x,), 2 * x) for x in range(20)],
+    "def double(x):\n    return 2 * x\n",
+)
 _ALWAYS = "class Same(int):\n    def __eq__(self, other):\n        return True"
 
 unit_tests = Task(
-    "coding", make, grade, solve, guess,
+    "coding",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_P, _block("def double(x):\n    return x + x"), 1.0),
         (_P, _block("def double(x):\n    return x"), 0.0),
@@ -148,4 +196,4 @@ unit_tests = Task(
         (_P, "def double(x):\n    return 2 * x", 0.0),
     ),
     require=lambda: sandbox.default().require(),
-)  # fmt: skip
+)

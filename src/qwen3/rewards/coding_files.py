@@ -3,9 +3,10 @@
 import ast
 import re
 
-from qwen3.rewards import coding, sandbox
-from qwen3.rewards.files import records
-from qwen3.rewards.task import NoVerdict, Problem
+from qwen3 import sandbox
+from qwen3.data.jsonl import records
+from qwen3.rewards import coding
+from qwen3.rewards.task import Problem
 
 MBPP_TEXT = "{text}\nThe function is called like this: `{call}`.\n{form}"
 HUMANEVAL_TEXT = "Complete this Python function.\n```python\n{prompt}\n```\n{form}"
@@ -64,7 +65,9 @@ def read_humaneval_plus(path, *, most_inputs=200):
     for row, (code, entry, inputs), run in zip(
         rows, jobs, sandbox.default().run_many(jobs), strict=True
     ):
-        if isinstance(run, NoVerdict) or [kind for kind, _ in run.calls] != ["value"] * len(inputs):
+        if isinstance(run, sandbox.SandboxError) or [kind for kind, _ in run.calls] != [
+            "value"
+        ] * len(inputs):
             continue
         tests = [(args, value) for args, (_, value) in zip(inputs, run.calls, strict=True)]
         problems.append(_humaneval(row, entry, tests, code))

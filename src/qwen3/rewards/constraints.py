@@ -12,7 +12,7 @@ from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
 
 @dataclass(frozen=True)
-class Kind:
+class ConstraintKind:
     """slot: at most one kind of each slot in a problem; draw(rng) -> parameters of `check`."""
 
     slot: str
@@ -26,72 +26,129 @@ NONE = {"zebra", "quantum", "pirate", "velvet", "tomato", "laser"}  # never in t
 PHRASES = ("That is all there is to say.", "Thank you and good night.", "Let us see what comes.")
 
 KINDS = {
-    "at_least_words": Kind(
-        "length", checks.words, lambda r: {"compare": "at least", "n": r.randint(30, 90)},
-        "Write at least {n} words.", "No fewer than {n} words, please."),
-    "at_most_words": Kind(
-        "length", checks.words, lambda r: {"compare": "at most", "n": r.randint(90, 150)},
-        "Write at most {n} words.", "Stay within {n} words."),
-    "lowercase": Kind(
-        "case", checks.lowercase, lambda r: {},
-        "Use lower case letters only.", "No capital letters anywhere."),
-    "uppercase": Kind(
-        "case", checks.uppercase, lambda r: {},
-        "Use capital letters only.", "The entire text must be in capitals."),
-    "no_comma": Kind(
-        "comma", checks.no_comma, lambda r: {},
-        "Do not use any commas.", "Avoid commas altogether."),
-    "keywords": Kind(
-        "keyword", checks.keywords, lambda r: {"words": r.sample(lexicon.FILLERS, 2)},
-        "Include the words {words}.", "Make sure that {words} occur."),
-    "frequency": Kind(
-        "keyword", checks.frequency, lambda r: {
-            "word": r.choice(lexicon.FILLERS), "compare": "exactly", "n": r.randint(2, 5)},
-        "Use the word {word} exactly {n} times.", "{word} must occur {n} times, no more, no less."),
-    "forbidden": Kind(
-        "forbidden", checks.forbidden, lambda r: {"words": sorted(r.sample(sorted(NONE), 2))},
-        "Do not use the words {words}.", "Leave out the words {words}."),
-    "letter": Kind(
-        "letter", checks.letter, lambda r: {
-            "letter": r.choice("!?#"), "compare": "exactly", "n": r.randint(2, 6)},
+    "at_least_words": ConstraintKind(
+        "length",
+        checks.words,
+        lambda r: {"compare": "at least", "n": r.randint(30, 90)},
+        "Write at least {n} words.",
+        "No fewer than {n} words, please.",
+    ),
+    "at_most_words": ConstraintKind(
+        "length",
+        checks.words,
+        lambda r: {"compare": "at most", "n": r.randint(90, 150)},
+        "Write at most {n} words.",
+        "Stay within {n} words.",
+    ),
+    "lowercase": ConstraintKind(
+        "case",
+        checks.lowercase,
+        lambda r: {},
+        "Use lower case letters only.",
+        "No capital letters anywhere.",
+    ),
+    "uppercase": ConstraintKind(
+        "case",
+        checks.uppercase,
+        lambda r: {},
+        "Use capital letters only.",
+        "The entire text must be in capitals.",
+    ),
+    "no_comma": ConstraintKind(
+        "comma", checks.no_comma, lambda r: {}, "Do not use any commas.", "Avoid commas altogether."
+    ),
+    "keywords": ConstraintKind(
+        "keyword",
+        checks.keywords,
+        lambda r: {"words": r.sample(lexicon.FILLERS, 2)},
+        "Include the words {words}.",
+        "Make sure that {words} occur.",
+    ),
+    "frequency": ConstraintKind(
+        "keyword",
+        checks.frequency,
+        lambda r: {"word": r.choice(lexicon.FILLERS), "compare": "exactly", "n": r.randint(2, 5)},
+        "Use the word {word} exactly {n} times.",
+        "{word} must occur {n} times, no more, no less.",
+    ),
+    "forbidden": ConstraintKind(
+        "forbidden",
+        checks.forbidden,
+        lambda r: {"words": sorted(r.sample(sorted(NONE), 2))},
+        "Do not use the words {words}.",
+        "Leave out the words {words}.",
+    ),
+    "letter": ConstraintKind(
+        "letter",
+        checks.letter,
+        lambda r: {"letter": r.choice("!?#"), "compare": "exactly", "n": r.randint(2, 6)},
         "The character {letter} must appear exactly {n} times.",
-        "Put in the character {letter} {n} times, no more, no less."),
-    "bullets": Kind(
-        "shape", checks.bullets, lambda r: {"n": r.randint(2, 7)},
+        "Put in the character {letter} {n} times, no more, no less.",
+    ),
+    "bullets": ConstraintKind(
+        "shape",
+        checks.bullets,
+        lambda r: {"n": r.randint(2, 7)},
         "Answer with exactly {n} bullet points (lines that start with '- ').",
-        "Your text is a list of {n} bullets, each on a line that starts with '- '."),
-    "paragraphs": Kind(
-        "shape", checks.paragraphs, lambda r: {"n": r.randint(2, 5)},
+        "Your text is a list of {n} bullets, each on a line that starts with '- '.",
+    ),
+    "paragraphs": ConstraintKind(
+        "shape",
+        checks.paragraphs,
+        lambda r: {"n": r.randint(2, 5)},
         "Write exactly {n} paragraphs with an empty line in between.",
-        "Divide the text by empty lines into {n} paragraphs."),
-    "sections": Kind(
-        "shape", checks.sections, lambda r: {"mark": r.choice(("Part", "Section")),
-                                             "n": r.randint(2, 4)},
+        "Divide the text by empty lines into {n} paragraphs.",
+    ),
+    "sections": ConstraintKind(
+        "shape",
+        checks.sections,
+        lambda r: {"mark": r.choice(("Part", "Section")), "n": r.randint(2, 4)},
         "Divide it into {n} sections, each headed {mark} 1, {mark} 2 and so on.",
-        "It needs {n} headings on lines of their own: {mark} 1, {mark} 2, ..."),
-    "highlights": Kind(
-        "highlight", checks.highlights, lambda r: {"n": r.randint(1, 4)},
+        "It needs {n} headings on lines of their own: {mark} 1, {mark} 2, ...",
+    ),
+    "highlights": ConstraintKind(
+        "highlight",
+        checks.highlights,
+        lambda r: {"n": r.randint(1, 4)},
         "Highlight at least {n} passages with asterisks, *like this*.",
-        "Set {n} or more passages between asterisks, *as here*."),
-    "placeholders": Kind(
-        "placeholder", checks.placeholders, lambda r: {"n": r.randint(1, 4)},
+        "Set {n} or more passages between asterisks, *as here*.",
+    ),
+    "placeholders": ConstraintKind(
+        "placeholder",
+        checks.placeholders,
+        lambda r: {"n": r.randint(1, 4)},
         "Use at least {n} placeholders in square brackets, such as [name].",
-        "It should have {n} or more blanks to fill in, written like [place]."),
-    "title": Kind(
-        "title", checks.title, lambda r: {},
+        "It should have {n} or more blanks to fill in, written like [place].",
+    ),
+    "title": ConstraintKind(
+        "title",
+        checks.title,
+        lambda r: {},
         "Give it a title in double angle brackets, <<like this>>.",
-        "Start with a title written <<so>>."),
-    "end_phrase": Kind(
-        "end", checks.end_phrase, lambda r: {"phrase": r.choice(PHRASES)},
-        'End with the words "{phrase}"', 'The very last words must be "{phrase}"'),
-    "postscript": Kind(
-        "end", checks.postscript, lambda r: {"mark": "P.S."},
-        "Add a postscript that starts with {mark}", "Close with a line that begins {mark}"),
-    "quotation": Kind(
-        "wrap", checks.quotation, lambda r: {},
+        "Start with a title written <<so>>.",
+    ),
+    "end_phrase": ConstraintKind(
+        "end",
+        checks.end_phrase,
+        lambda r: {"phrase": r.choice(PHRASES)},
+        'End with the words "{phrase}"',
+        'The very last words must be "{phrase}"',
+    ),
+    "postscript": ConstraintKind(
+        "end",
+        checks.postscript,
+        lambda r: {"mark": "P.S."},
+        "Add a postscript that starts with {mark}",
+        "Close with a line that begins {mark}",
+    ),
+    "quotation": ConstraintKind(
+        "wrap",
+        checks.quotation,
+        lambda r: {},
         "Put the whole answer in double quotation marks.",
-        "Everything you write must stand between double quotation marks."),
-}  # fmt: skip
+        "Everything you write must stand between double quotation marks.",
+    ),
+}
 OPENING = {
     "train": "Write a short text about {topic}.",
     "heldout": "I need a few lines whose subject is {topic}.",
@@ -213,7 +270,11 @@ _BULLETS = problem("rain", {"bullets": {"n": 2}, "lowercase": {}})
 _END = problem("rain", {"end_phrase": {"phrase": PHRASES[1]}, "no_comma": {}})
 
 stacked = Task(
-    "constraints", make, grade, solve, guess,
+    "constraints",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_BULLETS, "- the rain falls on every roof\n- it fills the small river", 1.0),
         (_BULLETS, "- The rain falls on every roof\n- it fills the small river", 0.0),
@@ -224,4 +285,4 @@ stacked = Task(
         (_END, "The rain falls on the roof. Thank you and good night. Bye.", 0.0),
         (_END, _END.messages[0]["content"], 0.0),
     ),
-)  # fmt: skip
+)

@@ -12,8 +12,11 @@ from qwen3.rewards.response import final_line
 from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
 OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 WORDINGS = {
     "train": (
         "Use the numbers {numbers}, each exactly once, with + - * / and brackets to make {target}.",
@@ -99,11 +102,18 @@ def guess(problem, rng):
     return f"Answer: {text}"
 
 
-_P = Problem("countdown", ask("Make 24 from 3, 8, 1."), {
-    "numbers": [3, 8, 1], "target": 24, "expression": "3 * 8 * 1"})  # fmt: skip
+_P = Problem(
+    "countdown",
+    ask("Make 24 from 3, 8, 1."),
+    {"numbers": [3, 8, 1], "target": 24, "expression": "3 * 8 * 1"},
+)
 
 expression = Task(
-    "countdown", make, grade, solve, guess,
+    "countdown",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_P, "<think>\neasy\n</think>\n\nAnswer: 3 * 8 / 1", 1.0),
         (_P, "Answer: 24", 0.0),
@@ -116,4 +126,4 @@ expression = Task(
         (_P, "Answer: " + "(" * 5000 + "3*8*1" + ")" * 5000, 0.0),
         (_P, "Answer: 3 * 8 * True", 0.0),
     ),
-)  # fmt: skip
+)

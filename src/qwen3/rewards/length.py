@@ -79,13 +79,23 @@ def guess(problem, rng):
     return " ".join(rng.choices(pool, k=rng.randint(1, 200))) + "."
 
 
-_TEN = Problem("length_control", ask("Write about rain in at most 10 words, half of them used."), {
-    "unit": "words", "kind": "at most", "n": 10, "keywords": ["cloud", "river"]})  # fmt: skip
-_ABOUT = Problem("length_control", ask("Write a text on rain of about 3 sentences."), {
-    "unit": "sentences", "kind": "about", "n": 3, "keywords": ["cloud"]})  # fmt: skip
+_TEN = Problem(
+    "length_control",
+    ask("Write about rain in at most 10 words, half of them used."),
+    {"unit": "words", "kind": "at most", "n": 10, "keywords": ["cloud", "river"]},
+)
+_ABOUT = Problem(
+    "length_control",
+    ask("Write a text on rain of about 3 sentences."),
+    {"unit": "sentences", "kind": "about", "n": 3, "keywords": ["cloud"]},
+)
 
 bounded = Task(
-    "length_control", make, grade, solve, guess,
+    "length_control",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_TEN, "A grey cloud feeds the slow river below.", 1.0),
         (_TEN, "Cloud, river.", 0.0),
@@ -96,4 +106,4 @@ bounded = Task(
         (_ABOUT, "A cloud comes", 0.0),
         (_ABOUT, "Write a text on rain of about 3 sentences. Cloud. Cloud.", 0.0),
     ),
-)  # fmt: skip
+)

@@ -2,30 +2,83 @@
 
 TOPICS = {
     "train": {
-        "rain": ("cloud", "river", "garden"), "bread": ("flour", "oven", "table"),
-        "trains": ("station", "ticket", "window"), "music": ("song", "piano", "evening"),
-        "winter": ("snow", "coat", "fire"), "the sea": ("wave", "boat", "harbour"),
-        "books": ("page", "library", "story"), "a market": ("fruit", "price", "crowd"),
+        "rain": ("cloud", "river", "garden"),
+        "bread": ("flour", "oven", "table"),
+        "trains": ("station", "ticket", "window"),
+        "music": ("song", "piano", "evening"),
+        "winter": ("snow", "coat", "fire"),
+        "the sea": ("wave", "boat", "harbour"),
+        "books": ("page", "library", "story"),
+        "a market": ("fruit", "price", "crowd"),
     },
     "heldout": {
-        "the moon": ("night", "light", "shadow"), "bees": ("honey", "flower", "summer"),
-        "bicycles": ("wheel", "road", "hill"), "an old house": ("door", "roof", "stairs"),
+        "the moon": ("night", "light", "shadow"),
+        "bees": ("honey", "flower", "summer"),
+        "bicycles": ("wheel", "road", "hill"),
+        "an old house": ("door", "roof", "stairs"),
     },
-}  # fmt: skip
+}
 
-SUBJECTS = ("the old man", "my sister", "a small child", "our neighbour", "the teacher",
-            "a quiet dog", "the young baker", "her brother", "a tired driver",
-            "the farmer")  # fmt: skip
-VERBS = ("sees", "likes", "finds", "keeps", "carries", "remembers", "paints", "follows", "watches",
-         "mentions")  # fmt: skip
-THINGS = ("the red stone", "a long letter", "two green bottles", "an empty box", "the narrow path",
-          "a warm blanket", "the wooden chair", "some fresh paper", "a broken clock",
-          "the high wall")  # fmt: skip
-TIMES = ("in the morning", "before lunch", "after school", "on most days", "near the bridge",
-         "with great care", "for a while", "without a word", "at the corner",
-         "during the break")  # fmt: skip
-FILLERS = ("today", "again", "outside", "slowly", "together", "early", "nearby", "happily",
-           "indoors", "quietly")  # fmt: skip
+SUBJECTS = (
+    "the old man",
+    "my sister",
+    "a small child",
+    "our neighbour",
+    "the teacher",
+    "a quiet dog",
+    "the young baker",
+    "her brother",
+    "a tired driver",
+    "the farmer",
+)
+VERBS = (
+    "sees",
+    "likes",
+    "finds",
+    "keeps",
+    "carries",
+    "remembers",
+    "paints",
+    "follows",
+    "watches",
+    "mentions",
+)
+THINGS = (
+    "the red stone",
+    "a long letter",
+    "two green bottles",
+    "an empty box",
+    "the narrow path",
+    "a warm blanket",
+    "the wooden chair",
+    "some fresh paper",
+    "a broken clock",
+    "the high wall",
+)
+TIMES = (
+    "in the morning",
+    "before lunch",
+    "after school",
+    "on most days",
+    "near the bridge",
+    "with great care",
+    "for a while",
+    "without a word",
+    "at the corner",
+    "during the break",
+)
+FILLERS = (
+    "today",
+    "again",
+    "outside",
+    "slowly",
+    "together",
+    "early",
+    "nearby",
+    "happily",
+    "indoors",
+    "quietly",
+)
 
 
 def plain_words(rng, count):

@@ -12,11 +12,15 @@ from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
 NAMES = ("Abel", "Bruno", "Clara", "Dina", "Edgar", "Flora", "Gus", "Heidi")
 GRIDS = {
-    "train": {"pet": ("cat", "dog", "fish", "owl", "pony"), "drink": ("tea", "milk", "juice",
-              "water", "cocoa")},
-    "heldout": {"hat": ("red", "blue", "green", "white", "black"),
-                "fruit": ("apple", "pear", "plum", "fig", "melon")},
-}  # fmt: skip
+    "train": {
+        "pet": ("cat", "dog", "fish", "owl", "pony"),
+        "drink": ("tea", "milk", "juice", "water", "cocoa"),
+    },
+    "heldout": {
+        "hat": ("red", "blue", "green", "white", "black"),
+        "fruit": ("apple", "pear", "plum", "fig", "melon"),
+    },
+}
 FRAMES = {
     "train": {
         "knights": "Knights always tell the truth and knaves always lie. {people} talk.",
@@ -82,13 +86,15 @@ def _claim(rng, speaker, people):
     """(text, truth in a world of booleans) of a statement about others."""
     i, j = rng.sample([k for k in range(len(people)) if k != speaker], 2)
     a, b = people[i], people[j]
-    return rng.choice((
-        (f"{a} is a knave.", lambda w: not w[i]),
-        (f"{a} is a knight.", lambda w: w[i]),
-        (f"{a} and {b} are of the same kind.", lambda w: w[i] == w[j]),
-        (f"{a} or {b} is a knave, perhaps both.", lambda w: not (w[i] and w[j])),
-        (f"If {a} is a knight, so is {b}.", lambda w: not w[i] or w[j]),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            (f"{a} is a knave.", lambda w: not w[i]),
+            (f"{a} is a knight.", lambda w: w[i]),
+            (f"{a} and {b} are of the same kind.", lambda w: w[i] == w[j]),
+            (f"{a} or {b} is a knave, perhaps both.", lambda w: not (w[i] and w[j])),
+            (f"If {a} is a knight, so is {b}.", lambda w: not w[i] or w[j]),
+        )
+    )
 
 
 def _grid(rng, people, truth, columns):
@@ -113,13 +119,23 @@ def _clue(rng, people, truth, firsts, seconds):
     values = (firsts, seconds)[which]
     x, y = truth[0][i], truth[1][i]
     other = truth[which][j]
-    return rng.choice((
-        (f"{people[i]} does not have {values[other]}.", lambda w: w[which][i] != other),
-        (f"The one with {firsts[x]} also has {seconds[y]}.", lambda w: w[1][w[0].index(x)] == y),
-        (f"{people[i]} has {firsts[x]} or {people[j]} has {firsts[x]}.",
-         lambda w: x in (w[0][i], w[0][j])),
-        (f"{people[i]} has {values[truth[which][i]]}.", lambda w: w[which][i] == truth[which][i]),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            (f"{people[i]} does not have {values[other]}.", lambda w: w[which][i] != other),
+            (
+                f"The one with {firsts[x]} also has {seconds[y]}.",
+                lambda w: w[1][w[0].index(x)] == y,
+            ),
+            (
+                f"{people[i]} has {firsts[x]} or {people[j]} has {firsts[x]}.",
+                lambda w: x in (w[0][i], w[0][j]),
+            ),
+            (
+                f"{people[i]} has {values[truth[which][i]]}.",
+                lambda w: w[which][i] == truth[which][i],
+            ),
+        )
+    )
 
 
 def _line(people, solution):
@@ -145,12 +161,23 @@ def guess(problem, rng):
     return f"Answer: {_line(people, [rng.choice(('knight', 'knave')) for _ in people])}"
 
 
-_P = Problem("logic", ask("Abel says: Bruno is a knave. Bruno says: Abel is a knave. ..."), {
-    "kind": "knights", "people": ["Abel", "Bruno"], "solution": ["knight", "knave"],
-    "options": []})  # fmt: skip
+_P = Problem(
+    "logic",
+    ask("Abel says: Bruno is a knave. Bruno says: Abel is a knave. ..."),
+    {
+        "kind": "knights",
+        "people": ["Abel", "Bruno"],
+        "solution": ["knight", "knave"],
+        "options": [],
+    },
+)
 
 assignment = Task(
-    "logic", make, grade, solve, guess,
+    "logic",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_P, "<think>\nBoth ways.\n</think>\n\nAnswer: Abel knight, Bruno knave", 1.0),
         (_P, "So:\nAnswer:  abel Knight, bruno knave.", 1.0),
@@ -159,4 +186,4 @@ assignment = Task(
         (_P, "Answer: Abel knight, Bruno knave\nAnswer: Abel knave, Bruno knight", 0.0),
         (_P, "Answer: Abel knight, Bruno knave\nor the other way round", 0.0),
     ),
-)  # fmt: skip
+)

@@ -11,10 +11,10 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+from qwen3.data.jsonl import records
 from qwen3.rewards import maths_questions as questions
-from qwen3.rewards.children import ChildFailed, ChildPool
-from qwen3.rewards.files import records
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
+from qwen3.sandbox.children import ChildFailed, ChildPool
 
 CHILD = Path(__file__).with_name("maths_child.py")
 CHILDREN, RECYCLE = 2, 100
@@ -173,7 +173,11 @@ _HALF = problem("Compute $1/4 + 1/4$.", "\\frac{1}{2}")
 _THREE = problem("What is $1 + 2$?", "3")
 
 final_answer = Task(
-    "maths", make, grade, solve, guess,
+    "maths",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_HALF, "<think>\nhalf\n</think>\n\nIt is \\boxed{0.5}.", 1.0),
         (_HALF, "\\boxed{\\dfrac{2}{4}}", 1.0),
@@ -189,4 +193,4 @@ final_answer = Task(
         (_THREE, "\\boxed{" + "9" * 10_000 + "}", 0.0),
         (_THREE, "<think>\n\\boxed{3}\n</think>\n\nDone.", 0.0),
     ),
-)  # fmt: skip
+)

@@ -46,21 +46,37 @@ def latex(value):
 
 # kind: (train wording, held-out wording, draw(rng, size) -> (values, gold))
 KINDS = {
-    "linear": ("Solve ${a}x + {b} = {c}$ for $x$.",
-               "For which $x$ is ${a}x + {b}$ equal to ${c}$?", _linear),
-    "fractions": ("Compute $\\frac{{{p}}}{{{q}}} + \\frac{{{r}}}{{{s}}}$ as one fraction.",
-                  "What is the sum of ${p}/{q}$ and ${r}/{s}$, as one fraction?", _fractions),
-    "root": ("Simplify $\\sqrt{{{n}}}$.",
-             "Write the square root of ${n}$ with the smallest possible number under the root.",
-             _root),
-    "quadratic": ("Find the set of solutions of $x^2 {b}x {c} = 0$.",
-                  "Which two numbers solve $x^2 {b}x {c} = 0$? Give them as a set.", _quadratic),
-    "choose": ("In how many ways can {k} of {n} people be chosen?",
-               "A team of {k} is picked from {n} players. How many different teams are there?",
-               _choose),
-    "remainder": ("What is the remainder when {a} is divided by {m}?",
-                  "Compute {a} modulo {m}.", _remainder),
-}  # fmt: skip
+    "linear": (
+        "Solve ${a}x + {b} = {c}$ for $x$.",
+        "For which $x$ is ${a}x + {b}$ equal to ${c}$?",
+        _linear,
+    ),
+    "fractions": (
+        "Compute $\\frac{{{p}}}{{{q}}} + \\frac{{{r}}}{{{s}}}$ as one fraction.",
+        "What is the sum of ${p}/{q}$ and ${r}/{s}$, as one fraction?",
+        _fractions,
+    ),
+    "root": (
+        "Simplify $\\sqrt{{{n}}}$.",
+        "Write the square root of ${n}$ with the smallest possible number under the root.",
+        _root,
+    ),
+    "quadratic": (
+        "Find the set of solutions of $x^2 {b}x {c} = 0$.",
+        "Which two numbers solve $x^2 {b}x {c} = 0$? Give them as a set.",
+        _quadratic,
+    ),
+    "choose": (
+        "In how many ways can {k} of {n} people be chosen?",
+        "A team of {k} is picked from {n} players. How many different teams are there?",
+        _choose,
+    ),
+    "remainder": (
+        "What is the remainder when {a} is divided by {m}?",
+        "Compute {a} modulo {m}.",
+        _remainder,
+    ),
+}
 
 # Forms that the final answer must have where the value alone would accept the question itself.
 SHAPES = {"root": r"\d+ ?\\sqrt ?\{?\d+\}?"}

@@ -17,29 +17,41 @@ PEOPLE = ("Ana", "Bela", "Chen", "Dora", "Emil", "Faye", "Goran", "Hana")
 # domain -> (sentence, fields: name -> (JSON type, draw(rng)))
 DOMAINS = {
     "train": {
-        "order": ("{customer} ordered {count} {item} for {price} euros; paid: {paid}.", {
-            "customer": ("string", lambda r: r.choice(PEOPLE)),
-            "count": ("integer", lambda r: r.randint(1, 40)),
-            "item": ("string", lambda r: r.choice(("lamps", "chairs", "pens", "mugs", "bags"))),
-            "price": ("number", lambda r: r.randint(100, 9999) / 100),
-            "paid": ("boolean", lambda r: r.random() < 0.5)}),
-        "patient": ("{name}, aged {age}, in room {room}, weighs {weight} kilos; fever: {fever}.", {
-            "name": ("string", lambda r: r.choice(PEOPLE)),
-            "age": ("integer", lambda r: r.randint(1, 99)),
-            "room": ("string", lambda r: f"{r.choice('ABC')}{r.randint(1, 30)}"),
-            "weight": ("number", lambda r: r.randint(300, 1100) / 10),
-            "fever": ("boolean", lambda r: r.random() < 0.5)}),
+        "order": (
+            "{customer} ordered {count} {item} for {price} euros; paid: {paid}.",
+            {
+                "customer": ("string", lambda r: r.choice(PEOPLE)),
+                "count": ("integer", lambda r: r.randint(1, 40)),
+                "item": ("string", lambda r: r.choice(("lamps", "chairs", "pens", "mugs", "bags"))),
+                "price": ("number", lambda r: r.randint(100, 9999) / 100),
+                "paid": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
+        "patient": (
+            "{name}, aged {age}, in room {room}, weighs {weight} kilos; fever: {fever}.",
+            {
+                "name": ("string", lambda r: r.choice(PEOPLE)),
+                "age": ("integer", lambda r: r.randint(1, 99)),
+                "room": ("string", lambda r: f"{r.choice('ABC')}{r.randint(1, 30)}"),
+                "weight": ("number", lambda r: r.randint(300, 1100) / 10),
+                "fever": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
     },
     "heldout": {
-        "flight": ("Flight {code} to {city} leaves from gate {gate} after {delay} hours of delay; "
-                   "full: {full}.", {
-            "code": ("string", lambda r: f"{r.choice('KLXZ')}{r.randint(100, 999)}"),
-            "city": ("string", lambda r: r.choice(("Oslo", "Quito", "Lima", "Cairo", "Kyoto"))),
-            "gate": ("integer", lambda r: r.randint(1, 60)),
-            "delay": ("number", lambda r: r.randint(1, 60) / 4),
-            "full": ("boolean", lambda r: r.random() < 0.5)}),
+        "flight": (
+            "Flight {code} to {city} leaves from gate {gate} after {delay} hours of delay; "
+            "full: {full}.",
+            {
+                "code": ("string", lambda r: f"{r.choice('KLXZ')}{r.randint(100, 999)}"),
+                "city": ("string", lambda r: r.choice(("Oslo", "Quito", "Lima", "Cairo", "Kyoto"))),
+                "gate": ("integer", lambda r: r.randint(1, 60)),
+                "delay": ("number", lambda r: r.randint(1, 60) / 4),
+                "full": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
     },
-}  # fmt: skip
+}
 FORMS = {
     "json": {
         "train": "Write these facts as one JSON value that follows the schema below. "
@@ -59,7 +71,7 @@ FORMS = {
         "<name>value</name>; nothing else.",
         "heldout": "Mark up the notes: a line for each, tags in the order {fields}, no more text.",
     },
-}  # fmt: skip
+}
 
 
 def make(rng, difficulty, split):
@@ -79,8 +91,12 @@ def make(rng, difficulty, split):
 def schema_of(fields):
     """The JSON schema: an array of records, all fields required, none added."""
     properties = {name: {"type": kind} for name, (kind, _) in fields.items()}
-    record = {"type": "object", "properties": properties, "required": list(fields),
-              "additionalProperties": False}  # fmt: skip
+    record = {
+        "type": "object",
+        "properties": properties,
+        "required": list(fields),
+        "additionalProperties": False,
+    }
     return {"type": "array", "items": record}
 
 
@@ -110,11 +126,15 @@ def parse_json(answer):
 def same_json(got, wanted):
     """Equality in which 1, 1.0 and true differ; but 2.0 may be written 2."""
     if isinstance(wanted, dict):
-        return isinstance(got, dict) and got.keys() == wanted.keys() and all(
-            same_json(got[key], wanted[key]) for key in wanted)  # fmt: skip
+        return (
+            isinstance(got, dict)
+            and got.keys() == wanted.keys()
+            and all(same_json(got[key], wanted[key]) for key in wanted)
+        )
     if isinstance(wanted, list):
-        return isinstance(got, list) and len(got) == len(wanted) and all(
-            map(same_json, got, wanted))  # fmt: skip
+        return (
+            isinstance(got, list) and len(got) == len(wanted) and all(map(same_json, got, wanted))
+        )
     if isinstance(wanted, bool) or isinstance(got, bool):
         return got is wanted
     if isinstance(wanted, float) and isinstance(got, int | float):
@@ -199,8 +219,12 @@ def write(form, rows):
 
 def guess(problem, rng):
     """The right form with values drawn at random."""
-    fields = next(f for part in DOMAINS.values() for _, f in part.values()
-                  if list(f) == list(problem.answer["rows"][0]))  # fmt: skip
+    fields = next(
+        f
+        for part in DOMAINS.values()
+        for _, f in part.values()
+        if list(f) == list(problem.answer["rows"][0])
+    )
     rows = [{name: draw(rng) for name, (_, draw) in fields.items()} for _ in problem.answer["rows"]]
     return write(problem.answer["form"], rows)
 
@@ -215,7 +239,11 @@ def _case(form):
 
 
 document = Task(
-    "format", make, grade, solve, guess,
+    "format",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_case("json"), '[{"name": "Ana", "age": 7, "fever": true}]', 1.0),
         (_case("json"), '[{"age": 7, "fever": true, "name": "Ana"}]', 1.0),
@@ -231,4 +259,4 @@ document = Task(
         (_case("tags"), "<name>Ana</name><age>7</age><fever>yes</fever>", 1.0),
         (_case("tags"), "<name>Ana</name><age>7</age>", 0.0),
     ),
-)  # fmt: skip
+)

@@ -13,56 +13,100 @@ CITIES = ("Oslo", "Quito", "Lima", "Cairo", "Kyoto", "Perth")
 # tool -> (description, request with {arguments}, {argument: (JSON type, draw(rng))})
 TOOLS = {
     "train": {
-        "get_weather": ("Weather forecast for a city.", (
-            "What will the weather be in {city} over the next {days} days?",
-            "I am off to {city} for {days} days: how is the weather going to be?"), {
-            "city": ("string", lambda r: r.choice(CITIES)),
-            "days": ("integer", lambda r: r.randint(2, 10))}),
-        "convert_money": ("Converts an amount between two currencies.", (
-            "How much is {amount} {source} in {target}?",
-            "I have {amount} {source}; what is that in {target}?"), {
-            "amount": ("number", lambda r: r.randint(100, 9999) / 4),
-            "source": ("string", lambda r: r.choice(("EUR", "USD"))),
-            "target": ("string", lambda r: r.choice(("JPY", "CNY", "BRL")))}),
-        "set_alarm": ("Sets an alarm on the phone.", (
-            "Wake me at {hour}:{minute}; should it repeat daily: {daily}.",
-            "Please set an alarm for {hour}:{minute}. Every day: {daily}."), {
-            "hour": ("integer", lambda r: r.randint(5, 23)),
-            "minute": ("integer", lambda r: r.randint(10, 59)),
-            "daily": ("boolean", lambda r: r.random() < 0.5)}),
-        "send_message": ("Sends a text message to a person.", (
-            "Tell {person} this: {text}", "Send the message '{text}' to {person}."), {
-            "person": ("string", lambda r: r.choice(("Ana", "Bo", "Dora"))),
-            "text": ("string", lambda r: f"See you at {r.randint(1, 12)} o'clock")}),
-        "search_flights": ("Finds flights on a route.", (
-            "Find flights from {origin} to {goal} under {limit} euros.",
-            "Which flights from {origin} to {goal} cost less than {limit} euros?"), {
-            "origin": ("string", lambda r: r.choice(CITIES[:3])),
-            "goal": ("string", lambda r: r.choice(CITIES[3:])),
-            "limit": ("integer", lambda r: r.randint(100, 999))}),
+        "get_weather": (
+            "Weather forecast for a city.",
+            (
+                "What will the weather be in {city} over the next {days} days?",
+                "I am off to {city} for {days} days: how is the weather going to be?",
+            ),
+            {
+                "city": ("string", lambda r: r.choice(CITIES)),
+                "days": ("integer", lambda r: r.randint(2, 10)),
+            },
+        ),
+        "convert_money": (
+            "Converts an amount between two currencies.",
+            (
+                "How much is {amount} {source} in {target}?",
+                "I have {amount} {source}; what is that in {target}?",
+            ),
+            {
+                "amount": ("number", lambda r: r.randint(100, 9999) / 4),
+                "source": ("string", lambda r: r.choice(("EUR", "USD"))),
+                "target": ("string", lambda r: r.choice(("JPY", "CNY", "BRL"))),
+            },
+        ),
+        "set_alarm": (
+            "Sets an alarm on the phone.",
+            (
+                "Wake me at {hour}:{minute}; should it repeat daily: {daily}.",
+                "Please set an alarm for {hour}:{minute}. Every day: {daily}.",
+            ),
+            {
+                "hour": ("integer", lambda r: r.randint(5, 23)),
+                "minute": ("integer", lambda r: r.randint(10, 59)),
+                "daily": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
+        "send_message": (
+            "Sends a text message to a person.",
+            ("Tell {person} this: {text}", "Send the message '{text}' to {person}."),
+            {
+                "person": ("string", lambda r: r.choice(("Ana", "Bo", "Dora"))),
+                "text": ("string", lambda r: f"See you at {r.randint(1, 12)} o'clock"),
+            },
+        ),
+        "search_flights": (
+            "Finds flights on a route.",
+            (
+                "Find flights from {origin} to {goal} under {limit} euros.",
+                "Which flights from {origin} to {goal} cost less than {limit} euros?",
+            ),
+            {
+                "origin": ("string", lambda r: r.choice(CITIES[:3])),
+                "goal": ("string", lambda r: r.choice(CITIES[3:])),
+                "limit": ("integer", lambda r: r.randint(100, 999)),
+            },
+        ),
     },
     "heldout": {
-        "book_table": ("Books a table in a restaurant.", (
-            "Book a table for {guests} at {place}, outdoors: {outdoors}.",), {
-            "place": ("string", lambda r: r.choice(("Luigi's", "Golden Duck", "Cafe Blue"))),
-            "guests": ("integer", lambda r: r.randint(2, 19)),
-            "outdoors": ("boolean", lambda r: r.random() < 0.5)}),
-        "mix_paint": ("Mixes two colours in given shares.", (
-            "I need {litres} litres of paint from {first} and {second}.",), {
-            "litres": ("number", lambda r: r.randint(2, 90) / 4),
-            "first": ("string", lambda r: r.choice(("red", "blue"))),
-            "second": ("string", lambda r: r.choice(("white", "yellow", "black")))}),
-        "move_robot": ("Moves the robot on the floor.", (
-            "Drive the robot {steps} steps {direction}.",), {
-            "steps": ("integer", lambda r: r.randint(2, 99)),
-            "direction": ("string", lambda r: r.choice(("north", "south", "east", "west")))}),
-        "play_song": ("Plays a song from the library.", (
-            "Put on {title} at volume {volume}, shuffle {shuffle}.",), {
-            "title": ("string", lambda r: f"Study No. {r.randint(1, 40)}"),
-            "volume": ("integer", lambda r: r.randint(1, 100)),
-            "shuffle": ("boolean", lambda r: r.random() < 0.5)}),
+        "book_table": (
+            "Books a table in a restaurant.",
+            ("Book a table for {guests} at {place}, outdoors: {outdoors}.",),
+            {
+                "place": ("string", lambda r: r.choice(("Luigi's", "Golden Duck", "Cafe Blue"))),
+                "guests": ("integer", lambda r: r.randint(2, 19)),
+                "outdoors": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
+        "mix_paint": (
+            "Mixes two colours in given shares.",
+            ("I need {litres} litres of paint from {first} and {second}.",),
+            {
+                "litres": ("number", lambda r: r.randint(2, 90) / 4),
+                "first": ("string", lambda r: r.choice(("red", "blue"))),
+                "second": ("string", lambda r: r.choice(("white", "yellow", "black"))),
+            },
+        ),
+        "move_robot": (
+            "Moves the robot on the floor.",
+            ("Drive the robot {steps} steps {direction}.",),
+            {
+                "steps": ("integer", lambda r: r.randint(2, 99)),
+                "direction": ("string", lambda r: r.choice(("north", "south", "east", "west"))),
+            },
+        ),
+        "play_song": (
+            "Plays a song from the library.",
+            ("Put on {title} at volume {volume}, shuffle {shuffle}.",),
+            {
+                "title": ("string", lambda r: f"Study No. {r.randint(1, 40)}"),
+                "volume": ("integer", lambda r: r.randint(1, 100)),
+                "shuffle": ("boolean", lambda r: r.random() < 0.5),
+            },
+        ),
     },
-}  # fmt: skip
+}
 _CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
 
 
@@ -122,13 +166,20 @@ def guess(problem, rng):
     return write_call(name, {field: draw(rng) for field, (_, draw) in fields.items()})
 
 
-_P = Problem("tool_call", ask("What will the weather be in Oslo over the next 3 days?"),
-             {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}},
-             tools=[describe("get_weather", *TOOLS["train"]["get_weather"])])  # fmt: skip
+_P = Problem(
+    "tool_call",
+    ask("What will the weather be in Oslo over the next 3 days?"),
+    {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}},
+    tools=[describe("get_weather", *TOOLS["train"]["get_weather"])],
+)
 _GOOD = write_call("get_weather", {"city": "Oslo", "days": 3})
 
 single_call = Task(
-    "tool_call", make, grade, solve, guess,
+    "tool_call",
+    make,
+    grade,
+    solve,
+    guess,
     examples=(
         (_P, f"<think>\nweather\n</think>\n\n{_GOOD}", 1.0),
         (_P, f"Let me look.\n{_GOOD}<|im_end|>", 1.0),
@@ -140,4 +191,4 @@ single_call = Task(
         (_P, f"<think>\n{_GOOD}\n</think>\n\nIt will rain.", 0.0),
         (_P, _GOOD.replace("</tool_call>", ""), 0.0),
     ),
-)  # fmt: skip
+)

@@ -13,33 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from qwen3.data.rows import POLICY_FIELDS, POST_TRAINING_FIELDS
 from qwen3.losses import distill, grpo, lm
 from qwen3.losses.distill import Distill
-from qwen3.losses.objective import Grpo
-from qwen3.losses.rows import token_log_probs
+from qwen3.losses.forward import token_log_probs
+from qwen3.losses.grpo_config import Grpo
 from qwen3.mesh import spec
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
 
-ROW_FIELDS = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32,
-              "positions": jnp.int32, "segment_ids": jnp.int32, "mode": jnp.int32}  # fmt: skip
-RL_FIELDS = {name: jnp.float32 for name in ("advantages", "old_logp", "rollout_logp")}
-
-
-def applying(model: ModelConfig, execution: Execution):
-    """apply(params, tokens, positions, segment_ids) -> Output, as the losses take it."""
-
-    def apply(params, tokens, positions, segments):
-        return transformer.forward(params, model, tokens, positions, segments, execution=execution)
-
-    return apply
-
 
 def next_token(model: ModelConfig, execution: Execution, *, balance: str = "global"):
     """(loss, prepass or None) of supervised fine-tuning; experts are balanced in `balance` form."""
-    apply = applying(model, execution)
+    apply = transformer.bind(model, execution)
     if not model.moe:
         return partial(lm.next_token, apply), None
     loss = partial(lm.next_token, apply, balance=balance, balance_coef=model.balance_coef)
@@ -48,14 +36,14 @@ def next_token(model: ModelConfig, execution: Execution, *, balance: str = "glob
 
 def stored(model: ModelConfig, execution: Execution, config: Distill):
     """Off-policy distillation from a teacher's stored top-k logits."""
-    return partial(distill.stored, applying(model, execution), config=config)
+    return partial(distill.stored, transformer.bind(model, execution), config=config)
 
 
 def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo):
     """GRPO. frozen: () or {"reference": parameters}; the entropy bonus's coefficient, which moves
     from step to step, comes with the batch: entropy_coef, float32 [B], all rows the same.
     """
-    apply = applying(model, execution)
+    apply = transformer.bind(model, execution)
 
     def loss(params, batch, frozen):
         frozen = dict(frozen or {})
@@ -69,24 +57,26 @@ def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo):
 def divergence(student: ModelConfig, teacher: ModelConfig, execution: Execution, config: Distill):
     """On-policy distillation. frozen: {"teacher": parameters}."""
     return partial(
-        distill.divergence, applying(student, execution),
-        teacher_apply=applying(teacher, execution), config=config,
-    )  # fmt: skip
+        distill.divergence,
+        transformer.bind(student, execution),
+        teacher_apply=transformer.bind(teacher, execution),
+        config=config,
+    )
 
 
 def log_probs(model: ModelConfig, execution: Execution):
     """Jitted (params, batch) -> log p(targets), [B, T]: by the operations of the loss itself, so
     that a policy's ratio to itself is exactly 1.
     """
-    apply = applying(model, execution)
+    apply = transformer.bind(model, execution)
     return jax.jit(lambda params, batch: token_log_probs(apply, params, batch)[0])
 
 
 def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:
     """The abstract batch of a step; with `policy` that of its policy gradient."""
-    fields = dict(ROW_FIELDS)
+    fields = dict(POST_TRAINING_FIELDS)
     if policy is not None:
-        fields |= RL_FIELDS
+        fields |= POLICY_FIELDS
     wide = NamedSharding(mesh, spec("batch", "length"))
     shapes = {
         name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=wide)

@@ -16,12 +16,11 @@ import numpy as np
 
 from qwen3.curate import stored_logits
 from qwen3.curate.files import numbered_lines
-from qwen3.data import chat
+from qwen3.data import chat, rows
 from qwen3.data.chat_render import split_thought
+from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.losses.rows import MODES
-from qwen3.stages import rows
-from qwen3.stages.rows import Sequence
+from qwen3.losses.forward import MODES
 
 log = logging.getLogger("qwen3")
 
@@ -29,12 +28,14 @@ TOO_LONG = ("error", "drop")
 USERS = ("system", "user", "tool")  # whose text is never read as control tokens
 
 
-def read(path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target") -> list[Sequence]:
+def read(
+    path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target"
+) -> list[TokenSequence]:
     """All sequences of a file. Raises ValueError naming the file, the line and what is wrong."""
     path = Path(path)
     if path.suffix == ".npz":
         return [
-            Sequence(each.tokens, each.mask.astype(np.float32), each.mode, each.fields)
+            TokenSequence(each.tokens, each.mask.astype(np.float32), each.mode, each.fields)
             for each in stored_logits.read(path)
         ]
     found = []
@@ -50,7 +51,7 @@ def read(path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target")
 
 def sequences(
     sample: Mapping, tokenizer: Tokenizer, *, empty_think: str = "target"
-) -> list[Sequence]:
+) -> list[TokenSequence]:
     """One sample of a file; a dialogue gives one sequence per rendering that its answers need.
 
     Every answer is trained exactly once, in the rendering in which it is written at inference
@@ -67,9 +68,13 @@ def sequences(
     found = []
     for count, answers in chat.training_views(messages, tools=tools):
         ids, mask = chat.render_tokens(
-            tokenizer, messages[:count], tools=tools, train_on=answers,
-            empty_think=empty_think, literal_roles=USERS,
-        )  # fmt: skip
+            tokenizer,
+            messages[:count],
+            tools=tools,
+            train_on=answers,
+            empty_think=empty_think,
+            literal_roles=USERS,
+        )
         thinks = bool(split_thought(messages[answers[-1]])[0].strip())
         found.append(_sequence(ids, mask, thinks))
     if not found:
@@ -77,22 +82,23 @@ def sequences(
     return found
 
 
-def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> Sequence:
+def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> TokenSequence:
     ids, mask = sample["ids"], sample.get("mask", [])
     if len(ids) != len(mask) or len(ids) < 2 or set(mask) - {0, 1}:
         raise ValueError(f"{len(ids)} ids and a mask of {len(mask)}; one of 0 or 1 per id wanted")
     if not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
         raise ValueError(f"ids run from {min(ids)} to {max(ids)}, not 0 to {tokenizer.vocab_size}")
-    return _sequence(ids, mask, tokenizer.think_open in ids if "think" not in sample else
-                     bool(sample["think"]))  # fmt: skip
+    return _sequence(
+        ids, mask, tokenizer.think_open in ids if "think" not in sample else bool(sample["think"])
+    )
 
 
-def _sequence(ids, mask, thinks: bool) -> Sequence:
+def _sequence(ids, mask, thinks: bool) -> TokenSequence:
     mode = MODES.index("think" if thinks else "no_think")
-    return Sequence(np.array(ids, np.int32), np.array(mask, np.float32), mode)
+    return TokenSequence(np.array(ids, np.int32), np.array(mask, np.float32), mode)
 
 
-def fitting(found: Iterable[Sequence], length: int, too_long: str) -> list[Sequence]:
+def fitting(found: Iterable[TokenSequence], length: int, too_long: str) -> list[TokenSequence]:
     """The sequences that fit into a row of `length` and have something to learn.
 
     too_long "error": ValueError for one that does not fit; "drop": left out, with a warning that
@@ -115,7 +121,7 @@ def fitting(found: Iterable[Sequence], length: int, too_long: str) -> list[Seque
     return kept
 
 
-def _hash(found: list[Sequence]) -> str:
+def _hash(found: list[TokenSequence]) -> str:
     hasher = hashlib.sha256()
     for each in found:
         for value in (each.tokens, each.weights, each.mode, *each.fields.values()):
@@ -129,14 +135,14 @@ class Packed:
     hash: of the data, for checkpoints.
     """
 
-    def __init__(self, found: list[Sequence], *, batch: int, length: int, seed: int, pad: int):
+    def __init__(self, found: list[TokenSequence], *, batch: int, length: int, seed: int, pad: int):
         self.sequences, self.batch, self.length = found, batch, length
         self.seed, self.pad = seed, pad
         self._orders: dict[int, np.ndarray] = {}
         self.hash = _hash(found)
         # Sequences of equal length would else always meet in the order of the file.
         order = np.random.default_rng([seed, 0]).permutation(len(found))
-        where = rows.plan([len(found[i]) for i in order], length)
+        where = rows.layout([len(found[i]) for i in order], length)
         self._members: list[list[int]] = [[] for _ in range(where.rows)]
         for index, row in zip(order.tolist(), where.row.tolist(), strict=True):
             self._members[row].append(index)
@@ -153,7 +159,7 @@ class Packed:
         start, used = np.zeros(len(members), np.int64), np.zeros(self.batch, np.int64)
         for i, index in enumerate(members):
             start[i], used[row[i]] = used[row[i]], used[row[i]] + len(self.sequences[index])
-        where = rows.Plan(row, start, self.batch)
+        where = rows.RowLayout(row, start, self.batch)
         mine = [self.sequences[index] for index in members]
         return rows.fill(mine, where, self.length, pad=self.pad, rows=self.batch)
 

@@ -20,19 +20,19 @@ from qwen3.curate.files import read_problems
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses import distill
 from qwen3.losses.distill import Distill
-from qwen3.losses.rows import MODES
+from qwen3.losses.forward import MODES
 from qwen3.mesh import make_mesh
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.stages import builders, rollouts, teacher
-from qwen3.stages.groups import described
+from qwen3.stages.groups import rollout_metrics
 from qwen3.stages.prompts import Prompts, Share
-from qwen3.stages.report import Log, reporting
-from qwen3.stages.rollouts import Extra, Phases, Rollout, Rows, Sampling
+from qwen3.stages.rollouts import PhaseMetrics, Rollout, RolloutBatches, RolloutSource, Sampling
 from qwen3.stages.start import begin
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import train
+from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
@@ -75,8 +75,9 @@ class Config:
 
     def __post_init__(self):
         if self.prompts < 1 or self.prompts % self.minibatches:
-            raise ValueError(f"{self.prompts} prompts a phase do not divide into "
-                             f"{self.minibatches} minibatches")  # fmt: skip
+            raise ValueError(
+                f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
+            )
         if self.sampled_by not in SAMPLERS:
             raise ValueError(f"sampled_by {self.sampled_by!r} is none of {SAMPLERS}")
 
@@ -105,34 +106,47 @@ def run(config: Config, workdir: str) -> TrainState:
             work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
         )
         frozen = {"teacher": teacher.load(config.teacher, mesh, dtype=execution.dtype).params}
-        report = Extra(distill.report)
+        report = PhaseMetrics(distill.report)
         most = config.prompts // config.minibatches * config.sampling.samples
-        packer = Rows(
+        packer = RolloutBatches(
             mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
         )
         ours = config.sampled_by == "student"
         sample = partial(
-            rollouts.sample, sampling=config.sampling, model=config.model if ours else master,
-            tokenizer=tokenizer, mesh=mesh, execution=execution, length=config.length,
+            rollouts.sample,
+            sampling=config.sampling,
+            model=config.model if ours else master,
+            tokenizer=tokenizer,
+            mesh=mesh,
+            execution=execution,
+            length=config.length,
             seed=config.seed,
-        )  # fmt: skip
+        )
         theirs = frozen["teacher"]
         collect = Collect(
-            config, prompts, tokenizer, work, report,
+            config,
+            prompts,
+            tokenizer,
+            work,
+            report,
             lambda state, *rest, **more: sample(state.params if ours else theirs, *rest, **more),
-        )  # fmt: skip
-        source = Phases(
+        )
+        source = RolloutSource(
             collect,
             lambda part: packer.batch([rollouts.sequence(each, fields=False) for each in part]),
             extra.get("rollouts"),
         )
         loss = builders.divergence(config.model, master, execution, switches)
-        with reporting(
-            work, config.log, stage=config.name, step=int(state.step), until=config.steps,
+        with recording_hooks(
+            work,
+            config.log,
+            stage=config.name,
+            step=int(state.step),
+            until=config.steps,
             tokens_per_step=most * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived={"learning_rate": rate},
-        ) as hooks:  # fmt: skip
+        ) as hooks:
             save = work.checkpoints.hook(
                 config.save_every, lambda step: {"rollouts": source.extra()}
             )
@@ -150,9 +164,14 @@ class Collect:
     """(state) -> the minibatches of a phase. memory: the next prompt, for the checkpoint."""
 
     def __init__(
-        self, config: Config, prompts: Prompts, tokenizer: Tokenizer, work: Any, report: Extra,
+        self,
+        config: Config,
+        prompts: Prompts,
+        tokenizer: Tokenizer,
+        work: Any,
+        report: PhaseMetrics,
         sample: Callable,
-    ):  # fmt: skip
+    ):
         self._config, self._prompts, self._tokenizer = config, prompts, tokenizer
         self._sample, self._work, self._report = sample, work, report
         self.memory: dict = {"next": 0}
@@ -165,13 +184,22 @@ class Collect:
         texts = [self._tokenizer.decode(each.answer) for each in found]
         self._score(found, texts, {prompt.number: prompt.problem for prompt in asked})
         records = [
-            {"prompt": each.prompt, "sample": each.sample, "task": each.task,
-             "mode": MODES[each.mode], "score": each.reward, "finish": each.finish,
-             "tokens": len(each.answer), "text": text}
+            {
+                "prompt": each.prompt,
+                "sample": each.sample,
+                "task": each.task,
+                "mode": MODES[each.mode],
+                "score": each.reward,
+                "finish": each.finish,
+                "tokens": len(each.answer),
+                "text": text,
+            }
             for each, text in zip(found, texts, strict=True)
-        ]  # fmt: skip
+        ]
         rollouts.write_samples(self._work, version, records)
-        self._report.add(version + 1, described(found, [each.reward for each in found], texts))
+        self._report.add(
+            version + 1, rollout_metrics(found, [each.reward for each in found], texts)
+        )
         count, samples = config.minibatches, config.sampling.samples
         groups = [found[i : i + samples] for i in range(0, len(found), samples)]
         return [[each for group in groups[i::count] for each in group] for i in range(count)]

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from qwen3 import rewards
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.advantages import SCALES, group_advantages
-from qwen3.losses.rows import MODES
+from qwen3.losses.forward import MODES
 from qwen3.rewards import response
 from qwen3.stages.prompts import Prompt
 from qwen3.stages.rollouts import Rollout
@@ -91,9 +91,16 @@ class Groups:
     """
 
     def __init__(
-        self, prompts, tokenizer: Tokenizer, scoring: Scoring, refill: Refill,
-        *, wanted: int, least: int, limit: int,
-    ):  # fmt: skip
+        self,
+        prompts,
+        tokenizer: Tokenizer,
+        scoring: Scoring,
+        refill: Refill,
+        *,
+        wanted: int,
+        least: int,
+        limit: int,
+    ):
         self._prompts, self._tokenizer = prompts, tokenizer
         self._scoring, self._refill = scoring, refill
         self._wanted, self._least, self._limit = wanted, least, limit
@@ -128,8 +135,12 @@ class Groups:
                 f"{flat['high']}: choose prompts that the policy solves sometimes"
             )
         if len(ready) < self._wanted and self._refill.rounds > 1:
-            log.warning("%d groups instead of %d after %d rounds", len(ready), self._wanted,
-                        self._refill.rounds)  # fmt: skip
+            log.warning(
+                "%d groups instead of %d after %d rounds",
+                len(ready),
+                self._wanted,
+                self._refill.rounds,
+            )
         chosen, rest = ready[: self._wanted], ready[self._wanted :]
         self.memory["carry"] = [[asdict(each) for each in group] for group in rest]
         metrics = {"groups": len(chosen), "carried_in": carried, "carried_out": len(rest)}
@@ -138,13 +149,21 @@ class Groups:
                 "groups_all_low": flat["low"] / drawn,
                 "groups_all_high": flat["high"] / drawn,
                 "refill": drawn / self._wanted,
-                **described(seen, [s for _, s in texts], [t for t, _ in texts]),
+                **rollout_metrics(seen, [s for _, s in texts], [t for t, _ in texts]),
             }
         records = [
-            {"prompt": r.prompt, "sample": r.sample, "task": r.task, "mode": MODES[r.mode],
-             "reward": r.reward, "finish": r.finish, "tokens": len(r.answer), "text": text}
+            {
+                "prompt": r.prompt,
+                "sample": r.sample,
+                "task": r.task,
+                "mode": MODES[r.mode],
+                "reward": r.reward,
+                "finish": r.finish,
+                "tokens": len(r.answer),
+                "text": text,
+            }
             for r, (text, _) in zip(seen, texts, strict=True)
-        ]  # fmt: skip
+        ]
         return self._with_advantages(chosen), records, metrics
 
     def _score(self, new, said, prompts) -> list[float | None]:
@@ -195,7 +214,7 @@ def _agreed(scores: list[float | None]) -> list[float | None]:
     return [None if np.isnan(score) else float(score) for score in found]
 
 
-def described(
+def rollout_metrics(
     seen: Sequence[Rollout], scores: Sequence[float | None], texts: Sequence[str]
 ) -> dict[str, float]:
     """Metrics of rollouts (post-training notes 1.5). Raises nothing on empty input: gives {}."""
@@ -216,9 +235,11 @@ def described(
         "malformed": _share(response.read(text) is None for text in texts),
         "repeated": _share(map(repeats, texts)),
         "no_verdict": 1.0 - len(judged) / len(seen),
-        **{f"finish/{name}": _share(r.finish == name for r in seen)
-           for name in sorted({r.finish for r in seen})},
-    }  # fmt: skip
+        **{
+            f"finish/{name}": _share(r.finish == name for r in seen)
+            for name in sorted({r.finish for r in seen})
+        },
+    }
     if judged:
         metrics |= {
             "score": float(np.mean([score for _, score in judged])),

@@ -19,7 +19,7 @@ from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.curate.files import read_problems
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses import grpo
-from qwen3.losses.objective import Grpo
+from qwen3.losses.grpo_config import Grpo
 from qwen3.mesh import make_mesh
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
@@ -27,11 +27,11 @@ from qwen3.stages import builders, rollouts, start
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
 from qwen3.stages.groups import Groups, Refill, Scoring
 from qwen3.stages.prompts import Prompts, Share
-from qwen3.stages.report import Log, reporting
-from qwen3.stages.rollouts import Extra, Phases, Rollout, Rows, Sampling
+from qwen3.stages.rollouts import PhaseMetrics, Rollout, RolloutBatches, RolloutSource, Sampling
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import train
+from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
@@ -86,22 +86,30 @@ class Config:
 
     def __post_init__(self):
         if self.prompts < 1 or self.prompts % self.minibatches:
-            raise ValueError(f"{self.prompts} prompts a phase do not divide into "
-                             f"{self.minibatches} minibatches")  # fmt: skip
+            raise ValueError(
+                f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
+            )
         if self.sampling.samples < 2:
             raise ValueError("a group of 1 sample has no advantage; sampling.samples is at least 2")
         if (self.entropy is not None) != self.policy.entropy:
-            raise ValueError(f"an entropy target {self.entropy} with policy.entropy "
-                             f"{self.policy.entropy}: both or none")  # fmt: skip
+            raise ValueError(
+                f"an entropy target {self.entropy} with policy.entropy "
+                f"{self.policy.entropy}: both or none"
+            )
         if (self.policy.kl != "none") != bool(self.reference):
-            raise ValueError(f"policy.kl {self.policy.kl!r} with reference {self.reference!r}: "
-                             "both or none")  # fmt: skip
+            raise ValueError(
+                f"policy.kl {self.policy.kl!r} with reference {self.reference!r}: both or none"
+            )
         if self.scoring.overlong > self.sampling.max_tokens:
-            raise ValueError(f"scoring.overlong {self.scoring.overlong} tokens are more than "
-                             f"max_tokens {self.sampling.max_tokens}")  # fmt: skip
+            raise ValueError(
+                f"scoring.overlong {self.scoring.overlong} tokens are more than "
+                f"max_tokens {self.sampling.max_tokens}"
+            )
         if self.model.moe and self.policy.ratio == "token":
-            log.warning("token ratios on a mixture of experts: routing differs between sampler "
-                        "and trainer; ratio 'sequence' (GSPO) is the stable choice")  # fmt: skip
+            log.warning(
+                "token ratios on a mixture of experts: routing differs between sampler "
+                "and trainer; ratio 'sequence' (GSPO) is the stable choice"
+            )
 
 
 def run(config: Config, workdir: str) -> TrainState:
@@ -129,23 +137,27 @@ def run(config: Config, workdir: str) -> TrainState:
         control = None
         if config.entropy is not None:
             control = EntropyControl(config.entropy, config.steps, extra.get("entropy"))
-        report = Extra(grpo.report)
+        report = PhaseMetrics(grpo.report)
         most = config.prompts // config.minibatches * config.sampling.samples
-        packer = Rows(
+        packer = RolloutBatches(
             mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
         )
         derived = {"learning_rate": rate}
         if control is not None:  # as the step was taken: it moves after the step is written
             derived["entropy_coef"] = lambda step: control.coefficient
         collect = Collect(config, prompts, tokenizer, mesh, execution, packer, work, report)
-        source = Phases(collect, partial(to_batch, packer, control), extra.get("rollouts"))
+        source = RolloutSource(collect, partial(to_batch, packer, control), extra.get("rollouts"))
         loss = builders.policy_gradient(config.model, execution, config.policy)
-        with reporting(
-            work, config.log, stage=config.name, step=int(state.step), until=config.steps,
+        with recording_hooks(
+            work,
+            config.log,
+            stage=config.name,
+            step=int(state.step),
+            until=config.steps,
             tokens_per_step=most * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived=derived,
-        ) as hooks:  # fmt: skip
+        ) as hooks:
             steering = [] if control is None else [control.hook()]
             save = work.checkpoints.hook(
                 config.save_every,
@@ -161,7 +173,7 @@ def run(config: Config, workdir: str) -> TrainState:
             )
 
 
-def to_batch(packer: Rows, control: EntropyControl | None, part: list[Rollout]) -> dict:
+def to_batch(packer: RolloutBatches, control: EntropyControl | None, part: list[Rollout]) -> dict:
     by_row = {} if control is None else {"entropy_coef": control.coefficient}
     return packer.batch([rollouts.sequence(each) for each in part], **by_row)
 
@@ -172,13 +184,23 @@ class Collect:
     def __init__(self, config: Config, prompts, tokenizer, mesh, execution, packer, work, report):
         self._config, self._packer, self._work, self._report = config, packer, work, report
         self._groups = Groups(
-            prompts, tokenizer, config.scoring, config.refill, wanted=config.prompts,
-            least=config.minibatches, limit=config.sampling.max_tokens,
-        )  # fmt: skip
+            prompts,
+            tokenizer,
+            config.scoring,
+            config.refill,
+            wanted=config.prompts,
+            least=config.minibatches,
+            limit=config.sampling.max_tokens,
+        )
         self._sample = partial(
-            rollouts.sample, model=config.model, tokenizer=tokenizer, mesh=mesh,
-            execution=execution, length=config.length, seed=config.seed,
-        )  # fmt: skip
+            rollouts.sample,
+            model=config.model,
+            tokenizer=tokenizer,
+            mesh=mesh,
+            execution=execution,
+            length=config.length,
+            seed=config.seed,
+        )
         self._log_probs = builders.log_probs(config.model, execution)
         self._checked = False
 
@@ -205,8 +227,11 @@ class Collect:
             metrics |= self._check(parts, version)
         metrics["staleness"] = float(np.mean([version - r.version for p in parts for r in p]))
         if metrics.get("truncated", 0) > config.alarms.truncated:
-            log.error("%.0f%% of the answers were cut at %d tokens", 100 * metrics["truncated"],
-                      config.sampling.max_tokens)  # fmt: skip
+            log.error(
+                "%.0f%% of the answers were cut at %d tokens",
+                100 * metrics["truncated"],
+                config.sampling.max_tokens,
+            )
         numbers = sorted({each.prompt for part in parts for each in part})
         rollouts.write_samples(self._work, version, [*records, {"trained": numbers}])
         self._report.add(version + 1, metrics)
@@ -224,9 +249,12 @@ class Collect:
         self._checked = True
         apart = [
             abs(old - new)
-            for part in parts for each in part if each.version == version
-            for old, new, forced in zip(each.old, each.logp, each.forced, strict=True) if not forced
-        ]  # fmt: skip
+            for part in parts
+            for each in part
+            if each.version == version
+            for old, new, forced in zip(each.old, each.logp, each.forced, strict=True)
+            if not forced
+        ]
         if not apart:
             return {}
         mean, most = float(np.mean(apart)), float(np.max(apart))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen3.losses.rows import MODES
+from qwen3.losses.forward import MODES
 from qwen3.train.loop import Hook
 
 
@@ -25,8 +25,10 @@ class ModeWeights:
 
     def __post_init__(self):
         if min(self.think, self.no_think) < 0 or self.think + self.no_think == 0:
-            raise ValueError(f"weights think {self.think} and no_think {self.no_think}: not below "
-                             "0, and one of them above")  # fmt: skip
+            raise ValueError(
+                f"weights think {self.think} and no_think {self.no_think}: not below "
+                "0, and one of them above"
+            )
         if self.horizon < 1:
             raise ValueError(f"horizon {self.horizon} must be at least 1 step")
 

@@ -19,19 +19,19 @@ import numpy as np
 from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
-from qwen3.data.feed import Feed
 from qwen3.data.mixture import Stage
 from qwen3.eval.perplexity import HeldOut
 from qwen3.losses import lm
-from qwen3.mesh import batch_sharding, make_mesh
+from qwen3.mesh import make_mesh
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
-from qwen3.stages.report import Log, reporting
 from qwen3.stages.start import begin, moved
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import Hook, train
+from qwen3.train.prefetch import Feed
+from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir, write_atomically
@@ -152,11 +152,11 @@ def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, sav
     """From `state` to the stage's last step, `until`."""
     first, step = until - stage.steps, int(state.step)
     model = replace(config.model, rope_theta=stage.rope_theta)
-    apply = partial(_apply, model, Execution.for_mesh(mesh, **config.execution))
+    apply = transformer.bind(model, Execution.for_mesh(mesh, **config.execution))
     measure = Measure(work, stage, apply, held_out, mesh, model.vocab)
     if step == first:
         measure(step, state)
-    with reporting(
+    with recording_hooks(
         work,
         config.log,
         stage=stage.name,
@@ -169,7 +169,7 @@ def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, sav
         return train(
             state,
             _step(config, stage, apply, rate),
-            _InOrder(Feed(batches, batch_sharding(mesh), start=step - first), stage),
+            _InOrder(Feed(batches, mesh, start=step - first), stage),
             until=until,
             hooks=[*hooks, measure.hook(until), save],
         )
@@ -187,10 +187,6 @@ class _InOrder:
 
     def __getitem__(self, step: int) -> dict:
         return {**next(self._feed), "part": self._part}
-
-
-def _apply(model, execution, params, tokens, positions, segments):
-    return transformer.forward(params, model, tokens, positions, segments, execution=execution)
 
 
 def _step(config: Config, stage: StageConfig, apply, rate):

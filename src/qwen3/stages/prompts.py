@@ -14,7 +14,7 @@ import numpy as np
 from qwen3 import rewards
 from qwen3.data import chat
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.losses.rows import MODES
+from qwen3.losses.forward import MODES
 from qwen3.rewards import Problem
 
 ANY = ("any",)
@@ -69,8 +69,10 @@ class Prompts:
         for share in self._shares:
             _check(share)
         if bool(problems) != any(share.task == "file" for share in self._shares):
-            raise ValueError(f'{len(problems)} problems of a file, and shares {shares}: "file" is '
-                             "the name of their share")  # fmt: skip
+            raise ValueError(
+                f'{len(problems)} problems of a file, and shares {shares}: "file" is '
+                "the name of their share"
+            )
         self._problems, self._tokenizer = list(problems), tokenizer
         self._seed, self._split = seed, split
         for name in {problem.task for problem in problems if problem.task}:
@@ -112,7 +114,10 @@ def _check(share: Share) -> None:
 def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
     """The problem's messages and the opening of the answer, control tokens in texts as text."""
     ids, _ = chat.render_tokens(
-        tokenizer, problem.messages, tools=problem.tools, add_generation_prompt=True,
+        tokenizer,
+        problem.messages,
+        tools=problem.tools,
+        add_generation_prompt=True,
         literal_roles=("system", "user", "tool"),
-    )  # fmt: skip
+    )
     return ids

@@ -20,15 +20,15 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from qwen3.data import rows
+from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request
 from qwen3.mesh import BATCH_AXES
-from qwen3.stages import rows
 from qwen3.stages.prompts import Prompt
-from qwen3.stages.rows import Sequence as Row
-from qwen3.train.feed import local_rows, place
 from qwen3.train.loop import Hook
+from qwen3.train.placement import place_whole
 from qwen3.train.workdir import write_atomically
 
 
@@ -99,10 +99,16 @@ def sample(
     the last bit. Its compiled programs are shared.
     """
     engine = Engine(
-        model, params, tokenizer=tokenizer, slots=sampling.slots, seed=seed, version=version,
-        mesh=mesh, execution=execution.replace(scan=False, remat="none"),
+        model,
+        params,
+        tokenizer=tokenizer,
+        slots=sampling.slots,
+        seed=seed,
+        version=version,
+        mesh=mesh,
+        execution=execution.replace(scan=False, remat="none"),
         max_length=min(length + 1, model.max_length),
-    )  # fmt: skip
+    )
     asked = [
         each
         for prompt in prompts
@@ -113,19 +119,28 @@ def sample(
     found = engine.generate(asked)
     for completion in found:
         if completion.error:
-            raise RuntimeError(f"rollout of prompt {completion.request.prompt_id}: "
-                               f"{completion.error}")  # fmt: skip
+            raise RuntimeError(
+                f"rollout of prompt {completion.request.prompt_id}: {completion.error}"
+            )
     owners = [prompt for prompt in prompts for _ in range(sampling.samples)]
     return [
         Rollout(
-            prompt.number, done.request.sample, prompt.mode, [*prompt.ids, *done.tokens],
-            len(prompt.ids), done.log_probs, done.forced, version, done.finish, prompt.problem.task,
+            prompt.number,
+            done.request.sample,
+            prompt.mode,
+            [*prompt.ids, *done.tokens],
+            len(prompt.ids),
+            done.log_probs,
+            done.forced,
+            version,
+            done.finish,
+            prompt.problem.task,
         )
         for prompt, done in zip(owners, found, strict=True)
-    ]  # fmt: skip
+    ]
 
 
-class Rows:
+class RolloutBatches:
     """Rollouts -> batches of fixed length on the mesh, in few different numbers of rows.
 
     most: sequences that a batch can have.
@@ -135,20 +150,20 @@ class Rows:
         self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
         self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
-    def batch(self, sequences: Sequence[Row], **by_row: float) -> dict:
+    def batch(self, sequences: Sequence[TokenSequence], **by_row: float) -> dict:
         """by_row: values that are the same for every row, [B]."""
-        where = rows.plan([len(each) for each in sequences], self._length)
+        where = rows.layout([len(each) for each in sequences], self._length)
         count = rows.round_up(where.rows, self._multiple, self._most)
         batch = rows.fill(sequences, where, self._length, pad=self._pad, rows=count)
         batch |= {name: np.full(count, value, np.float32) for name, value in by_row.items()}
-        mine = local_rows(self._mesh, count)
-        here = {name: value[mine.start : mine.stop] for name, value in batch.items()}
-        return place(here, self._mesh, count)
+        return place_whole(batch, self._mesh)
 
-    def values(self, function: Callable, params: Any, sequences: Sequence[Row]) -> list[np.ndarray]:
+    def values(
+        self, function: Callable, params: Any, sequences: Sequence[TokenSequence]
+    ) -> list[np.ndarray]:
         """function(params, batch) -> [B, T], read back for each sequence, [n]."""
         found = everywhere(function(params, self.batch(sequences)))
-        where = rows.plan([len(each) for each in sequences], self._length)
+        where = rows.layout([len(each) for each in sequences], self._length)
         return rows.read_back(found, sequences, where)
 
 
@@ -159,7 +174,7 @@ def everywhere(value: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(value, tiled=True))
 
 
-def sequence(rollout: Rollout, fields: bool = True) -> Row:
+def sequence(rollout: Rollout, fields: bool = True) -> TokenSequence:
     """Sampled tokens have weight 1; prompt and forced tokens 0."""
     before = np.zeros(rollout.start, np.float32)
 
@@ -175,10 +190,10 @@ def sequence(rollout: Rollout, fields: bool = True) -> Row:
             "old_logp": answered(rollout.old or rollout.logp),
         }
     weights = answered(~np.array(rollout.forced, bool))
-    return Row(np.array(rollout.ids, np.int32), weights, rollout.mode, values)
+    return TokenSequence(np.array(rollout.ids, np.int32), weights, rollout.mode, values)
 
 
-class Phases:
+class RolloutSource:
     """source(state): the minibatches of a phase one by one, then `collect(state)` for the next.
 
     collect(state) -> list of lists of rollouts; its `memory` (any JSON with rollouts as dicts) is
@@ -220,7 +235,7 @@ def write_samples(work: Any, step: int, records: Sequence[dict]) -> None:
         write_atomically(epath.Path(work.samples) / f"{step:06d}.jsonl", lines)
 
 
-class Extra:
+class PhaseMetrics:
     """Puts a phase's own metrics into the record of its first step, and `report` of every step."""
 
     def __init__(self, report: Callable[[dict], dict]):

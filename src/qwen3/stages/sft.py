@@ -20,12 +20,12 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.stages import builders, conversations
 from qwen3.stages.modes import ModeWeights, Weighting
-from qwen3.stages.report import Log, reporting
 from qwen3.stages.start import begin
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
-from qwen3.train.feed import local_rows, place
 from qwen3.train.loop import train
+from qwen3.train.placement import place_whole
+from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
@@ -83,14 +83,18 @@ def run(config: Config, workdir: str) -> TrainState:
         if extra and extra["data"] != packed.hash:
             raise ValueError(f"the data {config.data} are not what {work.path} was trained on")
         weighting = Weighting(config.modes, extra.get("modes"))
-        batches = OnMesh(packed, weighting, mesh)
+        batches = WeightedBatches(packed, weighting, mesh)
         adaptive = config.modes.adapt != 0
-        with reporting(
-            work, config.log, stage=config.name, step=int(state.step), until=config.steps,
+        with recording_hooks(
+            work,
+            config.log,
+            stage=config.name,
+            step=int(state.step),
+            until=config.steps,
             tokens_per_step=config.batch * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived={"learning_rate": rate},
-        ) as hooks:  # fmt: skip
+        ) as hooks:
             save = work.checkpoints.hook(
                 config.save_every, lambda step: {"data": packed.hash, "modes": weighting.state()}
             )
@@ -129,14 +133,11 @@ def step(config: Config, execution: Execution, tx):
     return make_step(loss, tx, microbatches=config.microbatches, prepass=prepass)
 
 
-class OnMesh:
+class WeightedBatches:
     """`batches[step]`: weighted by mode, this process's rows, on the mesh."""
 
     def __init__(self, packed: conversations.Packed, weighting: Weighting, mesh):
         self._packed, self._weighting, self._mesh = packed, weighting, mesh
 
     def __getitem__(self, number: int) -> dict:
-        batch = self._weighting.apply(self._packed[number])
-        mine = local_rows(self._mesh, self._packed.batch)
-        here = {name: value[mine.start : mine.stop] for name, value in batch.items()}
-        return place(here, self._mesh, self._packed.batch)
+        return place_whole(self._weighting.apply(self._packed[number]), self._mesh)

@@ -17,7 +17,7 @@ from qwen3.model import hf, transformer
 from qwen3.model.sizes import ModelConfig
 from qwen3.train import checkpoint
 from qwen3.train import state as states
-from qwen3.train.seal import SEAL
+from qwen3.train.manifest import MANIFEST
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
 
@@ -78,7 +78,7 @@ def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.flo
     and for arrays of another model, naming them.
     """
     path = epath.Path(source)
-    if (path / SEAL).exists() or checkpoint.steps_in(path / "checkpoints"):
+    if (path / MANIFEST).exists() or checkpoint.steps_in(path / "checkpoints"):
         return checkpoint.load_params(path, abstract_parameters(model, mesh, dtype))
     if path.exists() and any(path.glob("*.safetensors")):
         return hf.load_params(source, model, mesh, dtype)

@@ -13,7 +13,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.model import hf_config
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import parameters
-from qwen3.train.seal import SEAL, read_seal
+from qwen3.train.manifest import MANIFEST, read_manifest
 
 
 class Teacher(NamedTuple):
@@ -33,11 +33,12 @@ def load(source: str, mesh: Mesh, *, dtype: Any) -> Teacher:
 def described(source: str) -> tuple[ModelConfig, Tokenizer | None]:
     """What model it is, and its tokenizer."""
     path = epath.Path(source)
-    if (path / SEAL).exists():
-        return _of_run(read_seal(path)["config"], source)
+    if (path / MANIFEST).exists():
+        return _of_run(read_manifest(path)["config"], source)
     if not (path / "config.json").exists():
-        raise ValueError(f"teacher {source!r} is no workdir, no checkpoint and no folder with "
-                         "config.json")  # fmt: skip
+        raise ValueError(
+            f"teacher {source!r} is no workdir, no checkpoint and no folder with config.json"
+        )
     record = json.loads((path / "config.json").read_text())
     if "model" in record and "architectures" not in record:
         return _of_run(record, source)
@@ -75,6 +76,8 @@ def shared_vocabulary(
     if student.vocab == teacher.vocab:
         return None
     if other is None:
-        raise ValueError(f"the teacher has {teacher.vocab} vocabulary rows, the student "
-                         f"{student.vocab}, and no tokenizer says that ids agree")  # fmt: skip
+        raise ValueError(
+            f"the teacher has {teacher.vocab} vocabulary rows, the student "
+            f"{student.vocab}, and no tokenizer says that ids agree"
+        )
     return tokenizer.vocab_size

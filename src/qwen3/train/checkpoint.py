@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from qwen3.config import differences, digest
 from qwen3.train.loop import Hook
-from qwen3.train.seal import SEAL, problem, read_seal, remote, write_seal
+from qwen3.train.manifest import MANIFEST, problem, read_manifest, remote, write_manifest
 from qwen3.train.state import TrainState
 
 log = logging.getLogger("qwen3")
@@ -170,7 +170,7 @@ class Checkpoints:
             path = self.directory / str(step)
             trouble = _agreed(problem(path) if self._primary else None)
             if trouble is None:
-                seal = read_seal(path)
+                seal = read_manifest(path)
                 self._refuse_other_config(path, seal["config"])
                 try:
                     return Restored(_read(path, template), seal["extra"], skipped)
@@ -202,7 +202,7 @@ class Checkpoints:
         final = self.directory / str(self._seal["step"])
         temporary = self.directory / f"{final.name}{TEMPORARY}"
         path = temporary if temporary.exists() else final
-        write_seal(path, self._seal)
+        write_manifest(path, self._seal)
 
     def _explained(self, step: int) -> _Explained:
         return _Explained(self, step)
@@ -234,7 +234,7 @@ class Checkpoints:
     def _prune(self) -> None:
         """Only checkpoints of the right sizes count and go: the last good one always stays."""
         whole = {
-            step: read_seal(self.directory / str(step))["metrics"].get(self._keep.best)
+            step: read_manifest(self.directory / str(step))["metrics"].get(self._keep.best)
             for step in self.steps()
             if problem(self.directory / str(step), read=False) is None
         }
@@ -307,7 +307,7 @@ def load_params(directory: Any, template: Any = None) -> Any:
     Raises OtherCheckpoint on other shapes, CheckpointError when there is no whole checkpoint.
     """
     directory = absolute(directory)
-    path = directory if (directory / SEAL).exists() else newest(directory)
+    path = directory if (directory / MANIFEST).exists() else newest(directory)
     if template is None:
         kinds = _saved(path)["params"]
         item = {"params": jax.tree.map(lambda _: 0, kinds)}

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from qwen3.train.feed import Prefetch
+from qwen3.train.preemption import STOPPED, Stopped, stop_requests
+from qwen3.train.prefetch import Prefetch
 from qwen3.train.state import TrainState
-from qwen3.train.stop import STOPPED, Stopped, stop_requests
 
 log = logging.getLogger("qwen3")
 

@@ -15,7 +15,7 @@ from etils import epath
 from qwen3.train.loop import Hook
 
 
-class JsonLines:
+class MetricsFile:
     """One JSON object a line, flushed line by line: a kill loses none that was written.
 
     On object stores, which cannot append, the file is written whole every `period` seconds.

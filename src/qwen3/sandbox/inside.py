@@ -1,0 +1,200 @@
+"""The sandbox's inner side: entering namespaces, a private root, limits, becoming the candidate.
+
+Runs in children of the warden (server.py), which explains the chain of processes. Standard
+library only, no package imports.
+"""
+
+import ctypes
+import os
+import resource
+import select
+import signal
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_FLAGS = {
+    "user": 0x10000000,
+    "net": 0x40000000,
+    "pid": 0x20000000,
+    "mount": 0x00020000,
+    "ipc": 0x08000000,
+    "uts": 0x04000000,
+}
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+SET_PDEATHSIG, SET_DUMPABLE, SET_SUBREAPER, SET_NO_NEW_PRIVS = 1, 4, 36, 38
+SETUP_FAILED = 97
+INNER = 1000  # the candidate's uid and gid inside
+OUTER = 61_000  # and outside, plus the warden's number, when the warden is root
+POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
+
+
+def check(result, what):
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def prctl(option, value):
+    check(LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")
+
+
+def mount(source, target, kind, flags, data=None):
+    values = [None if v is None else v.encode() for v in (source, target, kind)]
+    options = None if data is None else data.encode()
+    check(LIBC.mount(*values, ctypes.c_ulong(flags), options), f"mount {target}")
+
+
+def seal(path, attributes, recursive):
+    """Adds mount attributes (read-only, ...) to the mount at `path`."""
+    block = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
+    where = ctypes.c_long(AT_FDCWD)
+    flags = ctypes.c_uint(AT_RECURSIVE if recursive else 0)
+    result = LIBC.syscall(
+        ctypes.c_long(MOUNT_SETATTR), where, path.encode(), flags, block, ctypes.c_size_t(32)
+    )
+    check(result, f"mount_setattr {path}")
+
+
+def forbid_namespaces():
+    """No user namespace inside this one, where the kernel's knob can be reached."""
+    try:
+        write("/proc/sys/user/max_user_namespaces", "0")
+    except OSError:
+        pass  # a nested namespace would hold the same root, network and limits
+
+
+def build_root(config):
+    """A private root: an empty tmpfs with the interpreter's folders bound read-only and a /tmp."""
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    binds = config["binds"]
+    point = next(
+        p
+        for p in POINTS
+        if os.path.isdir(p) and not any((b + "/").startswith(p + "/") for b in binds)
+    )
+    mount("tmpfs", point, "tmpfs", MS_NOSUID | MS_NODEV, "size=256k,mode=755")
+    for path in binds:
+        target = point + path
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), target)
+            continue
+        os.makedirs(target, exist_ok=True)
+        mount(path, target, None, MS_BIND | MS_REC)
+        seal(target, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, recursive=True)
+    os.mkdir(point + "/tmp")
+    size = f"size={config['limits']['tmp_kb']}k,nr_inodes=256,mode=1777"
+    mount("tmpfs", point + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, size)
+    os.chdir(point)
+    number = PIVOT_ROOT[os.uname().machine]
+    check(LIBC.syscall(ctypes.c_long(number), b".", b"."), "pivot_root")
+    check(LIBC.umount2(b".", MNT_DETACH), "umount of the old root")
+    os.chdir("/")
+    seal("/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, recursive=False)
+    os.chdir("/tmp")
+
+
+def set_limits(limits):
+    table = {
+        resource.RLIMIT_AS: limits["memory_mb"] << 20,
+        resource.RLIMIT_CPU: limits["cpu_s"],
+        resource.RLIMIT_NPROC: limits["processes"],
+        resource.RLIMIT_FSIZE: limits["file_kb"] << 10,
+        resource.RLIMIT_NOFILE: limits["files"],
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_STACK: 8 << 20,
+    }
+    for limit, value in table.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+def candidate(config, fds, uid):
+    """Becomes the untrusted program; never returns."""
+    os.setsid()
+    os.dup2(fds["job"], 0)
+    os.dup2(fds["answers"], 1)
+    os.dup2(fds["nothing"], 2)
+    os.closerange(3, fds["note"])  # the rest closes on exec
+    set_limits(config["limits"])
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    prctl(SET_NO_NEW_PRIVS, 1)
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    python = config["python"]
+    os.execve(python, [python, "-I", "-S", "-c", config["program"]], {})
+
+
+def init(config, fds, uid):
+    """Pid 1 of the namespace: ends, and with it everything inside, when the lifeline closes."""
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    prctl(SET_DUMPABLE, 0)
+    os.setsid()
+    forbid_namespaces()
+    build_root(config)
+    inside = os.fork()
+    if inside == 0:
+        guarded(candidate, config, fds, uid, note=fds["note"])
+    for name in ("job", "answers"):
+        os.close(fds[name])
+    done = os.pidfd_open(inside)
+    poll = select.poll()
+    poll.register(done, select.POLLIN)
+    poll.register(fds["life"], 0)
+    poll.poll()
+    ended, status = os.waitpid(inside, os.WNOHANG)
+    os._exit(exit_code(status) if ended else 255)
+
+
+def outer(config, fds):
+    """Enters the namespaces, has the warden map its ids, then forks pid 1 and relays its end."""
+    flags = 0
+    for flag in CLONE_FLAGS.values():
+        flags |= flag
+    check(LIBC.unshare(flags), "unshare")
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    os.write(fds["note"], b"u")
+    answer = os.read(fds["go"], 1)
+    if not answer:
+        os._exit(SETUP_FAILED)
+    uid = INNER if answer == b"2" else None
+    pid = os.fork()
+    if pid == 0:
+        guarded(init, config, fds, uid, note=fds["note"])
+    for name in ("job", "answers", "life"):
+        os.close(fds[name])
+    os._exit(exit_code(os.waitpid(pid, 0)[1]))
+
+
+def bare(config, fds):
+    """Without namespaces: rlimits, a folder of its own, another uid if the warden is root."""
+    os.chdir(config["folder"])
+    uid = OUTER + config["number"] if os.geteuid() == 0 else None
+    candidate(config, fds, uid)
+
+
+def guarded(function, *arguments, note):
+    """Runs a child's half; any exception becomes a note and an exit, never a return."""
+    try:
+        function(*arguments)
+    except BaseException as error:
+        os.write(note, f"{type(error).__name__}: {error}"[:300].encode())
+    finally:
+        os._exit(SETUP_FAILED)
+
+
+def exit_code(status):
+    return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
