@@ -150,7 +150,7 @@ def one_device(monkeypatch, *stages):
 def stopping_at(step):
     """As if a signal had come during `step`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qwen3.train.stop._Requests.reached", lambda self, at: at == step)
+        patch.setattr("qwen3.train.preemption._Requests.reached", lambda self, at: at == step)
         yield
 
 

@@ -1,7 +1,7 @@
 """Conversations -> sequences with token-exact masks -> packed batches that are f(seed, step).
 
 A file is JSON lines, {"messages": [...], "tools": [...]}, or tokens that were made elsewhere,
-{"ids": [...], "mask": [0, 1, ...], "think": true}; or an .npz of `curate.teacher_logits`.
+{"ids": [...], "mask": [0, 1, ...], "think": true}; or an .npz of `curate.stored_logits`.
 """
 
 from __future__ import annotations
