@@ -33,7 +33,7 @@ from qwen3.recipe.stages import (
 )
 from qwen3.recipe.world import documents, exams, own_input, sft_data, tools
 from qwen3.rewards import TASKS
-from qwen3.rewards.locks import lock, lock_tasks
+from qwen3.rewards.locks import dialogues, lock, lock_tasks
 from qwen3.rewards.task import in_split
 from qwen3.stages import sft
 from qwen3.stages.groups import NothingToLearn
@@ -175,7 +175,7 @@ def test_partial_thought_has_partial_value():
 
 
 def test_dialogues_end_without_a_flag_half_of_the_time():
-    found = [exams.dialogue(Random(i), "train") for i in range(400)]
+    found = [dialogues.dialogue(Random(i), "train") for i in range(400)]
     bare = [p for p in found if "think" not in p.messages[-1]["content"]]
     assert 150 < len(bare) < 250
     assert {p.mode for p in bare} == {"think", "no_think"}

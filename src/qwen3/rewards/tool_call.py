@@ -5,9 +5,12 @@ The answer may say something first; it must hold exactly one <tool_call> block a
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
 
 from qwen3.rewards.schema import parse_json, same_json
-from qwen3.rewards.task import Problem, Task, ask, levels
+from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
 CITIES = ("Oslo", "Quito", "Lima", "Cairo", "Kyoto", "Perth")
 # tool -> (description, request with {arguments}, {argument: (JSON type, draw(rng))})
@@ -110,17 +113,30 @@ TOOLS = {
 _CALL = re.compile(r"<tool_call>\n?(.*?)\n?</tool_call>", re.DOTALL)
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     tools = TOOLS[split]
-    offered = rng.sample(list(tools), levels(difficulty, 2, len(tools)))
-    name = rng.choice(offered)
-    _, requests, fields = tools[name]
-    arguments = {field: draw(rng) for field, (_, draw) in fields.items()}
-    shown = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in arguments.items()}
-    text = rng.choice(requests).format(**shown)
-    record = {"name": name, "arguments": arguments}
-    listed = [describe(tool, *tools[tool]) for tool in offered]
-    return Problem("tool_call", ask(text), record, difficulty, tools=listed)
+    problem = request(rng, tools, levels(difficulty, 2, len(tools)), split)
+    return replace(problem, difficulty=difficulty)
+
+
+def request(rng: Random, tools: Mapping[str, tuple], offered: int, split: str) -> Problem:
+    """A request for one of `tools` (a table like a split of TOOLS), with `offered` of them listed.
+
+    The splits never share a request's text.
+    """
+
+    def draw() -> tuple[str, dict, str]:
+        name = rng.choice(list(tools))
+        _, requests, fields = tools[name]
+        arguments = {field: draw_value(rng) for field, (_, draw_value) in fields.items()}
+        shown = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in arguments.items()}
+        return name, arguments, rng.choice(requests).format(**shown)
+
+    name, arguments, text = draw_in_split(draw, lambda drawn: drawn[2], split)
+    names = [name, *rng.sample([other for other in tools if other != name], offered - 1)]
+    rng.shuffle(names)
+    listed = [describe(tool, *tools[tool]) for tool in names]
+    return Problem("tool_call", ask(text), {"name": name, "arguments": arguments}, tools=listed)
 
 
 def describe(name, description, _, fields):

@@ -15,6 +15,7 @@ from qwen3.losses.grpo import Grpo
 from qwen3.recipe.seed_run import LOG, ONE, UNTRAINED, Clock, SeedRun, execution, logged
 from qwen3.recipe.stages import measures
 from qwen3.recipe.world import exams, own_input, sft_data, tools
+from qwen3.rewards.locks import dialogues
 from qwen3.stages import grpo, sft
 from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import NothingToLearn, Refill, Scoring
@@ -219,7 +220,7 @@ def general_rl(run):
     problems = folder / "problems.jsonl"
     calls = [tools.problem(i, "train").flagged("no_think") for i in range(1500)]
     drawn = (Random(f"rl/{run.seed}/{i}") for i in range(6000))
-    flags = [exams.dialogue(rng, "train", flagged=0.2) for rng in drawn]
+    flags = [dialogues.dialogue(rng, "train", flagged=0.2) for rng in drawn]
     write_problems(problems, [*calls, *flags, *own_input.fitting(run, MIXED)])
     tasks = (
         # Without thinking more than two days are out of reach: groups that are all wrong.

@@ -10,15 +10,14 @@ from random import Random
 
 from qwen3 import rewards
 from qwen3.recipe.world import documents, tools
-from qwen3.rewards import Problem
 from qwen3.rewards.locks import lock, lock_tasks
+from qwen3.rewards.locks.dialogues import dialogue
 from qwen3.rewards.task import draw_in_split
 
 # First seeds. Those from 2, 3, 5, 7, 11, 13, 17, 19 and 23 million on were final sets once; what
 # they showed of general RL, students, look-ups, entropy and several locks changed the recipe, so
 # they are final no more.
 SETS = {"dev": 1_000_000, "final": 29_000_000}
-PLACES = ("end", "front", "system")
 
 
 def locks(count, which, *, days=range(1, lock.MOST_DAYS + 1)):
@@ -89,42 +88,6 @@ def dialogues(count, which):
     """ThinkFollow: held-out problems, one to three turns, flags at any place, half of the last
     turns without a flag."""
     return [dialogue(Random(f"dialogue/{SETS[which]}/{i}"), "heldout") for i in range(count)]
-
-
-def dialogue(rng, split, flagged=0.5):
-    """One dialogue with random flags, `flagged` of the last turns with one; its `mode` is that of
-    the last flag, thinking without one."""
-    place, turns, thinks = rng.choice(PLACES), rng.randint(1, 3), True
-    messages = []
-    if place == "system":
-        thinks = rng.random() < 0.5
-        messages.append({"role": "system", "content": f"Work on locks. {_flag(thinks)}"})
-    for turn in range(turns):
-        last = turn == turns - 1
-        names = [rng.choice(lock.NAMES["en"])]
-        days = rng.randint(1, 4)
-        found = draw_in_split(lambda n=names, d=days: lock.draw_locks(rng, d, n), lock.key, split)
-        text = lock_tasks.question(found, "en")
-        if rng.random() < (flagged if last else 0.7):
-            thinks = rng.random() < 0.5
-            text = f"{_flag(thinks)} {text}" if place == "front" else f"{text} {_flag(thinks)}"
-        messages.append({"role": "user", "content": text})
-        if not last:
-            thought = lock.trace(found, "en", "careful") if thinks else ""
-            messages.append(
-                {
-                    "role": "assistant",
-                    "content": lock.answer(found, "en"),
-                    "reasoning_content": thought,
-                }
-            )
-    record = lock_tasks.problem(found).answer
-    mode = "think" if thinks else "no_think"
-    return Problem("mode_following", messages, record, days / 6, mode=mode)
-
-
-def _flag(thinks):
-    return "/think" if thinks else "/no_think"
 
 
 def tool_requests(count, which):

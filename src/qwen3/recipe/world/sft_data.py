@@ -7,7 +7,7 @@ from random import Random
 
 from qwen3.recipe.world import exams, own_input, tools
 from qwen3.rewards import response
-from qwen3.rewards.locks import lock, lock_tasks
+from qwen3.rewards.locks import dialogues, lock, lock_tasks
 
 
 def answered(problem, thinking, content):
@@ -62,7 +62,7 @@ def flags(count, seed):
     last turn is careful."""
     rows = []
     for i in range(count):
-        problem = exams.dialogue(Random(f"flags/{seed}/{i}"), "train", flagged=0.3)
+        problem = dialogues.dialogue(Random(f"flags/{seed}/{i}"), "train", flagged=0.3)
         thinking, content = lock_tasks.trace(problem, "careful")
         rows.append(answered(problem, "" if problem.mode == "no_think" else thinking, content))
     return rows

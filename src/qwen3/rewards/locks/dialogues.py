@@ -1,46 +1,71 @@
 """ThinkFollow: dialogues with random /think and /no_think flags; the last flag seen wins.
 
 Some last turns carry no flag after earlier ones, some dialogues carry none at all (then thinking is
-the default). Scores 1 if the turn obeys the mode and the answer is right; `followed` is the mode
-alone, the figure of the report's Table 22.
+the default). An answer scores 1 if its turn obeys the mode and is right; `followed` scores the mode
+alone, the figure of the report's Table 22 (arXiv 2505.09388).
 """
 
-from qwen3.data.chat_parse import mode_of
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
 from qwen3.rewards import response
 from qwen3.rewards.locks import lock, lock_tasks
 from qwen3.rewards.task import Problem, Task, draw_in_split, levels
 
-# Held-out dialogues put the flag in front of the question or in a system turn, and are longer.
-PLACES = {"train": ("end",), "heldout": ("front", "system")}
-TURNS = {"train": (1, 3), "heldout": (2, 4)}
-P_FLAG = 0.6
+PLACES = ("end", "front", "system")  # where a dialogue's flags stand
+# The task's held-out dialogues put flags where training never does.
+TASK_PLACES = {"train": PLACES[:1], "heldout": PLACES[1:]}
+P_FLAG = 0.7  # chance that a turn before the last one carries a flag
 
 
-def make(rng, difficulty, split):
-    low, high = TURNS[split]
-    turns = rng.randint(low, levels(difficulty, low, high))
-    place = rng.choice(PLACES[split])
-    days = levels(difficulty, 1, lock.MOST_DAYS)
+def make(rng: Random, difficulty: float, split: str) -> Problem:
+    """A dialogue whose locks have at most 1..6 days by difficulty."""
+    longest = levels(difficulty, 1, lock.MOST_DAYS)
+    problem = dialogue(rng, split, places=TASK_PLACES[split], longest=longest)
+    return replace(problem, difficulty=difficulty)
+
+
+def dialogue(
+    rng: Random,
+    split: str,
+    flagged: float = 0.5,
+    *,
+    places: Sequence[str] = PLACES,
+    longest: int = 4,
+) -> Problem:
+    """One dialogue of one to three turns, each about a lock of 1..`longest` days.
+
+    `flagged` is the chance that the last turn carries a flag. The problem's mode is that of the
+    last flag; without any flag it is "think".
+    """
+    place, turns, thinks = rng.choice(places), rng.randint(1, 3), True
     messages = []
     if place == "system":
-        flag = rng.choice(("/think", "/no_think"))
-        messages.append({"role": "system", "content": f"Work on locks. {flag}"})
+        thinks = rng.random() < 0.5
+        messages.append({"role": "system", "content": f"Work on locks. {_flag(thinks)}"})
     for turn in range(turns):
-        name = rng.choice(lock.NAMES["en"])
-        locks = draw_in_split(lambda name=name: lock.draw_locks(rng, days, [name]), lock.key, split)
+        last = turn == turns - 1
+        names = [rng.choice(lock.NAMES["en"])]
+        days = rng.randint(1, longest)
+        locks = draw_in_split(lambda n=names, d=days: lock.draw_locks(rng, d, n), lock.key, split)
         text = lock_tasks.question(locks, "en")
-        if rng.random() < P_FLAG:
-            flag = rng.choice(("/think", "/no_think"))
-            text = f"{flag} {text}" if place == "front" else f"{text} {flag}"
+        if rng.random() < (flagged if last else P_FLAG):
+            thinks = rng.random() < 0.5
+            text = f"{_flag(thinks)} {text}" if place == "front" else f"{text} {_flag(thinks)}"
         messages.append({"role": "user", "content": text})
-        if turn < turns - 1:
-            messages.append(_reply(locks, mode_of(messages)))
+        if not last:
+            messages.append(_reply(locks, thinks))
     record = lock_tasks.problem(locks).answer
-    mode = "think" if mode_of(messages) else "no_think"
-    return Problem("mode_following", messages, record, difficulty, mode=mode)
+    mode = "think" if thinks else "no_think"
+    return Problem("mode_following", messages, record, days / 6, mode=mode)
 
 
-def _reply(locks, thinks):
+def _flag(thinks: bool) -> str:
+    return "/think" if thinks else "/no_think"
+
+
+def _reply(locks: Sequence[lock.Lock], thinks: bool) -> dict:
     """An earlier assistant turn; the template drops its reasoning, other renderings may keep it."""
     thinking = lock.trace(locks, "en", "careful") if thinks else ""
     content = lock.answer(locks, "en")
