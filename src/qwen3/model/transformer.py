@@ -114,7 +114,7 @@ def unstack(params: Params) -> Params:
 
 
 # How many axes of a matrix are contracted; the others are its outputs.
-_INPUTS = {
+CONTRACTED_AXES = {
     "attention": {"query": 1, "key": 1, "value": 1, "out": 2},
     "mlp": {"gate": 1, "up": 1, "down": 1},
 }
@@ -126,7 +126,7 @@ def outputs_first(layers: Any, turn: Callable[[Any, int], Any]) -> Any:
     """
     turned = {
         module: {**layers[module], **{n: turn(layers[module][n], i) for n, i in inputs.items()}}
-        for module, inputs in _INPUTS.items()
+        for module, inputs in CONTRACTED_AXES.items()
         if module in layers
     }
     return {**layers, **turned}
