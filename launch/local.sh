@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# This machine: set up .venv, then run. Usage: launch/local.sh test|recipe|setup [arguments...]
+# This machine: set up .venv, then run. Usage: launch/local.sh recipe|test|docs|setup [arguments...]
 #   test    the test suite; arguments go to pytest (`-m slow` for the long runs)
 #   recipe  the whole recipe at tiny size, with a report; arguments go to `qwen3 recipe`
-# PYTHON names the interpreter (3.11 or newer); a second start installs nothing.
+#   docs    the documentation site, into build/docs
+# PYTHON names the interpreter (3.11 or newer); CONSTRAINTS a file of versions, empty for the newest
+# releases (default: constraints.txt, the tested set). A second start installs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+CONSTRAINTS="${CONSTRAINTS-constraints.txt}"
 
 find_python() {
   for candidate in ${PYTHON:-} python3.12 python3.11 python3.13 python3; do
@@ -19,7 +23,7 @@ find_python() {
 
 set_up() {
   local wanted
-  wanted="$(cat setup.cfg pyproject.toml | sha256sum) ${PYTHON:-}"
+  wanted="$(cat setup.cfg pyproject.toml constraints.txt | sha256sum) ${PYTHON:-} $CONSTRAINTS"
   if [[ -x .venv/bin/python && -f .venv/installed && "$(cat .venv/installed)" == "$wanted" ]]; then
     return
   fi
@@ -28,7 +32,8 @@ set_up() {
   python="$(find_python)"
   [[ -x .venv/bin/python ]] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' \
+    ${CONSTRAINTS:+-c "$CONSTRAINTS"}
   echo "$wanted" > .venv/installed
 }
 
@@ -48,5 +53,8 @@ case "$command" in
   setup) set_up ;;
   test) set_up && exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@" ;;
   recipe) set_up && exec .venv/bin/qwen3 recipe "$@" ;;
-  *) sed -n '2,5s/^# //p' "$0" >&2; exit 2 ;;
+  docs)
+    set_up && .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' &&
+      exec .venv/bin/sphinx-build -W docs build/docs ;;
+  *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
 esac
