@@ -10,6 +10,7 @@ nothing else in the project may hard-code an id. Facts: report 3.1, golden token
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ class Tokenizer:
         mask = np.ones(rows, bool)
         mask[list(self.backend.get_vocab(with_added_tokens=True).values())] = False
         return mask
+
+    @cached_property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """The bytes that every id stands for: an ordinary token's own, which may cut a character,
+        an added token's text in UTF-8, and b"" for an id without a token.
+        """
+        byte_of = {character: byte for byte, character in enumerate(ranks.byte_alphabet())}
+        texts = [b""] * self.vocab_size
+        added = {i: text.encode() for text, i in self.added.items()}
+        for text, i in self.backend.get_vocab(with_added_tokens=True).items():
+            texts[i] = added[i] if i in added else bytes(byte_of[letter] for letter in text)
+        return tuple(texts)
 
     # Text in, text out.
 
