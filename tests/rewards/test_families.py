@@ -13,19 +13,19 @@ import pytest
 
 from qwen3.rewards import (
     TASKS,
-    checks,
     coding,
     coding_files,
     constraints,
     ifeval,
     maths,
     response,
-    text,
-    values,
+    return_values,
+    text_statistics,
 )
-from qwen3.rewards.schema import same_json
+from qwen3.rewards import constraint_checks as checks
+from qwen3.rewards.structured_output import same_json
 from qwen3.rewards.task import NoVerdict, draw_in_split, in_split
-from qwen3.sandbox.children import ChildFailed, ChildPool
+from qwen3.sandbox.child_pool import ChildFailed, ChildPool
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 real_data = pytest.mark.skipif(not SHARED.exists(), reason="the public data files are not here")
@@ -134,9 +134,9 @@ def test_gsm8k_and_math_files_are_read(tmp_path):
 
 def test_bad_files_are_named_with_line_and_field(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"question": "a", "answer": "#### 1"}\n{"question": ')
-    with pytest.raises(ValueError, match="x.jsonl:2: not JSON"):
+    with pytest.raises(ValueError, match="x.jsonl, line 2: not JSON"):
         maths.read_gsm8k(tmp_path / "x.jsonl")
-    with pytest.raises(ValueError, match=r"y.jsonl:1: no field \['answer'\]"):
+    with pytest.raises(ValueError, match=r"y.jsonl, line 1: no field \['answer'\]"):
         maths.read_gsm8k(write(tmp_path / "y.jsonl", [{"question": "a"}]))
     with pytest.raises(ValueError, match="no number after ####"):
         maths.read_gsm8k(write(tmp_path / "z.jsonl", [{"question": "a", "answer": "four"}]))
@@ -205,12 +205,12 @@ PAIRS = [
 
 @pytest.mark.parametrize("got, wanted, same", PAIRS)
 def test_values_are_compared_as_python_does(got, wanted, same):
-    assert values.equal(got, wanted) is same
+    assert return_values.equal(got, wanted) is same
 
 
 def test_a_tolerance_covers_floats_only():
-    assert values.equal([1.0, {"a": 2.0}], [1.0000001, {"a": 2.0}], 1e-6)
-    assert not values.equal(1.1, 1.0, 1e-6)
+    assert return_values.equal([1.0, {"a": 2.0}], [1.0000001, {"a": 2.0}], 1e-6)
+    assert not return_values.equal(1.1, 1.0, 1e-6)
 
 
 def test_mbpp_and_humaneval_files_are_read_and_scored(tmp_path):
@@ -264,7 +264,10 @@ COUNTS = [
 
 @pytest.mark.parametrize("sample, words, sentences", COUNTS)
 def test_words_and_sentences_are_counted(sample, words, sentences):
-    assert (len(text.words(sample)), text.sentences(sample)) == (words, sentences)
+    assert (len(text_statistics.words(sample)), text_statistics.sentences(sample)) == (
+        words,
+        sentences,
+    )
 
 
 CHECKS = [
@@ -316,7 +319,7 @@ def test_each_check_is_quick_on_long_hostile_texts(check, options, good, bad):
 
 def test_every_check_has_such_a_case():
     used = {kind.check for kind in constraints.KINDS.values()}
-    used |= {check for check, _, _ in ifeval.INSTRUCTIONS.values()}
+    used |= {row.check for row in ifeval.INSTRUCTIONS.values()}
     assert used <= {check for check, *_ in CHECKS}
 
 
@@ -423,6 +426,7 @@ def test_no_family_imports_jax():
         "format",
         "length_control",
         "constraints",
+        "ifeval",
         "tool_call",
         "logic",
     }

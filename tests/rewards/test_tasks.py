@@ -92,6 +92,7 @@ CONTENT = {
     "format": lambda p: list(p.answer["rows"][0]),
     "length_control": lambda p: p.answer["keywords"],
     "constraints": lambda p: list(p.answer["constraints"]),
+    "ifeval": lambda p: [[n, kw.get("compare")] for n, kw in p.answer["instructions"]],
     "tool_call": lambda p: p.answer["name"],
     "logic": lambda p: [p.answer["people"], p.answer["solution"]],
 }

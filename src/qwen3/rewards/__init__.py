@@ -8,10 +8,21 @@
 """
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from qwen3 import sandbox
-from qwen3.rewards import coding, constraints, countdown, length, logic, maths, schema, tool_call
+from qwen3.rewards import (
+    coding,
+    constraints,
+    countdown,
+    ifeval,
+    length_control,
+    logic_puzzles,
+    maths,
+    structured_output,
+    tool_call,
+)
 from qwen3.rewards.locks import dialogues, lock_tasks
 from qwen3.rewards.task import NoVerdict, Problem, Task
 
@@ -27,23 +38,26 @@ TASKS = {
         countdown.expression,
         coding.unit_tests,
         dialogues.last_flag_wins,
-        schema.document,
-        length.bounded,
+        structured_output.document,
+        length_control.bounded,
         constraints.stacked,
+        ifeval.instructions,
         tool_call.single_call,
-        logic.assignment,
+        logic_puzzles.assignment,
     )
 }
 
 
-def get(name):
+def get(name: str) -> Task:
     """The task of that name; ValueError naming the choices."""
     if name not in TASKS:
         raise ValueError(f"task {name!r} does not exist; there are {sorted(TASKS)}")
     return TASKS[name]
 
 
-def score_all(pairs, *, threads=None):
-    """The score of each (problem, text), in order; verifiers run side by side (default: cores)."""
+def score_all(
+    pairs: Iterable[tuple[Problem, str]], *, threads: int | None = None
+) -> list[float | None]:
+    """The score of each (problem, text), in order, on `threads` threads (default: cores)."""
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         return list(pool.map(lambda pair: get(pair[0].task).score(*pair), pairs))

@@ -5,15 +5,18 @@ solution}. All tests must pass; the candidate's process sees the arguments only.
 """
 
 import re
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
 
 from qwen3 import sandbox
-from qwen3.rewards import values
+from qwen3.rewards import return_values
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
-from qwen3.sandbox import child
+from qwen3.sandbox import driver
 
-TESTS = 24
-# kind -> (phrase, line of source, the same as a function); {k} is a small constant, xs a list.
-STEPS = {
+TESTS = 24  # hidden tests of a generated problem
+# kind -> (phrase, line of source, the same as a function); k is a small constant, xs a list.
+STEPS: dict[str, tuple[str, str, Callable[[list[int], int], list[int]]]] = {
     "even": (
         "keep only the even numbers",
         "xs = [x for x in xs if x % 2 == 0]",
@@ -60,7 +63,7 @@ STEPS = {
         lambda xs, k: [sum(xs[: i + 1]) for i in range(len(xs))],
     ),
 }
-ENDS = {
+ENDS: dict[str, tuple[str, str, Callable[[list[int]], Any]]] = {
     "list": ("return the list", "return xs", lambda xs: xs),
     "sum": ("return the sum (0 for no numbers)", "return sum(xs)", sum),
     "length": ("return how many numbers are left", "return len(xs)", len),
@@ -91,83 +94,98 @@ FORM = "Give the whole program in one ```python block."
 _BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     entry = rng.choice(NAMES[split])
     size = levels(difficulty, 1, 5)
     plan = draw_in_split(lambda: _draw(rng, size), lambda plan: source(plan, "f"), split)
     phrases = [STEPS[kind][0].format(k=k) for kind, k in plan["steps"]] + [ENDS[plan["end"]][0]]
     steps = "\n".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
     text = WORDINGS[split].format(entry=entry, steps=steps, form=FORM)
-    inputs = [[]] + [
-        [rng.randint(-20, 20) for _ in range(rng.randint(1, 12))] for _ in range(TESTS - 1)
-    ]
+    inputs: list[list[int]] = [[]]
+    for _ in range(TESTS - 1):
+        inputs.append([rng.randint(-20, 20) for _ in range(rng.randint(1, 12))])
     tests = [((xs,), run_plan(plan, xs)) for xs in inputs]
     return problem(text, entry, tests, source(plan, entry), difficulty=difficulty)
 
 
-def _draw(rng, count):
+def _draw(rng: Random, count: int) -> dict:
+    """A pipeline {"steps": [[kind, k], ...], "end": kind}."""
     steps = [[rng.choice(list(STEPS)), rng.randint(2, 5)] for _ in range(count)]
     return {"steps": steps, "end": rng.choice(list(ENDS))}
 
 
-def run_plan(plan, xs):
+def run_plan(plan: dict, xs: list[int]) -> Any:
+    """The value that a pipeline returns for the list `xs`."""
     for kind, k in plan["steps"]:
         xs = STEPS[kind][2](list(xs), k)
     return ENDS[plan["end"]][2](xs)
 
 
-def source(plan, entry):
+def source(plan: dict, entry: str) -> str:
+    """The pipeline as a Python function of that name."""
     lines = ["xs = list(numbers)", *(STEPS[kind][1].format(k=k) for kind, k in plan["steps"])]
     body = "\n".join(f"    {line}" for line in [*lines, ENDS[plan["end"]][1]])
     return f"def {entry}(numbers):\n{body}\n"
 
 
-def problem(text, entry, tests, solution, *, preamble="", atol=0.0, difficulty=0.0, name="coding"):
-    """The Problem whose `tests` are (arguments, expected) pairs of plain values."""
+def problem(
+    text: str,
+    entry: str,
+    tests: Iterable[tuple[tuple, Any]],
+    solution: str,
+    *,
+    preamble: str = "",
+    atol: float = 0.0,
+    difficulty: float = 0.0,
+) -> Problem:
+    """The Problem whose `tests` are (arguments, expected value) pairs of plain values.
+
+    preamble: source that runs before the answer's program. atol: absolute tolerance of floats.
+    """
     record = {
         "entry": entry,
         "preamble": preamble,
         "atol": atol,
         "solution": solution,
-        "tests": [[child.encode(tuple(a)), child.encode(b)] for a, b in tests],
+        "tests": [[driver.encode(tuple(a)), driver.encode(b)] for a, b in tests],
     }
-    return Problem(name, ask(text), record, difficulty)
+    return Problem("coding", ask(text), record, difficulty)
 
 
-def code_of(answer):
+def code_of(answer: str) -> str | None:
     """The only fenced block of an answer, or None."""
     blocks = _BLOCK.findall(answer)
     return blocks[0] if len(blocks) == 1 and answer.count("```") == 2 else None
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     code = code_of(answer)
     if code is None:
         return 0.0
     record = problem.answer
-    tests = [[child.decode(value) for value in test] for test in record["tests"]]
+    tests = [[driver.decode(value) for value in test] for test in record["tests"]]
     program = f"{record['preamble']}\n{code}"
     try:
         run = sandbox.default().run(program, record["entry"], [args for args, _ in tests])
     except sandbox.SandboxError as error:
         raise NoVerdict(str(error)) from error
     return len(run.calls) == len(tests) and all(
-        kind == "value" and values.equal(got, wanted, record["atol"])
+        kind == "value" and return_values.equal(got, wanted, record["atol"])
         for (kind, got), (_, wanted) in zip(run.calls, tests, strict=True)
     )
 
 
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     return "Step by step.", f"```python\n{problem.answer['solution']}```"
 
 
-def guess(problem, rng):
+def guess(problem: Problem, rng: Random) -> str:
     """A random program of the same family."""
     entry = problem.answer["entry"]
     return f"```python\n{source(_draw(rng, rng.randint(1, 3)), entry)}```"
 
 
-def _block(code):
+def _block(code: str) -> str:
     return f"<think>\n\n</think>\n\n```python\n{code}\n```"
 
 

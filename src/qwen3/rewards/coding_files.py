@@ -2,9 +2,11 @@
 
 import ast
 import re
+from pathlib import Path
+from typing import Any
 
 from qwen3 import sandbox
-from qwen3.data.jsonl import records
+from qwen3.data.jsonl import read_rows
 from qwen3.rewards import coding
 from qwen3.rewards.task import Problem
 
@@ -12,14 +14,14 @@ MBPP_TEXT = "{text}\nThe function is called like this: `{call}`.\n{form}"
 HUMANEVAL_TEXT = "Complete this Python function.\n```python\n{prompt}\n```\n{form}"
 
 
-def read_mbpp(path):
+def read_mbpp(path: str | Path) -> list[Problem]:
     """Problems of an MBPP file. Tests are its asserts `f(plain values) == plain value`.
 
     A record with a test of another shape (7 of 774: objects, `1 / 3`, `sys.getsizeof`) is left out:
     its comparison would have to run in the candidate's process. answer["task_id"] is the file's.
     """
     problems = []
-    for record in records(path, ("text", "code", "task_id", "test_list")):
+    for _, record in read_rows(path, fields=("text", "code", "task_id", "test_list")):
         try:
             parsed = [parse_assert(test) for test in record["test_list"]]
         except ValueError:
@@ -28,35 +30,41 @@ def read_mbpp(path):
             continue
         entry, call = parsed[0][0], record["test_list"][0].removeprefix("assert ").split("==")[0]
         text = MBPP_TEXT.format(text=record["text"], call=call.strip(), form=coding.FORM)
-        tests = [(args, wanted) for _, args, wanted in parsed]
+        tests = [(args, expected) for _, args, expected in parsed]
         problem = coding.problem(text, entry, tests, record["code"].replace("\r", "") + "\n")
         problem.answer["task_id"] = record["task_id"]
         problems.append(problem)
     return problems
 
 
-def parse_assert(text):
+def parse_assert(text: str) -> tuple[str, tuple, Any]:
     """(function, arguments, expected) of `assert f(...) == ...` on plain values; or ValueError."""
     try:
-        (node,) = ast.parse(text.strip()).body
-        call, wanted = node.test.left, node.test.comparators
-        plain = isinstance(node, ast.Assert) and isinstance(node.test.ops[0], ast.Eq)
-        if not plain or len(wanted) != 1 or call.keywords:
-            raise ValueError(text)
-        args = tuple(ast.literal_eval(arg) for arg in call.args)
-        return call.func.id, args, ast.literal_eval(wanted[0])
-    except (SyntaxError, AttributeError, TypeError) as error:
-        raise ValueError(f"not a plain assert: {text[:80]!r}") from error
+        match ast.parse(text.strip()).body:
+            case [
+                ast.Assert(
+                    test=ast.Compare(
+                        left=ast.Call(func=ast.Name(id=name), args=args, keywords=[]),
+                        ops=[ast.Eq()],
+                        comparators=[expected],
+                    )
+                )
+            ]:
+                values = tuple(ast.literal_eval(arg) for arg in args)
+                return name, values, ast.literal_eval(expected)
+    except (SyntaxError, TypeError, ValueError):
+        pass  # no Python, or not of plain values
+    raise ValueError(f"not a plain assert: {text[:80]!r}")
 
 
-def read_humaneval_plus(path, *, most_inputs=200):
+def read_humaneval_plus(path: str | Path, *, most_inputs: int = 200) -> list[Problem]:
     """Problems of a HumanEval+ file; expected values come from its own solutions, in the sandbox.
 
     Raises SandboxUnavailable where code cannot be run. A record whose solution fails or does not
     return plain values is left out.
     """
-    wanted = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
-    rows = list(records(path, wanted))
+    fields = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
+    rows = [row for _, row in read_rows(path, fields=fields)]
     jobs = []
     for row in rows:
         inputs = [tuple(args) for args in (row["base_input"] + row["plus_input"])[:most_inputs]]
@@ -74,7 +82,9 @@ def read_humaneval_plus(path, *, most_inputs=200):
     return problems
 
 
-def _humaneval(row, entry, tests, solution) -> Problem:
+def _humaneval(
+    row: dict[str, Any], entry: str, tests: list[tuple[tuple, Any]], solution: str
+) -> Problem:
     text = HUMANEVAL_TEXT.format(prompt=row["prompt"].rstrip(), form=coding.FORM)
     # Imports and other functions of the prompt come along, whether or not the answer repeats them.
     preamble = re.split(rf"(?m)^def {re.escape(entry)}\b", row["prompt"])[0]

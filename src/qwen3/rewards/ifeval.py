@@ -1,115 +1,195 @@
-"""Scoring files in IFEval's form: {key, prompt, instruction_id_list, kwargs} a line (2311.07911).
+"""IFEval (arXiv 2311.07911): instruction following, strict scores by the checks of our own.
 
-Strict scores by the rows of checks.py. For languages in Latin script there is no verdict: telling
-them apart needs a model, and a guess would be noise.
+Files hold {key, prompt, instruction_id_list, kwargs} a line and are read by `read_ifeval`; the
+task `ifeval` scores them, and generates prompts of the same kind from the wordings of the task
+`constraints`. For languages in Latin script there is no verdict: telling them apart needs a model,
+and a guess would be noise.
 """
 
-from qwen3.data.jsonl import records
-from qwen3.rewards import checks
-from qwen3.rewards.task import NoVerdict, Problem, ask
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from qwen3.data.jsonl import read_rows
+from qwen3.rewards import constraint_checks as checks
+from qwen3.rewards import constraints
+from qwen3.rewards.task import NoVerdict, Problem, Task, ask
 
 CHOICES = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
-# instruction id -> (check, {its parameter: the file's parameter}, fixed parameters)
-INSTRUCTIONS = {
-    "change_case:capital_word_frequency": (
+
+class Instruction(NamedTuple):
+    """How an instruction of the benchmark is checked."""
+
+    check: Callable[..., bool]  # check(answer, **parameters)
+    parameters: Mapping[str, str] = {}  # parameter of the check -> its name in the files
+    fixed: Mapping[str, Any] = {}  # parameters that the files do not give
+
+
+INSTRUCTIONS: dict[str, Instruction] = {
+    "change_case:capital_word_frequency": Instruction(
         checks.capital_words,
         {"compare": "capital_relation", "n": "capital_frequency"},
-        {},
     ),
-    "change_case:english_capital": (checks.uppercase, {}, {}),
-    "change_case:english_lowercase": (checks.lowercase, {}, {}),
-    "combination:repeat_prompt": (checks.repeats, {"prompt": "prompt_to_repeat"}, {}),
-    "combination:two_responses": (checks.two_answers, {}, {}),
-    "detectable_content:number_placeholders": (checks.placeholders, {"n": "num_placeholders"}, {}),
-    "detectable_content:postscript": (checks.postscript, {"mark": "postscript_marker"}, {}),
-    "detectable_format:constrained_response": (checks.one_of, {}, {"options": CHOICES}),
-    "detectable_format:json_format": (checks.json_only, {}, {}),
-    "detectable_format:multiple_sections": (
+    "change_case:english_capital": Instruction(checks.uppercase),
+    "change_case:english_lowercase": Instruction(checks.lowercase),
+    "combination:repeat_prompt": Instruction(checks.repeats, {"prompt": "prompt_to_repeat"}),
+    "combination:two_responses": Instruction(checks.two_answers),
+    "detectable_content:number_placeholders": Instruction(
+        checks.placeholders, {"n": "num_placeholders"}
+    ),
+    "detectable_content:postscript": Instruction(checks.postscript, {"mark": "postscript_marker"}),
+    "detectable_format:constrained_response": Instruction(checks.one_of, {}, {"options": CHOICES}),
+    "detectable_format:json_format": Instruction(checks.json_only),
+    "detectable_format:multiple_sections": Instruction(
         checks.sections,
         {"mark": "section_spliter", "n": "num_sections"},
-        {},
     ),
-    "detectable_format:number_bullet_lists": (checks.bullets, {"n": "num_bullets"}, {}),
-    "detectable_format:number_highlighted_sections": (
+    "detectable_format:number_bullet_lists": Instruction(checks.bullets, {"n": "num_bullets"}),
+    "detectable_format:number_highlighted_sections": Instruction(
         checks.highlights,
         {"n": "num_highlights"},
-        {},
     ),
-    "detectable_format:title": (checks.title, {}, {}),
-    "keywords:existence": (checks.keywords, {"words": "keywords"}, {}),
-    "keywords:forbidden_words": (checks.forbidden, {"words": "forbidden_words"}, {}),
-    "keywords:frequency": (
+    "detectable_format:title": Instruction(checks.title),
+    "keywords:existence": Instruction(checks.keywords, {"words": "keywords"}),
+    "keywords:forbidden_words": Instruction(checks.forbidden, {"words": "forbidden_words"}),
+    "keywords:frequency": Instruction(
         checks.frequency,
         {"word": "keyword", "compare": "relation", "n": "frequency"},
-        {},
     ),
-    "keywords:letter_frequency": (
+    "keywords:letter_frequency": Instruction(
         checks.letter,
         {"letter": "letter", "compare": "let_relation", "n": "let_frequency"},
-        {},
     ),
-    "language:response_language": (checks.script, {"language": "language"}, {}),
-    "length_constraints:nth_paragraph_first_word": (
+    "language:response_language": Instruction(checks.script, {"language": "language"}),
+    "length_constraints:nth_paragraph_first_word": Instruction(
         checks.paragraph_start,
         {"n": "num_paragraphs", "index": "nth_paragraph", "word": "first_word"},
-        {},
     ),
-    "length_constraints:number_paragraphs": (
+    "length_constraints:number_paragraphs": Instruction(
         checks.paragraphs,
         {"n": "num_paragraphs"},
         {"separator": r"\s?\*\*\*\s?"},
     ),
-    "length_constraints:number_sentences": (
+    "length_constraints:number_sentences": Instruction(
         checks.sentences,
         {"compare": "relation", "n": "num_sentences"},
-        {},
     ),
-    "length_constraints:number_words": (
+    "length_constraints:number_words": Instruction(
         checks.words,
         {"compare": "relation", "n": "num_words"},
-        {},
     ),
-    "punctuation:no_comma": (checks.no_comma, {}, {}),
-    "startend:end_checker": (checks.end_phrase, {"phrase": "end_phrase"}, {}),
-    "startend:quotation": (checks.quotation, {}, {}),
+    "punctuation:no_comma": Instruction(checks.no_comma),
+    "startend:end_checker": Instruction(checks.end_phrase, {"phrase": "end_phrase"}),
+    "startend:quotation": Instruction(checks.quotation),
 }
 
 
-def read_ifeval(path):
+# check -> instruction id; unique for the checks of `constraints`.
+ID_OF_CHECK = {row.check: name for name, row in INSTRUCTIONS.items()}
+
+
+def make(rng: Random, difficulty: float, split: str) -> Problem:
+    """A problem of `constraints` with its constraints written as instructions of the benchmark."""
+    source = constraints.make(rng, difficulty, split)
+    kinds = source.answer["constraints"]
+    instructions = [
+        [ID_OF_CHECK[constraints.KINDS[kind].check], parameters]
+        for kind, parameters in kinds.items()
+    ]
+    _, solution = constraints.solve(source)
+    record = {
+        "instructions": instructions,
+        "topic": source.answer["topic"],
+        "solution": solution,
+    }
+    return Problem("ifeval", source.messages, record, difficulty)
+
+
+def read_ifeval(path: str | Path) -> list[Problem]:
     """The file's prompts as Problems; ValueError for an unknown instruction or no parameter."""
     problems = []
-    for row in records(path, ("key", "prompt", "instruction_id_list", "kwargs")):
-        wanted = []
-        for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True):
-            if name not in INSTRUCTIONS:
-                raise ValueError(f"{path}: {name!r} is none of {list(INSTRUCTIONS)}")
-            _, renamed, fixed = INSTRUCTIONS[name]
-            missing = [field for field in renamed.values() if given.get(field) is None]
-            if missing:
-                raise ValueError(f"{path}: key {row['key']}: {name} lacks {missing}")
-            parameters = {ours: given[theirs] for ours, theirs in renamed.items()}
-            wanted.append([name, {**parameters, **fixed}])
-        problems.append(Problem("ifeval", ask(row["prompt"]), {"instructions": wanted}))
+    for _, row in read_rows(path, fields=("key", "prompt", "instruction_id_list", "kwargs")):
+        instructions = [
+            [name, _parameters(path, row["key"], name, values)]
+            for name, values in zip(row["instruction_id_list"], row["kwargs"], strict=True)
+        ]
+        problems.append(Problem("ifeval", ask(row["prompt"]), {"instructions": instructions}))
     return problems
 
 
-def verdicts(problem, answer):
+def _parameters(path: str | Path, key: object, name: str, values: Mapping) -> dict[str, Any]:
+    """The parameters of the check of instruction `name` from those of the file."""
+    if name not in INSTRUCTIONS:
+        raise ValueError(f"{path}: {name!r} is none of {list(INSTRUCTIONS)}")
+    _, names, fixed = INSTRUCTIONS[name]
+    missing = [field for field in names.values() if values.get(field) is None]
+    if missing:
+        raise ValueError(f"{path}: key {key}: {name} lacks {missing}")
+    return {**{ours: values[theirs] for ours, theirs in names.items()}, **fixed}
+
+
+def verdicts(problem: Problem, answer: str) -> list[bool | None]:
     """True, False or None (no verdict) per instruction; `answer` is the text after the block."""
-    found = []
-    for name, parameters in problem.answer["instructions"]:
+
+    def verdict(name: str, parameters: Mapping) -> bool | None:
         try:
-            found.append(bool(answer.strip()) and INSTRUCTIONS[name][0](answer, **parameters))
+            return bool(answer.strip()) and INSTRUCTIONS[name].check(answer, **parameters)
         except ValueError:
-            found.append(None)
-    return found
+            return None
+
+    return [verdict(name, parameters) for name, parameters in problem.answer["instructions"]]
 
 
-def grade(problem, answer):
-    """1.0 if all instructions are followed; NoVerdict if the rest hangs on one without verdict."""
-    found = verdicts(problem, answer)
-    if False in found:
+def grade(problem: Problem, answer: str) -> float:
+    """1.0 if all instructions are followed; NoVerdict if only one without a verdict is left.
+
+    An answer to a generated problem must also be prose on its topic, as in `constraints`.
+    """
+    if "topic" in problem.answer and not constraints.on_topic(problem, answer):
         return 0.0
-    if None in found:
+    results = verdicts(problem, answer)
+    if False in results:
+        return 0.0
+    if None in results:
         raise NoVerdict(f"an instruction of {problem.messages[0]['content'][:60]!r}")
     return 1.0
+
+
+def solve(problem: Problem) -> tuple[str, str]:
+    """The answer of a generated problem; ValueError for one of a file, whose answer is unknown."""
+    if "solution" not in problem.answer:
+        raise ValueError(f"no answer is known to {problem.messages[0]['content'][:60]!r}")
+    return "One instruction after the other.", problem.answer["solution"]
+
+
+def guess(problem: Problem, rng: Random) -> str:
+    """Prose of the task `constraints` that heeds no instruction."""
+    return constraints.guess(problem, rng)
+
+
+def _example(*instructions: tuple[str, dict]) -> Problem:
+    return Problem("ifeval", ask("Do so."), {"instructions": [list(row) for row in instructions]})
+
+
+_NO_COMMA = _example(
+    ("punctuation:no_comma", {}),
+    ("length_constraints:number_words", {"compare": "at least", "n": 3}),
+)
+_CHOICE = _example(("detectable_format:constrained_response", {"options": list(CHOICES)}))
+
+instructions = Task(
+    "ifeval",
+    make,
+    grade,
+    solve,
+    guess,
+    examples=(
+        (_NO_COMMA, "<think>\nNo, none.\n</think>\n\nOne two three.", 1.0),
+        (_NO_COMMA, "One, two three.", 0.0),
+        (_NO_COMMA, "One two.", 0.0),
+        (_CHOICE, "My answer is maybe.", 1.0),
+        (_CHOICE, "My answer is yes. My answer is no. My answer is maybe.", 0.0),
+    ),
+)

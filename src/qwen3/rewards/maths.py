@@ -10,13 +10,15 @@ import sys
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from random import Random
+from typing import Any
 
-from qwen3.data.jsonl import records
+from qwen3.data.jsonl import read_rows
 from qwen3.rewards import maths_questions as questions
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
-from qwen3.sandbox.children import ChildFailed, ChildPool
+from qwen3.sandbox.child_pool import ChildFailed, ChildPool
 
-CHILD = Path(__file__).with_name("maths_child.py")
+CHILD = Path(__file__).with_name("maths_verifier.py")
 CHILDREN, RECYCLE = 2, 100
 SECONDS, FIRST_SECONDS = 5.0, 30.0  # the first request of a child waits for its imports
 LONGEST, MOST_DIGITS = 300, 30
@@ -32,14 +34,14 @@ _NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(\([a-z]\))?\s*=(?!=)")
 
 
 @cache
-def pool():
-    """The children, started at first use."""
+def pool() -> ChildPool:
+    """The child processes of math-verify, started at first use."""
     return ChildPool([sys.executable, "-I", str(CHILD)], size=CHILDREN, recycle=RECYCLE)
 
 
-def boxed(text):
+def boxed(text: str) -> str | None:
     """The content of the \\boxed{} in `text`; None if there is none, or several that differ."""
-    found = set()
+    contents: set[str] = set()
     for start in re.finditer(r"\\boxed\s*\{", text):
         depth, end = 1, start.end()
         while depth and end < len(text):
@@ -47,13 +49,13 @@ def boxed(text):
             end += 1
         if depth:
             return None
-        found.add(text[start.end() : end - 1].strip())
-        if len(found) > 1:
+        contents.add(text[start.end() : end - 1].strip())
+        if len(contents) > 1:
             return None
-    return found.pop() if found else None
+    return contents.pop() if contents else None
 
 
-def number(text):
+def number(text: str) -> Fraction | None:
     """A plain number ("1,234", "-3/4", "$5", "12.50", "7%") as a Fraction, else None."""
     text = text.strip().replace("\\$", "").replace("$", "").replace("\\!", "").rstrip(".")
     text = text.removesuffix("%").removesuffix("\\").strip()
@@ -65,7 +67,7 @@ def number(text):
         return None
 
 
-def acceptable(answer, gold):
+def acceptable(answer: str, gold: str) -> bool:
     """Whether `answer` is of a size and form that is worth a symbolic comparison."""
     digits = max(MOST_DIGITS, len(gold))
     if len(answer) > max(LONGEST, 4 * len(gold)) or re.search(rf"\d{{{digits + 1}}}", answer):
@@ -78,7 +80,7 @@ def acceptable(answer, gold):
     return "=" in gold or "=" not in answer
 
 
-def same(gold, answer):
+def same(gold: str, answer: str) -> bool:
     """Whether the final answers are equal; raises NoVerdict if no child could tell."""
     named = _NAMED.match(answer)
     if named and "=" not in gold:
@@ -94,7 +96,8 @@ def same(gold, answer):
     return ask_child(gold, answer)
 
 
-def ask_child(gold, answer):
+def ask_child(gold: str, answer: str) -> bool:
+    """math-verify's verdict on two LaTeX answers; NoVerdict if its child died, hung or failed."""
     with pool().lend() as child:
         fresh = child.process is None
         try:
@@ -107,23 +110,23 @@ def ask_child(gold, answer):
     return result["equal"]
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     final, shape = boxed(answer), problem.answer.get("shape")
     if not final or (shape and not re.fullmatch(shape, final)):
         return 0.0
     return same(problem.answer["gold"], final)
 
 
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     gold = problem.answer["gold"]
     return f"It comes to {gold}.", f"The answer is \\boxed{{{gold}}}."
 
 
-def guess(problem, rng):
+def guess(problem: Problem, rng: Random) -> str:
     return f"The answer is \\boxed{{{rng.randint(-200, 1000)}}}."
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     kind = rng.choice(list(questions.KINDS))
     train, heldout, draw = questions.KINDS[kind]
     size = levels(difficulty, 1, 6)
@@ -133,17 +136,18 @@ def make(rng, difficulty, split):
     return problem(f"{text} {FORM}", gold, difficulty=difficulty, **shape)
 
 
-def problem(text, gold, *, difficulty=0.0, **more):
+def problem(text: str, gold: str, *, difficulty: float = 0.0, **more: Any) -> Problem:
+    """The Problem with the reference answer `gold`; `more` goes into its record."""
     return Problem("maths", ask(text), {"gold": gold, **more}, difficulty)
 
 
 # --- files
 
 
-def read_gsm8k(path):
+def read_gsm8k(path: str | Path) -> list[Problem]:
     """Problems of a GSM8K file: {question, answer}, the final answer after "####"."""
     problems = []
-    for row in records(path, ("question", "answer")):
+    for _, row in read_rows(path, fields=("question", "answer")):
         head, mark, gold = row["answer"].rpartition("####")
         if not mark or number(gold) is None:
             raise ValueError(f"{path}: no number after #### in {row['answer'][-60:]!r}")
@@ -152,13 +156,13 @@ def read_gsm8k(path):
     return problems
 
 
-def read_math(path):
+def read_math(path: str | Path) -> list[Problem]:
     """Problems of a MATH file: {problem, solution}, the answer in the solution's \\boxed{}.
 
     difficulty is (level - 1) / 4. A record without one clear box is left out.
     """
     problems = []
-    for row in records(path, ("problem", "solution")):
+    for _, row in read_rows(path, fields=("problem", "solution")):
         gold = row.get("answer") or boxed(row["solution"])
         if not gold:
             continue

@@ -1,51 +1,57 @@
 """Small questions with exact answers: equations, fractions, roots, counting, remainders."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from math import comb, isqrt
+from random import Random
+from typing import TypeAlias
+
+# (values of the wording, reference answer in LaTeX)
+Drawn: TypeAlias = tuple[dict[str, int | str], str]
 
 
-def _linear(rng, size):
+def _linear(rng: Random, size: int) -> Drawn:
     a, x, b = rng.randint(2, 3 * size), rng.randint(-9 * size, 9 * size), rng.randint(1, 20 * size)
     return {"a": a, "b": b, "c": a * x + b}, str(x)
 
 
-def _fractions(rng, size):
+def _fractions(rng: Random, size: int) -> Drawn:
     p, q, r, s = (rng.randint(2, 4 + 3 * size) for _ in range(4))
     return {"p": p, "q": q, "r": r, "s": s}, latex(Fraction(p, q) + Fraction(r, s))
 
 
-def _root(rng, size):
+def _root(rng: Random, size: int) -> Drawn:
     n = rng.randint(2, 2 + size) ** 2 * rng.choice((2, 3, 5, 6, 7, 10, 11))
     square = max(k for k in range(1, isqrt(n) + 1) if n % (k * k) == 0)
     return {"n": n}, f"{square}\\sqrt{{{n // square**2}}}"
 
 
-def _quadratic(rng, size):
+def _quadratic(rng: Random, size: int) -> Drawn:
     u, v = rng.sample(range(-4 * size - 2, 4 * size + 3), 2)
     return {"b": f"{-(u + v):+d}", "c": f"{u * v:+d}"}, f"\\{{{min(u, v)}, {max(u, v)}\\}}"
 
 
-def _choose(rng, size):
+def _choose(rng: Random, size: int) -> Drawn:
     n = rng.randint(5, 6 + 2 * size)
     k = rng.randint(2, n - 2)
     return {"n": n, "k": k}, str(comb(n, k))
 
 
-def _remainder(rng, size):
+def _remainder(rng: Random, size: int) -> Drawn:
     a, m = rng.randint(50, 10 ** (1 + size)), rng.randint(7, 9 + 10 * size)
     return {"a": a, "m": m}, str(a % m)
 
 
-def latex(value):
-    """A Fraction in LaTeX."""
+def latex(value: Fraction) -> str:
+    """The fraction in LaTeX, lowest terms, the sign in front."""
     if value.denominator == 1:
         return str(value.numerator)
     sign = "-" if value < 0 else ""
     return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
-# kind: (train wording, held-out wording, draw(rng, size) -> (values, gold))
-KINDS = {
+# kind: (train wording, held-out wording, draw(rng, size))
+KINDS: dict[str, tuple[str, str, Callable[[Random, int], Drawn]]] = {
     "linear": (
         "Solve ${a}x + {b} = {c}$ for $x$.",
         "For which $x$ is ${a}x + {b}$ equal to ${c}$?",

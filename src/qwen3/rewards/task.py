@@ -7,16 +7,18 @@ token) is judged here once for all of them, so reward = format and mode AND answ
 import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from qwen3.rewards import response
 
 SPLITS = ("train", "heldout")
 HELD_SHARE = 10  # one content key in ten belongs to the held-out split
 LONGEST = 65_536  # characters of an answer that a scorer looks at; longer ones score 0
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -27,23 +29,22 @@ class NoVerdict(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One prompt with what its scorer needs. All fields are plain JSON values.
+    """One prompt with what its scorer needs. All fields are plain JSON values."""
 
-    messages: chat format, ends with a user turn. answer: the family's own record.
-    mode: "any", or the mode the turn must obey: "think", "no_think".
-    """
+    task: str  # name of a row of TASKS
+    messages: list[dict]  # chat format; the last one is a user turn
+    answer: dict[str, Any]  # the family's own record: reference answer, tests, ...
+    difficulty: float = 0.0  # 0..1
+    tools: list[dict] | None = None  # tools on offer, as the chat template lists them
+    mode: str = "any"  # mode that the turn must obey: "any", "think" or "no_think"
 
-    task: str
-    messages: list[dict]
-    answer: dict[str, Any]
-    difficulty: float = 0.0
-    tools: list[dict] | None = None
-    mode: str = "any"
+    def flagged(self, mode: str) -> "Problem":
+        """The same problem with the soft switch of `mode` at the end of its last user turn.
 
-    def flagged(self, mode):
-        """The same problem with the soft switch of `mode` at the end of its last user turn."""
-        if mode not in response.MODES[1:]:
-            raise ValueError(f"mode {mode!r} is none of {response.MODES[1:]}")
+        Raises ValueError for an unknown mode and for a problem that already asks for one.
+        """
+        if mode not in response.REQUIRED_MODES[1:]:
+            raise ValueError(f"mode {mode!r} is none of {response.REQUIRED_MODES[1:]}")
         if self.mode != "any":
             raise ValueError(f"a problem of {self.task!r} already asks for mode {self.mode!r}")
         last = dict(self.messages[-1])
@@ -51,26 +52,29 @@ class Problem:
         return replace(self, messages=[*self.messages[:-1], last], mode=mode)
 
 
+def no_requirement() -> None:
+    """Every machine can run the family."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """One family of problems.
-
-    make(rng, difficulty, split) -> Problem. grade(problem, answer) -> [0, 1], may raise NoVerdict.
-    solve(problem) -> (thinking, answer) that grades 1. guess(problem, rng) -> an answer of a policy
-    that knows the form only. examples: (problem, response, score), adversarial ones included.
-    require(): raises where the machine cannot run the family (code without a sandbox).
-    """
+    """One family of problems."""
 
     name: str
-    make: Callable[[Random, float, str], Problem]
-    grade: Callable[[Problem, str], float]
-    solve: Callable[[Problem], tuple[str, str]]
-    guess: Callable[[Problem, Random], str]
-    examples: tuple = field(repr=False)
-    require: Callable[[], None] = lambda: None
+    make: Callable[[Random, float, str], Problem]  # (rng, difficulty, split) -> problem
+    grade: Callable[[Problem, str], float]  # score of an answer in [0, 1]; may raise NoVerdict
+    solve: Callable[[Problem], tuple[str, str]]  # (thinking, answer) that grades 1
+    guess: Callable[[Problem, Random], str]  # answer of a policy that knows the form only
+    examples: Sequence[tuple[Problem, str, float]] = field(repr=False)  # adversarial ones included
+    require: Callable[[], None] = no_requirement  # raises where the machine cannot run the family
 
-    def generate(self, seed, difficulty=0.5, split="train", mode="any"):
-        """The problem of `seed` (int), difficulty in 0..1, in the wordings of `split`."""
+    def generate(
+        self, seed: int, difficulty: float = 0.5, split: str = "train", mode: str = "any"
+    ) -> Problem:
+        """The problem of `seed`, difficulty in 0..1, in the wordings of `split` ("heldout" too).
+
+        Raises ValueError for an unknown split or mode, or a difficulty outside of 0..1.
+        """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {SPLITS}")
         if not 0 <= difficulty <= 1:
@@ -78,7 +82,7 @@ class Task:
         problem = self.make(Random(f"{self.name}/{split}/{seed}"), difficulty, split)
         return problem if mode == "any" else problem.flagged(mode)
 
-    def score(self, problem, text):
+    def score(self, problem: Problem, text: str) -> float | None:
         """Reward of the turn `text` in [0, 1]; None if there is no verdict."""
         turn = response.read(text)
         if turn is None or not turn.obeys(problem.mode):
@@ -93,24 +97,24 @@ class Task:
         assert math.isfinite(value) and 0 <= value <= 1, (self.name, value)
         return value
 
-    def oracle(self, problem):
+    def oracle(self, problem: Problem) -> str:
         """A turn that scores 1, in the problem's mode."""
         thinking, answer = self.solve(problem)
         return response.render("" if problem.mode == "no_think" else thinking, answer)
 
-    def random_answer(self, problem, seed):
+    def random_answer(self, problem: Problem, seed: int) -> str:
         """A well-formed turn of a policy that knows the format and nothing else."""
         answer = self.guess(problem, Random(f"guess/{self.name}/{seed}"))
         return response.render("" if problem.mode == "no_think" else "A guess.", answer)
 
 
-def in_split(key, split):
-    """Whether the content `key` (any str) belongs to `split`: a fixed hash holds out one in ten."""
+def in_split(key: str, split: str) -> bool:
+    """Whether the content `key` belongs to `split`: a fixed hash holds out one key in ten."""
     held = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % HELD_SHARE == 0
     return held == (split == "heldout")
 
 
-def draw_in_split(draw, key, split):
+def draw_in_split(draw: Callable[[], T], key: Callable[[T], str], split: str) -> T:
     """The first `draw()` whose `key(value)` falls in `split`."""
     for _ in range(10_000):
         value = draw()
@@ -119,11 +123,11 @@ def draw_in_split(draw, key, split):
     raise AssertionError(f"no content for split {split!r} in 10,000 draws")
 
 
-def ask(content):
-    """A dialogue of one user turn."""
+def ask(content: str) -> list[dict]:
+    """A conversation of one user turn."""
     return [{"role": "user", "content": content}]
 
 
-def levels(difficulty, low, high):
+def levels(difficulty: float, low: int, high: int) -> int:
     """Difficulty 0..1 as a whole number in low..high."""
     return low + round(difficulty * (high - low))

@@ -1,20 +1,25 @@
-"""One tool call in Hermes form: the right tool, each argument with the right name, type and value.
+"""One tool call in Hermes form: the right tool, every argument with the right name, type and value.
 
 The answer may say something first; it must hold exactly one <tool_call> block and end with it.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
+from typing import Any, TypeAlias
 
-from qwen3.rewards.schema import parse_json, same_json
+from qwen3.rewards.structured_output import parse_json, same_json
 from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
+# tool -> (description, requests with {arguments}, {argument: (JSON type, draw of a value)})
+Tools: TypeAlias = Mapping[
+    str, tuple[str, tuple[str, ...], Mapping[str, tuple[str, Callable[[Random], Any]]]]
+]
+
 CITIES = ("Oslo", "Quito", "Lima", "Cairo", "Kyoto", "Perth")
-# tool -> (description, request with {arguments}, {argument: (JSON type, draw(rng))})
-TOOLS = {
+TOOLS: dict[str, Tools] = {
     "train": {
         "get_weather": (
             "Weather forecast for a city.",
@@ -119,7 +124,7 @@ def make(rng: Random, difficulty: float, split: str) -> Problem:
     return replace(problem, difficulty=difficulty)
 
 
-def request(rng: Random, tools: Mapping[str, tuple], offered: int, split: str) -> Problem:
+def request(rng: Random, tools: Tools, offered: int, split: str) -> Problem:
     """A request for one of `tools` (a table like a split of TOOLS), with `offered` of them listed.
 
     The splits never share a request's text.
@@ -135,49 +140,50 @@ def request(rng: Random, tools: Mapping[str, tuple], offered: int, split: str) -
     name, arguments, text = draw_in_split(draw, lambda drawn: drawn[2], split)
     names = [name, *rng.sample([other for other in tools if other != name], offered - 1)]
     rng.shuffle(names)
-    listed = [describe(tool, *tools[tool]) for tool in names]
+    listed = [describe(tools, tool) for tool in names]
     return Problem("tool_call", ask(text), {"name": name, "arguments": arguments}, tools=listed)
 
 
-def describe(name, description, _, fields):
-    """The tool as the JSON that the chat template lists."""
+def describe(tools: Tools, name: str) -> dict:
+    """The tool `name` of a table as the JSON that the chat template lists."""
+    description, _, fields = tools[name]
     properties = {field: {"type": kind} for field, (kind, _) in fields.items()}
     parameters = {"type": "object", "properties": properties, "required": list(fields)}
     function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}
 
 
-def read_call(answer):
-    """The one call {"name", "arguments"} of an answer that ends with it, or None."""
+def read_call(answer: str) -> dict | None:
+    """The only call {"name", "arguments"} of an answer that ends with it, or None."""
     tags = answer.count("<tool_call>"), answer.count("</tool_call>")
     if tags != (1, 1) or not answer.endswith("</tool_call>"):
         return None
-    found = _CALL.findall(answer)
+    blocks = _CALL.findall(answer)
     try:
-        call = parse_json(found[0])
+        call = parse_json(blocks[0])
     except (ValueError, IndexError):
         return None
     return call if isinstance(call, dict) and set(call) == {"name", "arguments"} else None
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     call = read_call(answer)
     return call is not None and same_json(call, problem.answer)
 
 
-def write_call(name, arguments):
+def write_call(name: str, arguments: dict) -> str:
     """A call as the chat template writes it."""
     body = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>\n{body}\n</tool_call>"
 
 
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     return f"{problem.answer['name']} fits.", write_call(**problem.answer)
 
 
-def guess(problem, rng):
+def guess(problem: Problem, rng: Random) -> str:
     """A random tool of those offered, with random arguments of the right types."""
-    name = rng.choice(problem.tools)["function"]["name"]
+    name = rng.choice(problem.tools or [])["function"]["name"]
     fields = next(part[name][2] for part in TOOLS.values() if name in part)
     return write_call(name, {field: draw(rng) for field, (_, draw) in fields.items()})
 
@@ -186,7 +192,7 @@ _P = Problem(
     "tool_call",
     ask("What will the weather be in Oslo over the next 3 days?"),
     {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}},
-    tools=[describe("get_weather", *TOOLS["train"]["get_weather"])],
+    tools=[describe(TOOLS["train"], "get_weather")],
 )
 _GOOD = write_call("get_weather", {"city": "Oslo", "days": 3})
 

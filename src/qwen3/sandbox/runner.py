@@ -1,6 +1,6 @@
 """Running untrusted code: `default().run(code, entry, inputs)` returns what the calls returned.
 
-The work is done by wardens (server.py): processes started by exec, one job at a time each.
+The work is done by wardens (warden.py): processes started by exec, one job at a time each.
 Candidate code sees inputs and returns values; expected values stay here, where they are compared.
 Fails closed: without network isolation every run is refused, unless `allow_unisolated` was given.
 """
@@ -17,15 +17,15 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from qwen3.sandbox import child
-from qwen3.sandbox.children import ChildFailed, ChildPool
+from qwen3.sandbox import driver
+from qwen3.sandbox.child_pool import ChildFailed, ChildPool
 
 log = logging.getLogger(__name__)
 
 LEVELS = ("namespaces", "rlimits")
 FLAG = "allow_unisolated"
-SERVER = Path(__file__).with_name("server.py")
-PROGRAM = Path(child.__file__).read_text()
+WARDEN = Path(__file__).with_name("warden.py")
+PROGRAM = Path(driver.__file__).read_text()
 SLACK = 15.0  # seconds beyond a job's own limit before its warden counts as dead
 
 
@@ -146,7 +146,7 @@ class Sandbox:
             "limits": asdict(self.limits),
             "number": 0,
         }
-        argv = [sys.executable, "-I", "-S", str(SERVER)]
+        argv = [sys.executable, "-I", "-S", str(WARDEN)]
         pool = ChildPool(argv, size=self.workers)
         for number, worker in enumerate(pool.children):
             worker.hello = {**hello, "number": (os.getpid() * 64 + number) % 4000}
@@ -170,7 +170,7 @@ class Sandbox:
         Raises SandboxUnavailable, or SandboxError if the sandbox itself failed.
         """
         self.require()
-        job = json.dumps([code, entry, [child.encode(tuple(args)) for args in inputs]])
+        job = json.dumps([code, entry, [driver.encode(tuple(args)) for args in inputs]])
         name = hashlib.sha256(job.encode()).hexdigest()
         with self._lock:
             if cached and name in self._cache:
@@ -203,7 +203,7 @@ class Sandbox:
                 "code": code,
                 "entry": entry,
                 "seconds": limits.call_s,
-                "inputs": [child.encode(tuple(args)) for args in inputs],
+                "inputs": [driver.encode(tuple(args)) for args in inputs],
             }
         )
         request = {"payload": payload, "seconds": limits.wall_s}
@@ -214,7 +214,7 @@ class Sandbox:
         if result["end"] == "setup":
             raise SandboxError(f"the sandbox could not be set up: {result['note']}")
         first, _, lines = result["output"].partition("\n")
-        if first != json.dumps(child.READY):
+        if first != json.dumps(driver.READY):
             raise SandboxError(f"the sandbox ended before the candidate began: {result['end']}")
         return ProgramRun(result["end"], read_calls(lines, len(inputs)))
 
@@ -232,7 +232,7 @@ def read_calls(output, most):
             if record["i"] != len(calls):
                 break
             if "value" in record:
-                calls.append(("value", child.decode(record["value"])))
+                calls.append(("value", driver.decode(record["value"])))
             else:
                 calls.append(("error", str(record["error"])[:80]))
         except (ValueError, KeyError, TypeError, RecursionError):

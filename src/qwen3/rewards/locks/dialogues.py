@@ -7,6 +7,7 @@ alone, the figure of the report's Table 22 (arXiv 2505.09388).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from qwen3.rewards import response
@@ -40,7 +41,7 @@ def dialogue(
     last flag; without any flag it is "think".
     """
     place, turns, thinks = rng.choice(places), rng.randint(1, 3), True
-    messages = []
+    messages: list[dict] = []
     if place == "system":
         thinks = rng.random() < 0.5
         messages.append({"role": "system", "content": f"Work on locks. {_flag(thinks)}"})
@@ -48,7 +49,8 @@ def dialogue(
         last = turn == turns - 1
         names = [rng.choice(lock.NAMES["en"])]
         days = rng.randint(1, longest)
-        locks = draw_in_split(lambda n=names, d=days: lock.draw_locks(rng, d, n), lock.key, split)
+        draw = partial(lock.draw_locks, rng, days, names)
+        locks = draw_in_split(draw, lock.key, split)
         text = lock_tasks.question(locks, "en")
         if rng.random() < (flagged if last else P_FLAG):
             thinks = rng.random() < 0.5
@@ -72,15 +74,15 @@ def _reply(locks: Sequence[lock.Lock], thinks: bool) -> dict:
     return {"role": "assistant", "content": content, "reasoning_content": thinking}
 
 
-def followed(problem, text):
+def followed(problem: Problem, text: str) -> float:
     """1.0 if the turn has one good block, empty or not as the dialogue asks, and an answer."""
     return float(response.formed(text, problem.mode))
 
 
-def _dialogue(flags, mode):
+def _dialogue(flags: Sequence[str], mode: str) -> Problem:
     problem = lock_tasks.EXAMPLE
     text = problem.messages[0]["content"]
-    messages = []
+    messages: list[dict] = []
     for flag in flags:
         messages += [
             {"role": "user", "content": f"{text} {flag}".strip()},
@@ -89,7 +91,7 @@ def _dialogue(flags, mode):
     return Problem("mode_following", messages[:-1], problem.answer, mode=mode)
 
 
-_NONE, _KEPT = _dialogue(["", ""], "think"), _dialogue(["/think", "/no_think", ""], "no_think")
+_UNFLAGGED, _KEPT = _dialogue(["", ""], "think"), _dialogue(["/think", "/no_think", ""], "no_think")
 _THINK, _EMPTY = "<think>\nMonday.\n</think>\n\n", "<think>\n\n</think>\n\n"
 _RIGHT = "The lock ends at 346."
 
@@ -100,8 +102,8 @@ last_flag_wins = Task(
     lock_tasks.solve,
     lock_tasks.guess,
     examples=(
-        (_NONE, _THINK + _RIGHT, 1.0),
-        (_NONE, _EMPTY + _RIGHT, 0.0),
+        (_UNFLAGGED, _THINK + _RIGHT, 1.0),
+        (_UNFLAGGED, _EMPTY + _RIGHT, 0.0),
         (_KEPT, _EMPTY + _RIGHT, 1.0),
         (_KEPT, _THINK + _RIGHT, 0.0),
         (_KEPT, _RIGHT, 0.0),

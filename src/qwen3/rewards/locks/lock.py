@@ -5,11 +5,16 @@ pays. Hasty traces leave states out: a cold start on them is short and often wro
 reinforcement learning has something to find. Words are few and fixed, for tiny models.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+Op: TypeAlias = tuple[str, int, int]  # (kind, place 0..2, k 1..5); place and k are 0 if unused
 
 PLACES = {"en": ("first", "middle", "last"), "zh": ("首位", "中位", "末位")}
-# kind: (weight, English, Chinese). The last three are rare on purpose.
-KINDS = {
+# kind: (weight of the draw, English, Chinese). The last three are rare on purpose.
+KINDS: dict[str, tuple[int, str, str]] = {
     "up": (28, "turn {place} up {k}", "{place}加{k}"),
     "down": (20, "turn {place} down {k}", "{place}减{k}"),
     "reverse": (16, "reverse", "反转"),
@@ -20,6 +25,7 @@ KINDS = {
     "mirror": (3, "mirror", "取补"),
 }
 RARE = ("swap_first", "swap_last", "mirror")
+# The kinds that permute the digits "abc".
 MOVES = {"reverse": "cba", "left": "bca", "right": "cab", "swap_first": "bac", "swap_last": "acb"}
 DAYS = {
     "en": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),
@@ -29,7 +35,7 @@ NAMES = {
     "en": ("Mia", "Tom", "Ida", "Leo", "Eva", "Max", "Amy", "Sam"),
     "zh": ("小美", "小明", "小红", "小华"),
 }
-OWNERS = {"en": ("Ann", "Bob", "Cara"), "zh": ("小安", "小白", "小云")}  # fixed by position
+OWNERS = {"en": ("Ann", "Bob", "Cara"), "zh": ("小安", "小白", "小云")}  # of the 1st, 2nd, 3rd lock
 STOPS = {"en": (".", ";", ",", ":", "!", "-"), "zh": ("。", "；", "，", "：", "！", "、")}
 STOP_WEIGHTS = (26, 5, 4, 2, 2, 1)
 LANGUAGES = tuple(DAYS)
@@ -38,13 +44,13 @@ MOST_DAYS = 6
 
 @dataclass(frozen=True)
 class Lock:
-    """One lock: its owner, start code ("604") and operations (kind, place 0..2, k 1..5)."""
+    """One lock with its operations, one a day."""
 
-    name: str
-    start: str
-    ops: tuple[tuple[str, int, int], ...]
+    name: str  # its owner
+    start: str  # code at the start, three digits
+    ops: tuple[Op, ...]
 
-    def states(self):
+    def states(self) -> list[str]:
         """The code after each operation."""
         codes, code = [], self.start
         for op in self.ops:
@@ -52,7 +58,7 @@ class Lock:
         return codes
 
 
-def turn(code, op):
+def turn(code: str, op: Op) -> str:
     """The code after one operation; digits are modulo 10, `mirror` is d -> 9 - d."""
     kind, place, k = op
     if kind in MOVES:
@@ -64,29 +70,32 @@ def turn(code, op):
     return "".join(digits)
 
 
-def words(op, language):
+def words(op: Op, language: str) -> str:
     """The operation in words: "turn first up 3"."""
     kind, place, k = op
-    pattern = KINDS[kind][LANGUAGES.index(language) + 1]
+    _, english, chinese = KINDS[kind]
+    pattern = {"en": english, "zh": chinese}[language]
     return pattern.format(place=PLACES[language][place], k=k)
 
 
-def has_rare(locks):
+def has_rare(locks: Sequence[Lock]) -> bool:
     """Whether any lock has one of the rare operations."""
     return any(kind in RARE for lock in locks for kind, _, _ in lock.ops)
 
 
-def draw_code(rng):
+def draw_code(rng: Random) -> str:
+    """Three random digits."""
     return f"{rng.randrange(1000):03d}"
 
 
-def draw_op(rng):
+def draw_op(rng: Random) -> Op:
+    """A random operation, kinds by their weights."""
     kind = rng.choices(list(KINDS), [row[0] for row in KINDS.values()])[0]
-    # A fixed place and k where the kind has none: equal operations compare equal.
+    # Zeros where the kind has no place and k: equal operations compare equal.
     return (kind, rng.randrange(3), rng.randint(1, 5)) if kind in ("up", "down") else (kind, 0, 0)
 
 
-def draw_locks(rng, days, names):
+def draw_locks(rng: Random, days: int, names: Sequence[str]) -> list[Lock]:
     """Locks of `names` that share `days` operations, 1..4 each if there are several."""
     cuts = sorted(rng.sample(range(1, days), len(names) - 1))
     sizes = [end - start for start, end in zip([0, *cuts], [*cuts, days], strict=True)]
@@ -98,42 +107,47 @@ def draw_locks(rng, days, names):
     ]
 
 
-def key(locks):
-    """Content of a question without names and wording: what the splits are told apart by."""
+def key(locks: Sequence[Lock]) -> str:
+    """Content of a question without names and wording; its hash decides the split."""
     return ";".join(f"{lock.start}:{lock.ops}" for lock in locks)
 
 
-def diary(lock, first_day, language):
-    """ "Monday swap last pair. Tuesday reverse." """
+def diary(lock: Lock, first_day: int, language: str) -> str:
+    """The operations day by day: "Monday swap last pair. Tuesday reverse."."""
     days = DAYS[language][first_day:]
     if language == "zh":
         return "".join(f"{d}{words(op, 'zh')}。" for d, op in zip(days, lock.ops, strict=False))
     return " ".join(f"{d} {words(op, 'en')}." for d, op in zip(days, lock.ops, strict=False))
 
 
-def trace(locks, language, style, rng=None):
-    """The thinking text over `locks`: "careful" writes every state.
+def trace(locks: Sequence[Lock], language: str, style: str, rng: Random | None = None) -> str:
+    """The thinking text over `locks`, in a style: "careful" writes every state.
 
-    "hasty" leaves out each inner state with p = .6 and, among several locks, a whole lock with
-    p = .3 (never all of them); the states it does write are right. After one of them stands any of
-    STOPS: a choice that no answer depends on, as people's wording is, so that a policy which learns
-    to write every state still has entropy to keep.
+    "hasty" (needs `rng`) leaves out each inner state with p = .6 and, among several locks, a whole
+    lock with p = .3 (never all of them); the states it does write are right. After one of them
+    stands any of STOPS: a choice that no answer depends on, as people's wording is, so that a
+    policy which learns to write every state still has entropy to keep.
+
+    Raises ValueError for another style, or a hasty one without `rng`.
     """
     if style not in ("careful", "hasty"):
         raise ValueError(f"trace style {style!r} is none of ('careful', 'hasty')")
-    hasty = style == "hasty"
-    kept = [not (hasty and len(locks) > 1 and rng.random() < 0.3) for _ in locks]
-    if not any(kept):
-        kept[rng.randrange(len(locks))] = True
+    if style == "hasty" and rng is None:
+        raise ValueError("a hasty trace needs a random generator: rng is None")
+    rng = rng if style == "hasty" else None
+    mentions = [not (rng and len(locks) > 1 and rng.random() < 0.3) for _ in locks]
+    if rng and not any(mentions):
+        mentions[rng.randrange(len(locks))] = True
     parts, day = [], 0
-    for lock, keep in zip(locks, kept, strict=True):
-        if keep:
-            parts.append(_lock_trace(lock, day, language, len(locks) > 1, rng if hasty else None))
+    for lock, mentioned in zip(locks, mentions, strict=True):
+        if mentioned:
+            parts.append(_lock_trace(lock, day, language, len(locks) > 1, rng))
         day += len(lock.ops)
     return ("" if language == "zh" else " ").join(parts)
 
 
-def _lock_trace(lock, first_day, language, named, rng):
+def _lock_trace(lock: Lock, first_day: int, language: str, named: bool, rng: Random | None) -> str:
+    """The trace of one lock; with `rng` a hasty one."""
     gap, equals = ("", "=") if language == "zh" else (" ", " = ")
     stop, *_ = stops = STOPS[language]
     parts = [lock.name] if named else []
@@ -157,12 +171,12 @@ ENDINGS = {
 }
 
 
-def ending(lock, language, named):
+def ending(lock: Lock, language: str, named: bool) -> str:
     """The answer sentence of one lock: "The lock ends at 346.", or by name among several."""
     return ENDINGS[language][named].format(name=lock.name, code=lock.states()[-1])
 
 
-def answer(locks, language):
-    """The whole answer: one sentence a lock."""
+def answer(locks: Sequence[Lock], language: str) -> str:
+    """The right answer: one sentence a lock."""
     gap = "" if language == "zh" else " "
     return gap.join(ending(lock, language, len(locks) > 1) for lock in locks)

@@ -7,12 +7,17 @@ The answer must be exactly the template sentence(s) with the right code(s).
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import partial
+from random import Random
 
 from qwen3.rewards.locks import lock
 from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
-# (one lock, each of several locks, question); held-out wordings ask first. The words are the same.
+_DIGIT = re.compile("[0-9]")
+
+# (language, wording) -> (a lock, each of several locks, question). Held-out wordings ask first, in
+# the same words.
 WORDINGS = {
     ("en", "train"): (
         "{name} has a lock at {code}. {diary}",
@@ -37,19 +42,19 @@ WORDINGS = {
 }
 
 
-def question(locks, language, wording="train"):
+def question(locks: Sequence[lock.Lock], language: str, wording: str = "train") -> str:
     """The user text for `locks`; day names run on from lock to lock."""
-    one, several, whole = WORDINGS[language, wording]
+    one, several, frame = WORDINGS[language, wording]
     texts, day = [], 0
     for item in locks:
         diary = lock.diary(item, day, language)
         pattern = one if len(locks) == 1 else several
         texts.append(pattern.format(name=item.name, code=item.start, diary=diary))
         day += len(item.ops)
-    return whole.format(locks=("" if language == "zh" else " ").join(texts))
+    return frame.format(locks=("" if language == "zh" else " ").join(texts))
 
 
-def draw(rng, days, language, most_locks, split):
+def draw(rng: Random, days: int, language: str, most_locks: int, split: str) -> list[lock.Lock]:
     """Locks whose content is in `split`: 1..most_locks of them with `days` operations in all."""
     count = rng.randint(1, min(most_locks, days))
     owners = lock.OWNERS[language][:count]
@@ -57,7 +62,17 @@ def draw(rng, days, language, most_locks, split):
     return draw_in_split(lambda: lock.draw_locks(rng, days, names), lock.key, split)
 
 
-def make(rng, difficulty, split, *, name, languages, most_locks, wordings):
+def make(
+    rng: Random,
+    difficulty: float,
+    split: str,
+    *,
+    name: str,
+    languages: Sequence[str],
+    most_locks: int,
+    wordings: Mapping[str, str],
+) -> Problem:
+    """A problem of the task `name`; wordings: split -> wording (of WORDINGS)."""
     language = rng.choice(languages)
     locks = draw(rng, levels(difficulty, 1, lock.MOST_DAYS), language, most_locks, split)
     return problem(locks, language, wordings[split], name=name, difficulty=difficulty)
@@ -68,8 +83,15 @@ one = partial(
 )
 
 
-def problem(locks, language="en", wording="train", *, name="lock", difficulty=0.0):
-    """The Problem over given locks."""
+def problem(
+    locks: Sequence[lock.Lock],
+    language: str = "en",
+    wording: str = "train",
+    *,
+    name: str = "lock",
+    difficulty: float = 0.0,
+) -> Problem:
+    """The Problem of the task `name` over these locks."""
     record = {
         "language": language,
         "locks": [[item.name, item.start, [list(op) for op in item.ops]] for item in locks],
@@ -77,23 +99,23 @@ def problem(locks, language="en", wording="train", *, name="lock", difficulty=0.
     return Problem(name, ask(question(locks, language, wording)), record, difficulty)
 
 
-def locks_of(problem):
+def locks_of(problem: Problem) -> list[lock.Lock]:
     """The locks of a Problem."""
     rows = problem.answer["locks"]
     return [lock.Lock(name, start, tuple(tuple(op) for op in ops)) for name, start, ops in rows]
 
 
-def trace(problem, style, rng=None):
-    """(thinking, answer) of `problem`; style "careful" or "hasty" (needs rng): for SFT data."""
+def trace(problem: Problem, style: str, rng: Random | None = None) -> tuple[str, str]:
+    """(thinking, answer) for fine-tuning data, in a style of `lock.trace`."""
     locks, language = locks_of(problem), problem.answer["language"]
     return lock.trace(locks, language, style, rng), lock.answer(locks, language)
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     return answer == lock.answer(locks_of(problem), problem.answer["language"])
 
 
-def grade_digits(problem, answer):
+def grade_digits(problem: Problem, answer: str) -> float:
     """The share of the digits that are right, in a sentence that is right but for digits."""
     right = lock.answer(locks_of(problem), problem.answer["language"])
     if _DIGIT.sub("0", answer) != _DIGIT.sub("0", right):
@@ -102,15 +124,12 @@ def grade_digits(problem, answer):
     return sum(answer[i] == right[i] for i in places) / len(places)
 
 
-_DIGIT = re.compile("[0-9]")
-
-
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     return trace(problem, "careful")
 
 
-def guess(problem, rng):
-    """Right template, random codes."""
+def guess(problem: Problem, rng: Random) -> str:
+    """The right sentences with random codes."""
     locks = [lock.Lock(item.name, lock.draw_code(rng), ()) for item in locks_of(problem)]
     gap = "" if problem.answer["language"] == "zh" else " "
     patterns = lock.ENDINGS[problem.answer["language"]]

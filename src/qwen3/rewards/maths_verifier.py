@@ -14,7 +14,7 @@ MEMORY = 3 << 30
 SECONDS = 30
 
 
-def equal(gold, answer):
+def equal(gold: str, answer: str) -> bool:
     """Whether two LaTeX answers are equal; gold first, for `verify` is not symmetric.
 
     Raises ValueError if math-verify cannot read the gold answer.
@@ -22,20 +22,21 @@ def equal(gold, answer):
     from math_verify import parse, verify
 
     # Their timeouts (signal.alarm) are off: ours is the parent's clock.
-    wanted = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
-    if not wanted:
+    reference = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    if not reference:
         raise ValueError(f"unreadable reference answer {gold!r}")
-    got = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
-    return bool(got) and bool(verify(wanted, got, timeout_seconds=None))
+    parsed = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
+    return bool(parsed) and bool(verify(reference, parsed, timeout_seconds=None))
 
 
-def main():
+def main() -> None:
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in iter(sys.stdin.readline, ""):
         signal.alarm(SECONDS)
         job = json.loads(line)
+        result: dict[str, bool | str]
         try:
             result = {"equal": equal(job["gold"], job["answer"])}
         except Exception as error:

@@ -1,6 +1,6 @@
 """The sandbox's inner side: entering namespaces, a private root, limits, becoming the candidate.
 
-Runs in children of the warden (server.py), which explains the chain of processes. Standard
+Runs in children of the warden (warden.py), which explains the chain of processes. Standard
 library only, no package imports.
 """
 

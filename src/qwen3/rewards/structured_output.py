@@ -1,4 +1,4 @@
-"""Format: facts from a short text as JSON by a schema, a CSV or Markdown table, or tagged sections.
+"""Structured output: facts of a short text as JSON by a schema, CSV, Markdown table or tags.
 
 The whole answer must be the document; JSON must fit the schema and hold the facts exactly, types
 included.
@@ -8,14 +8,21 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any, TypeAlias
 
 import jsonschema
 
 from qwen3.rewards.task import Problem, Task, ask, levels
 
+# field name -> (JSON type, draw of a value)
+Fields: TypeAlias = Mapping[str, tuple[str, Callable[[Random], Any]]]
+Cells: TypeAlias = list[list[str]]  # a table: rows of cells, header first
+
 PEOPLE = ("Ana", "Bela", "Chen", "Dora", "Emil", "Faye", "Goran", "Hana")
-# domain -> (sentence, fields: name -> (JSON type, draw(rng)))
-DOMAINS = {
+# split -> domain -> (sentence, fields)
+DOMAINS: dict[str, dict[str, tuple[str, Fields]]] = {
     "train": {
         "order": (
             "{customer} ordered {count} {item} for {price} euros; paid: {paid}.",
@@ -74,7 +81,7 @@ FORMS = {
 }
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     form = rng.choice(list(FORMS))
     sentence, fields = DOMAINS[split][rng.choice(list(DOMAINS[split]))]
     rows = [
@@ -88,8 +95,8 @@ def make(rng, difficulty, split):
     return Problem("format", ask(f"{notes}\n\n{ask_for}"), record, difficulty)
 
 
-def schema_of(fields):
-    """The JSON schema: an array of records, all fields required, none added."""
+def schema_of(fields: Fields) -> dict:
+    """The JSON schema of an array of records with exactly these fields."""
     properties = {name: {"type": kind} for name, (kind, _) in fields.items()}
     record = {
         "type": "object",
@@ -100,22 +107,22 @@ def schema_of(fields):
     return {"type": "array", "items": record}
 
 
-def show(value):
-    """A value as text: yes / no for truth values."""
+def show(value: Any) -> str:
+    """A value as text; booleans are "yes" and "no"."""
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def _pairs(pairs):
+def _pairs(pairs: list[tuple[str, Any]]) -> dict:
     if len({key for key, _ in pairs}) != len(pairs):
         raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
-def _no_constant(name):
+def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_json(answer):
+def parse_json(answer: str) -> Any:
     """The JSON value of the whole text; ValueError for doubled keys, NaN or anything beside it."""
     try:
         return json.loads(answer, object_pairs_hook=_pairs, parse_constant=_no_constant)
@@ -123,26 +130,28 @@ def parse_json(answer):
         raise ValueError("nested too deep") from error
 
 
-def same_json(got, wanted):
-    """Equality in which 1, 1.0 and true differ; but 2.0 may be written 2."""
-    if isinstance(wanted, dict):
+def same_json(value: Any, expected: Any) -> bool:
+    """Equality in which 1, 1.0 and true differ; but an expected 2.0 may be written 2."""
+    if isinstance(expected, dict):
         return (
-            isinstance(got, dict)
-            and got.keys() == wanted.keys()
-            and all(same_json(got[key], wanted[key]) for key in wanted)
+            isinstance(value, dict)
+            and value.keys() == expected.keys()
+            and all(same_json(value[key], expected[key]) for key in expected)
         )
-    if isinstance(wanted, list):
+    if isinstance(expected, list):
         return (
-            isinstance(got, list) and len(got) == len(wanted) and all(map(same_json, got, wanted))
+            isinstance(value, list)
+            and len(value) == len(expected)
+            and all(map(same_json, value, expected))
         )
-    if isinstance(wanted, bool) or isinstance(got, bool):
-        return got is wanted
-    if isinstance(wanted, float) and isinstance(got, int | float):
-        return got == wanted
-    return type(got) is type(wanted) and got == wanted
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return value is expected
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return value == expected
+    return type(value) is type(expected) and value == expected
 
 
-def read_table(answer):
+def read_table(answer: str) -> Cells:
     """The cells of a Markdown table, header first; ValueError if the text is anything else."""
     lines = [line.strip() for line in answer.strip().split("\n")]
     if len(lines) < 3 or not all(len(x) > 1 and x[0] == x[-1] == "|" for x in lines):
@@ -154,7 +163,8 @@ def read_table(answer):
     return [rows[0], *rows[2:]]
 
 
-def read_csv(answer):
+def read_csv(answer: str) -> Cells:
+    """The cells of a CSV text, header first; ValueError if it is malformed."""
     try:
         rows = list(csv.reader(io.StringIO(answer), strict=True))
     except csv.Error as error:
@@ -165,14 +175,14 @@ def read_csv(answer):
 _TAG = re.compile(r"<(\w+)>([^<>]*)</\1>")
 
 
-def read_tags(answer):
-    """The tagged lines as rows, the tag names of the first line as header."""
+def read_tags(answer: str) -> Cells:
+    """The tagged lines as rows of cells; the tag names, the same in all lines, are the header."""
     rows = []
     for line in answer.strip().split("\n"):
-        found = _TAG.findall(line)
-        if not found or _TAG.sub("", line).strip():
+        tags = _TAG.findall(line)
+        if not tags or _TAG.sub("", line).strip():
             raise ValueError(f"not a line of tags: {line[:60]!r}")
-        rows.append([[name for name, _ in found], [body.strip() for _, body in found]])
+        rows.append([[name for name, _ in tags], [body.strip() for _, body in tags]])
     if any(names != rows[0][0] for names, _ in rows):
         raise ValueError("the lines have different tags")
     return [rows[0][0], *(body for _, body in rows)]
@@ -181,7 +191,7 @@ def read_tags(answer):
 READERS = {"csv": read_csv, "table": read_table, "tags": read_tags}
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     record = problem.answer
     try:
         if record["form"] == "json":
@@ -193,17 +203,17 @@ def grade(problem, answer):
         return 0.0
 
 
-def _cells(rows):
+def _cells(rows: list[dict]) -> Cells:
     return [list(rows[0]), *([show(value) for value in row.values()] for row in rows)]
 
 
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     form, rows = problem.answer["form"], problem.answer["rows"]
     return "One record after the other.", write(form, rows)
 
 
-def write(form, rows):
-    """The rows in `form`: "json", "csv", "table" or "tags"."""
+def write(form: str, rows: list[dict]) -> str:
+    """The records in `form`: "json", "csv", "table" or "tags"."""
     if form == "json":
         return json.dumps(rows)
     header, *cells = _cells(rows)
@@ -217,7 +227,7 @@ def write(form, rows):
     )
 
 
-def guess(problem, rng):
+def guess(problem: Problem, rng: Random) -> str:
     """The right form with values drawn at random."""
     fields = next(
         f
@@ -229,11 +239,15 @@ def guess(problem, rng):
     return write(problem.answer["form"], rows)
 
 
-_FIELDS = {"name": ("string", None), "age": ("integer", None), "fever": ("boolean", None)}
+_FIELDS: Fields = {
+    "name": ("string", lambda r: r.choice(PEOPLE)),
+    "age": ("integer", lambda r: r.randint(1, 99)),
+    "fever": ("boolean", lambda r: r.random() < 0.5),
+}
 _ROWS = [{"name": "Ana", "age": 7, "fever": True}]
 
 
-def _case(form):
+def _case(form: str) -> Problem:
     record = {"form": form, "schema": schema_of(_FIELDS), "rows": _ROWS}
     return Problem("format", ask("Ana, aged 7; fever: yes."), record)
 

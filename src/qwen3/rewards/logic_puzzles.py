@@ -5,10 +5,16 @@ assignment must be right.
 """
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations, product
+from random import Random
+from typing import Any, TypeAlias
 
 from qwen3.rewards.response import final_line
 from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
+
+# (text of a clue, whether it holds in a world)
+Clue: TypeAlias = tuple[str, Callable[[Any], bool]]
 
 NAMES = ("Abel", "Bruno", "Clara", "Dina", "Edgar", "Flora", "Gus", "Heidi")
 GRIDS = {
@@ -40,9 +46,9 @@ ENDS = {
 }
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     kind = rng.choice(("knights", "grid"))
-    build, low, high = {"knights": (_knights, 4, 7), "grid": (_grid, 3, 5)}[kind]
+    build, low, high = BUILDERS[kind]
     size = levels(difficulty, low, high)
     people, truth = draw_in_split(lambda: _world(rng, kind, size), str, split)
     clues, solution, columns = build(rng, people, truth, GRIDS[split])
@@ -55,8 +61,8 @@ def make(rng, difficulty, split):
     return Problem("logic", ask(text), record, difficulty)
 
 
-def _world(rng, kind, size):
-    """Who takes part, and the truth: a role each, or an order of either attribute."""
+def _world(rng: Random, kind: str, size: int) -> tuple[list[str], Any]:
+    """(people, the truth): a role each ("knights"), or the orders of both attributes ("grid")."""
     people = rng.sample(NAMES, size)
     if kind == "knights":
         # A world of knaves only never stands alone: knaves can but say "a is a knight".
@@ -64,8 +70,10 @@ def _world(rng, kind, size):
     return people, [rng.sample(range(size), size) for _ in range(2)]
 
 
-def _knights(rng, people, truth, _):
-    """One statement each, true for knights and false for knaves, until the truth alone fits."""
+def _knights(
+    rng: Random, people: Sequence[str], truth: Sequence[bool], _columns: Mapping
+) -> tuple[list[str], list[str], list[str]]:
+    """(clues, solution, columns): one statement each, such that the truth alone fits all."""
     index = range(len(people))
     worlds = list(product((False, True), repeat=len(people)))
     for _ in range(20_000):
@@ -82,8 +90,8 @@ def _knights(rng, people, truth, _):
     raise AssertionError(f"no statements single out {truth}")
 
 
-def _claim(rng, speaker, people):
-    """(text, truth in a world of booleans) of a statement about others."""
+def _claim(rng: Random, speaker: int, people: Sequence[str]) -> Clue:
+    """A statement of person `speaker` about others; a world is a tuple of "is a knight"."""
     i, j = rng.sample([k for k in range(len(people)) if k != speaker], 2)
     a, b = people[i], people[j]
     return rng.choice(
@@ -97,11 +105,13 @@ def _claim(rng, speaker, people):
     )
 
 
-def _grid(rng, people, truth, columns):
-    """People with two attributes each; clues are added until one assignment is left."""
+def _grid(
+    rng: Random, people: Sequence[str], truth: Sequence[Sequence[int]], columns: Mapping
+) -> tuple[list[str], list[str], list[str]]:
+    """(clues, solution, columns): clues are added until one assignment is left."""
     n, (first, second) = len(people), columns
     orders = list(permutations(range(n)))
-    worlds, clues = list(product(orders, orders)), []
+    worlds, clues = list(product(orders, orders)), list[str]()
     while len(worlds) > 1:
         text, holds = _clue(rng, people, truth, columns[first][:n], columns[second][:n])
         left = [world for world in worlds if holds(world)]
@@ -112,8 +122,14 @@ def _grid(rng, people, truth, columns):
     return clues, solution, [first, second]
 
 
-def _clue(rng, people, truth, firsts, seconds):
-    """A true statement with its test on worlds ((first of person i), (second of person i))."""
+def _clue(
+    rng: Random,
+    people: Sequence[str],
+    truth: Sequence[Sequence[int]],
+    firsts: Sequence[str],
+    seconds: Sequence[str],
+) -> Clue:
+    """A true statement; a world is (first attribute of each person, second attribute of each)."""
     i, j = rng.sample(range(len(people)), 2)
     which = rng.randrange(2)
     values = (firsts, seconds)[which]
@@ -138,22 +154,30 @@ def _clue(rng, people, truth, firsts, seconds):
     )
 
 
-def _line(people, solution):
+# kind: (builder, smallest and largest number of people)
+BUILDERS: dict[str, tuple[Callable, int, int]] = {
+    "knights": (_knights, 4, 7),
+    "grid": (_grid, 3, 5),
+}
+
+
+def _line(people: Iterable[str], solution: Iterable[str]) -> str:
     return ", ".join(f"{a} {b}" for a, b in zip(people, solution, strict=True))
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     final = final_line(answer)
-    wanted = _line(problem.answer["people"], problem.answer["solution"])
-    return final is not None and re.sub(r"\s+", " ", final).rstrip(".").lower() == wanted.lower()
+    expected = _line(problem.answer["people"], problem.answer["solution"])
+    return final is not None and re.sub(r"\s+", " ", final).rstrip(".").lower() == expected.lower()
 
 
-def solve(problem):
+def solve(problem: Problem) -> tuple[str, str]:
     line = _line(problem.answer["people"], problem.answer["solution"])
     return f"Trying all cases leaves {line}.", f"Answer: {line}"
 
 
-def guess(problem, rng):
+def guess(problem: Problem, rng: Random) -> str:
+    """A random assignment in the right form."""
     people, options = problem.answer["people"], problem.answer["options"]
     if options:
         shuffled = [rng.sample(column, len(people)) for column in options]

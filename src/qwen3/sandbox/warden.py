@@ -1,6 +1,6 @@
 """The warden: runs one untrusted program per request in namespaces of its own, kills it, reports.
 
-Started by exec as `python -I -S server.py`; single-threaded, so it may fork. First line in:
+Started by exec as `python -I -S warden.py`; single-threaded, so it may fork. First line in:
 the configuration; then one JSON request a line, one JSON answer a line.
 
     warden --fork--> outer (new user, net, pid, mount, ipc, uts namespaces)
@@ -34,7 +34,7 @@ def _load(name):
     return module
 
 
-inside = _load("inside")
+namespaces = _load("namespaces")
 
 GRACE = 5.0  # seconds that init gets to go before the outer process is killed
 
@@ -46,17 +46,17 @@ def map_ids(pid, number):
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        text = f"0 0 1\n{inside.INNER} {inside.OUTER + number} 1\n"
+        text = f"0 0 1\n{namespaces.INNER} {namespaces.OUTER + number} 1\n"
         try:
             for name in ("uid_map", "gid_map"):
-                inside.write(f"/proc/{pid}/{name}", text)
+                namespaces.write(f"/proc/{pid}/{name}", text)
             return b"2"
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EINVAL):
                 raise
-    inside.write(f"/proc/{pid}/setgroups", "deny")
-    inside.write(f"/proc/{pid}/uid_map", f"{inside.INNER} {uid} 1\n")
-    inside.write(f"/proc/{pid}/gid_map", f"{inside.INNER} {gid} 1\n")
+    namespaces.write(f"/proc/{pid}/setgroups", "deny")
+    namespaces.write(f"/proc/{pid}/uid_map", f"{namespaces.INNER} {uid} 1\n")
+    namespaces.write(f"/proc/{pid}/gid_map", f"{namespaces.INNER} {gid} 1\n")
     return b"1"
 
 
@@ -77,7 +77,9 @@ def run(config, payload, seconds):
     if pid == 0:
         for fd in mine.values():
             os.close(fd)
-        inside.guarded(inside.outer if spaces else inside.bare, config, theirs, note=theirs["note"])
+        namespaces.guarded(
+            namespaces.outer if spaces else namespaces.bare, config, theirs, note=theirs["note"]
+        )
     for fd in theirs.values():
         os.close(fd)
     note = b""
@@ -156,7 +158,7 @@ def finish(config, pid, done):
             kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
-    return inside.exit_code(os.waitpid(pid, 0)[1])
+    return namespaces.exit_code(os.waitpid(pid, 0)[1])
 
 
 def sweep():
@@ -216,7 +218,7 @@ def _drain(fd, limit):
 
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    inside.prctl(inside.SET_SUBREAPER, 1)
+    namespaces.prctl(namespaces.SET_SUBREAPER, 1)
     config = json.loads(sys.stdin.readline())
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
@@ -227,7 +229,12 @@ def main():
         try:
             result = run(config, request["payload"].encode(), request["seconds"])
         except OSError as error:
-            result = {"end": "setup", "code": inside.SETUP_FAILED, "output": "", "note": str(error)}
+            result = {
+                "end": "setup",
+                "code": namespaces.SETUP_FAILED,
+                "output": "",
+                "note": str(error),
+            }
         finally:
             if config["folder"]:
                 shutil.rmtree(config["folder"], ignore_errors=True)

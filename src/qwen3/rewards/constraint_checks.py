@@ -1,4 +1,4 @@
-"""Verifiable constraints on a text: counts, casing, keywords, form, ends. One row a kind.
+"""Checks of verifiable constraints on a text: counts, casing, keywords, form, endings.
 
 The kinds are those of IFEval (arXiv 2311.07911) and a few more, written anew; each check is a pure
 function of the answer and its parameters, so that files in IFEval's form can use the same rows.
@@ -6,8 +6,9 @@ function of the answer and its parameters, so that files in IFEval's form can us
 
 import json
 import re
+from collections.abc import Sequence
 
-from qwen3.rewards import text
+from qwen3.rewards import text_statistics as statistics
 
 RELATIONS = {
     "at least": lambda count, n: count >= n,
@@ -17,127 +18,130 @@ RELATIONS = {
 }
 
 
-def relation(name, count, n):
+def relation(name: str, count: int, n: int) -> bool:
+    """Whether `count` stands in the relation `name` to n; ValueError naming the relations."""
     if name not in RELATIONS:
         raise ValueError(f"relation {name!r} is none of {list(RELATIONS)}")
     return RELATIONS[name](count, n)
 
 
-def count_word(answer, word):
-    """Occurrences of a word or phrase, whole and in any case."""
+def count_word(answer: str, word: str) -> int:
+    """How often a word or phrase occurs as such, in any case."""
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE))
 
 
-def words(answer, *, compare, n):
-    return relation(compare, len(text.words(answer)), n)
+def words(answer: str, *, compare: str, n: int) -> bool:
+    return relation(compare, len(statistics.words(answer)), n)
 
 
-def sentences(answer, *, compare, n):
-    return relation(compare, text.sentences(answer), n)
+def sentences(answer: str, *, compare: str, n: int) -> bool:
+    return relation(compare, statistics.sentences(answer), n)
 
 
-def paragraphs(answer, *, n, separator=r"\n\s*\n"):
-    return len(text.paragraphs(answer, separator)) == n
+def paragraphs(answer: str, *, n: int, separator: str = r"\n\s*\n") -> bool:
+    return len(statistics.paragraphs(answer, separator)) == n
 
 
-def paragraph_start(answer, *, n, index, word):
-    """`n` paragraphs, number `index` (from 1) of which opens with `word`."""
-    parts = text.paragraphs(answer)
-    if len(parts) != n or not text.words(parts[index - 1]):
+def paragraph_start(answer: str, *, n: int, index: int, word: str) -> bool:
+    """Exactly n paragraphs; number `index` (from 1) opens with `word`."""
+    parts = statistics.paragraphs(answer)
+    if len(parts) != n or not statistics.words(parts[index - 1]):
         return False
-    return text.words(parts[index - 1])[0].lower() == word.lower()
+    return statistics.words(parts[index - 1])[0].lower() == word.lower()
 
 
-def lowercase(answer):
+def lowercase(answer: str) -> bool:
     return any(map(str.isalpha, answer)) and answer == answer.lower()
 
 
-def uppercase(answer):
+def uppercase(answer: str) -> bool:
     return any(map(str.isalpha, answer)) and answer == answer.upper()
 
 
-def capital_words(answer, *, compare, n):
-    """Words of capital letters only."""
-    return relation(compare, sum(word.isupper() for word in text.words(answer)), n)
+def capital_words(answer: str, *, compare: str, n: int) -> bool:
+    """The number of words in capitals stands in the relation `compare` to n."""
+    return relation(compare, sum(word.isupper() for word in statistics.words(answer)), n)
 
 
-def no_comma(answer):
+def no_comma(answer: str) -> bool:
     return not set(answer) & set(",，、")
 
 
-def keywords(answer, *, words):
+def keywords(answer: str, *, words: Sequence[str]) -> bool:
     return all(count_word(answer, word) for word in words)
 
 
-def forbidden(answer, *, words):
+def forbidden(answer: str, *, words: Sequence[str]) -> bool:
     return not any(count_word(answer, word) for word in words)
 
 
-def frequency(answer, *, word, compare, n):
+def frequency(answer: str, *, word: str, compare: str, n: int) -> bool:
     return relation(compare, count_word(answer, word), n)
 
 
-def letter(answer, *, letter, compare, n):
+def letter(answer: str, *, letter: str, compare: str, n: int) -> bool:
     return relation(compare, answer.lower().count(letter.lower()), n)
 
 
-def bullets(answer, *, n):
-    """Exactly n Markdown list lines."""
+def bullets(answer: str, *, n: int) -> bool:
+    """Exactly n lines of a Markdown list."""
     return len(re.findall(r"(?m)^[ \t]*[*\-+][ \t]+\S", answer)) == n
 
 
-def highlights(answer, *, n):
+def highlights(answer: str, *, n: int) -> bool:
     """At least n spans of *text* or **text**."""
     spans = re.findall(r"\*\*([^\n*]+)\*\*|(?<!\*)\*([^\n*\s][^\n*]*)\*(?!\*)", answer)
-    return sum(1 for span in spans if text.words("".join(span))) >= n
+    return sum(1 for span in spans if statistics.words("".join(span))) >= n
 
 
-def placeholders(answer, *, n):
-    return sum(1 for blank in re.findall(r"\[([^\[\]\n]+)\]", answer) if text.words(blank)) >= n
+def placeholders(answer: str, *, n: int) -> bool:
+    """At least n non-empty blanks in square brackets."""
+    blanks = re.findall(r"\[([^\[\]\n]+)\]", answer)
+    return sum(1 for blank in blanks if statistics.words(blank)) >= n
 
 
-def sections(answer, *, mark, n):
+def sections(answer: str, *, mark: str, n: int) -> bool:
     """At least n headings "mark 1", "mark 2", ... on lines of their own."""
     return len(re.findall(rf"(?mi)^[^\w\n]*{re.escape(mark)}[ \t]+\S", answer)) >= n
 
 
-def title(answer):
+def title(answer: str) -> bool:
     return any(part.strip() for part in re.findall(r"<<([^<>\n]+)>>", answer))
 
 
-def postscript(answer, *, mark):
+def postscript(answer: str, *, mark: str) -> bool:
     """A last part that starts a line with `mark` ("P.S.") and says something."""
-    found = re.search(rf"(?mi)^[ \t]*{re.escape(mark)}(.*)", answer, re.DOTALL)
-    return found is not None and bool(text.words(found[1]))
+    match = re.search(rf"(?mi)^[ \t]*{re.escape(mark)}(.*)", answer, re.DOTALL)
+    return match is not None and bool(statistics.words(match[1]))
 
 
-def end_phrase(answer, *, phrase):
+def end_phrase(answer: str, *, phrase: str) -> bool:
     return answer.strip().strip('"').strip().lower().endswith(phrase.strip().lower())
 
 
-def quotation(answer):
-    whole = answer.strip()
-    return len(whole) > 2 and whole[0] == whole[-1] == '"'
+def quotation(answer: str) -> bool:
+    text = answer.strip()
+    return len(text) > 2 and text[0] == text[-1] == '"'
 
 
-def two_answers(answer):
-    """Two different texts parted by six asterisks."""
+def two_answers(answer: str) -> bool:
+    """Exactly two texts, different ones, parted by six asterisks."""
     parts = [part.strip() for part in answer.strip().split("******")]
     return len(parts) == 2 and all(parts) and parts[0] != parts[1]
 
 
-def repeats(answer, *, prompt):
-    """Opens with the prompt, word for word, and goes on."""
-    whole, opening = answer.strip().lower(), prompt.strip().lower()
-    return whole.startswith(opening) and bool(text.words(whole[len(opening) :]))
+def repeats(answer: str, *, prompt: str) -> bool:
+    """The answer opens with the prompt, word for word, and goes on."""
+    text, opening = answer.strip().lower(), prompt.strip().lower()
+    return text.startswith(opening) and bool(statistics.words(text[len(opening) :]))
 
 
-def one_of(answer, *, options):
-    """Contains exactly one of the options."""
+def one_of(answer: str, *, options: Sequence[str]) -> bool:
+    """The answer contains exactly one of the options."""
     return sum(option.lower() in answer.lower() for option in options) == 1
 
 
-def json_only(answer):
+def json_only(answer: str) -> bool:
     """The whole answer, or the inside of its one code fence, is JSON."""
     body = answer.strip()
     if body.startswith("```") and body.endswith("```") and body.count("```") == 2:
@@ -149,6 +153,7 @@ def json_only(answer):
     return True
 
 
+# language code -> letters of its script, as the inside of a character class
 SCRIPTS = {
     "ar": "\u0600-\u06ff",
     "fa": "\u0600-\u06ff",
@@ -174,7 +179,7 @@ SCRIPTS = {
 }
 
 
-def script(answer, *, language):
+def script(answer: str, *, language: str) -> bool:
     """At least 80 % of the letters are of the language's script; ValueError if it shares Latin."""
     if language not in SCRIPTS:
         raise ValueError(f"language {language!r} has no script of its own; known: {list(SCRIPTS)}")

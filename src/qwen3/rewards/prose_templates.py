@@ -1,5 +1,8 @@
-"""Plain words and topics from which the writing families build prompts and oracle answers."""
+"""Topics and plain phrases from which the writing families build prompts and oracle answers."""
 
+from random import Random
+
+# split -> topic -> key words that an answer about it may have to hold
 TOPICS = {
     "train": {
         "rain": ("cloud", "river", "garden"),
@@ -81,23 +84,23 @@ FILLERS = (
 )
 
 
-def plain_words(rng, count):
-    """`count` lower-case words of prose, no marks, few repeats."""
-    out = []
-    while len(out) < count:
+def plain_words(rng: Random, count: int) -> list[str]:
+    """`count` lower-case words of prose without punctuation and with few repeats."""
+    words: list[str] = []
+    while len(words) < count:
         parts = (rng.choice(SUBJECTS), rng.choice(VERBS), rng.choice(THINGS), rng.choice(TIMES))
-        out += " ".join((*parts, rng.choice(FILLERS))).split()
-    return out[:count]
+        words += " ".join((*parts, rng.choice(FILLERS))).split()
+    return words[:count]
 
 
-def sentence(rng):
+def sentence(rng: Random) -> str:
     """One plain sentence without commas."""
     text = " ".join(rng.choice(p) for p in (SUBJECTS, VERBS, THINGS, TIMES))
     return text[0].upper() + text[1:] + "."
 
 
-def everything():
-    """All words above, for random policies."""
+def vocabulary() -> list[str]:
+    """All words of this file, for random policies."""
     groups = (SUBJECTS, VERBS, THINGS, TIMES, FILLERS)
     topics = [w for part in TOPICS.values() for topic, rest in part.items() for w in (topic, *rest)]
     phrases = [phrase for group in (*groups, topics) for phrase in group]

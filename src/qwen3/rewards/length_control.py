@@ -1,17 +1,18 @@
-"""Length control: at most, or about, a number of words, sentences or characters on a topic.
+"""Length control: a text on a topic of at most, or about, n words, sentences or characters.
 
 The text must hold the topic's words, be no echo and no stutter, and fill at least half of an upper
 bound. "about n" pays 1 - |d| / tolerance (a quarter of n, at least 2), and nothing below one half.
 """
 
+from collections.abc import Callable
 from random import Random
 
-from qwen3.rewards import lexicon, text
+from qwen3.rewards import prose_templates, text_statistics
 from qwen3.rewards.task import Problem, Task, ask, levels
 
-UNITS = {
-    "words": lambda answer: len(text.words(answer)),
-    "sentences": text.sentences,
+UNITS: dict[str, Callable[[str], int]] = {
+    "words": lambda answer: len(text_statistics.words(answer)),
+    "sentences": text_statistics.sentences,
     "characters": len,
 }
 RANGES = {"words": (20, 160), "sentences": (3, 14), "characters": (120, 900)}
@@ -29,13 +30,13 @@ WORDINGS = {
 }
 
 
-def make(rng, difficulty, split):
+def make(rng: Random, difficulty: float, split: str) -> Problem:
     unit, kind = rng.choice(list(UNITS)), rng.choice(("at most", "about"))
     low, high = RANGES[unit]
     top = levels(difficulty, low + (high - low) // 8, high)
     n = rng.randint(low, top)
-    topic = rng.choice(list(lexicon.TOPICS[split]))
-    keywords = list(lexicon.TOPICS[split][topic])
+    topic = rng.choice(list(prose_templates.TOPICS[split]))
+    keywords = list(prose_templates.TOPICS[split][topic])
     wording = WORDINGS[split]
     content = wording[kind].format(topic=topic, n=n, unit=unit)
     content += " " + wording["keywords"].format(keywords=", ".join(keywords))
@@ -43,12 +44,13 @@ def make(rng, difficulty, split):
     return Problem("length_control", ask(content), record, difficulty)
 
 
-def grade(problem, answer):
+def grade(problem: Problem, answer: str) -> float:
     record = problem.answer
-    said = {word.lower() for word in text.words(answer)}
-    if not said.issuperset(record["keywords"]):
+    answer_words = {word.lower() for word in text_statistics.words(answer)}
+    if not answer_words.issuperset(record["keywords"]):
         return 0.0
-    if text.echoes(answer, problem.messages[-1]["content"]) or text.stutters(answer):
+    prompt = problem.messages[-1]["content"]
+    if text_statistics.echoes(answer, prompt) or text_statistics.stutters(answer):
         return 0.0
     count, n = UNITS[record["unit"]](answer), record["n"]
     if record["kind"] == "at most":
@@ -57,25 +59,25 @@ def grade(problem, answer):
     return value if value >= 0.5 else 0.0
 
 
-def solve(problem):
-    """Plain sentences trimmed or filled to exactly n."""
+def solve(problem: Problem) -> tuple[str, str]:
+    """Plain sentences, cut or filled up to exactly n."""
     record, rng = problem.answer, Random(repr(problem.answer))
     unit, n = record["unit"], record["n"]
     opening = "Here come {} with {} near {}".format(*record["keywords"])
     if unit == "words":
         missing = n - len(opening.split())
-        body = f"{opening} {' '.join(lexicon.plain_words(rng, missing))}."
+        body = f"{opening} {' '.join(prose_templates.plain_words(rng, missing))}."
     elif unit == "sentences":
-        body = " ".join([opening + ".", *(lexicon.sentence(rng) for _ in range(n - 1))])
+        body = " ".join([opening + ".", *(prose_templates.sentence(rng) for _ in range(n - 1))])
     else:
-        body = f"{opening} {' '.join(lexicon.plain_words(rng, n))}"[: n - 1].rstrip()
+        body = f"{opening} {' '.join(prose_templates.plain_words(rng, n))}"[: n - 1].rstrip()
         body += "." * (n - len(body))
     return f"{n} {unit}, counted as I go.", body
 
 
-def guess(problem, rng):
-    """Words in random order and number."""
-    pool = lexicon.everything() + problem.answer["keywords"]
+def guess(problem: Problem, rng: Random) -> str:
+    """Random words, a random number of them."""
+    pool = prose_templates.vocabulary() + problem.answer["keywords"]
     return " ".join(rng.choices(pool, k=rng.randint(1, 200))) + "."
 
 

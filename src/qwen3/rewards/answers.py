@@ -1,0 +1,145 @@
+"""Answers to problems: rendered, sampled, scored, regrouped. Evaluation, data and RL share this.
+
+Any `RolloutBackend` generates: token ids go in and come out, text is made for scorers and people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from qwen3 import rewards
+from qwen3.data.chat import EMPTY_THINK
+from qwen3.data.chat_prompt import chat_prompt_ids
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.backend import RolloutBackend
+from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
+from qwen3.rewards import Problem, response
+
+Score: TypeAlias = float | None  # 0..1; None for no verdict, or for a problem without a task
+Scorer: TypeAlias = Callable[[Sequence[tuple[Problem, str]]], list[Score]]
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """An answer to a problem: its tokens, its text as the scorers read it, its score."""
+
+    problem: Problem
+    completion: Completion  # token ids and all that the backend knows of them
+    text: str  # the turn: all that follows <|im_start|>assistant
+    score: Score = None
+
+    @classmethod
+    def from_text(cls, problem: Problem, text: str, score: Score = None) -> ScoredAnswer:
+        """An answer that was not sampled here: it has no tokens."""
+        return cls(problem, Completion(Request(()), finish="stop"), text, score)
+
+    @property
+    def cut(self) -> bool:
+        """Whether a thinking budget ended the thought."""
+        return any(self.completion.forced)
+
+    @property
+    def turn(self) -> response.Response | None:
+        """Thinking and answer; None for a malformed turn."""
+        return response.read(self.text)
+
+    def thinking_tokens(self, think_close: int) -> int:
+        """Tokens that the model itself wrote in its thinking block, all where it never closed."""
+        tokens, forced = self.completion.tokens, self.completion.forced
+        end = tokens.index(think_close) if think_close in tokens else len(tokens)
+        return max(0, sum(not by_force for by_force in forced[:end]) - 1)
+
+    def conversation(self) -> dict:
+        """A sample for supervised fine-tuning. Raises ValueError for a malformed turn."""
+        if self.turn is None:
+            raise ValueError(f"a malformed turn makes no conversation: {self.text[:80]!r}")
+        reply = {
+            "role": "assistant",
+            "content": self.turn.answer,
+            "reasoning_content": (self.turn.thinking or "").strip("\n"),
+        }
+        return {"messages": [*self.problem.messages, reply], "tools": self.problem.tools}
+
+
+def prompt_ids(
+    problem: Problem, tokenizer: Tokenizer, *, enable_thinking: bool | None = None
+) -> list[int]:
+    """Ids of the problem's messages and of the opening of the answer (`data.chat_prompt`)."""
+    return chat_prompt_ids(
+        tokenizer, problem.messages, tools=problem.tools, enable_thinking=enable_thinking
+    )
+
+
+def ask(
+    backend: RolloutBackend,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    *,
+    sampling: SamplingParams = PRESETS["greedy"],
+    samples: int = 1,
+    enable_thinking: bool | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[list[ScoredAnswer]]:
+    """`samples` scored answers to each problem, in the problems' order.
+
+    enable_thinking False: the hard switch of the template. options: further fields of
+    `infer.requests.Request` (budget, max_tokens, thinking, ...). Raises as `sample_answers` does.
+    """
+    requests = [
+        Request(
+            prompt_ids(problem, tokenizer, enable_thinking=enable_thinking),
+            sampling=sampling,
+            prompt_id=number,
+            seed=seed,
+            **options,
+        )
+        for number, problem in enumerate(problems)
+    ]
+    # The hard switch has the empty block in the prompt; the turn begins with it all the same.
+    opening = EMPTY_THINK if enable_thinking is False else ""
+    answers = sample_answers(
+        backend, tokenizer, problems, requests, samples=samples, opening=opening, score=score
+    )
+    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+
+
+def sample_answers(
+    backend: RolloutBackend,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    requests: Sequence[Request],
+    *,
+    samples: int,
+    score: Scorer,
+    opening: str = "",
+) -> list[ScoredAnswer]:
+    """`samples` answers to each request in turn, scored for the problem it asks.
+
+    opening: text of the turn that the prompt already holds. Raises ValueError for a request that
+    cannot be served, RuntimeError for an answer that the backend could not finish (a model whose
+    log-probabilities are not finite).
+    """
+    copies = [copy for request in requests for copy in request.samples(samples)]
+    completions = backend.generate(copies)
+    for completion in completions:
+        if completion.error:
+            raise RuntimeError(
+                f"answer {completion.request.sample} to prompt {completion.request.prompt_id}: "
+                f"{completion.error}"
+            )
+    owners = [problem for problem in problems for _ in range(samples)]
+    texts = [opening + tokenizer.decode(completion.tokens) for completion in completions]
+    scores = score(list(zip(owners, texts, strict=True)))
+    return [
+        ScoredAnswer(*fields) for fields in zip(owners, completions, texts, scores, strict=True)
+    ]
+
+
+def score(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
+    """The score of each (problem, turn); None where the problem has no task to score it by."""
+    scored = [pair for pair in pairs if pair[0].task]
+    verdicts = iter(rewards.score_all(scored))
+    return [next(verdicts) if problem.task else None for problem, _ in pairs]
