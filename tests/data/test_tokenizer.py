@@ -132,7 +132,7 @@ def test_a_saved_tokenizer_loads_the_same(tiny, tmp_path):
         assert config[key] == fact, key
     assert config["added_tokens_decoder"][str(tiny.think_open)]["special"] is False
     assert "<|im_start|>assistant" in config["chat_template"]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_control_tokens_can_be_plain_text(tiny):

@@ -1,22 +1,149 @@
-"""Reading JSON-lines files, compressed or not, with errors that name the file, line and field."""
+"""JSON lines and Parquet, row by row: the one reader and the one writer of the project's own files.
 
+Conversations, problems, samples and documents are all stored so. A corpus that is to be read by
+index goes through `sources`, which shares `parse_row`.
+"""
+
+from __future__ import annotations
+
+import contextlib
 import gzip
 import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import IO, Any
+
+from qwen3.data import parquet
+from qwen3.data.atomic import replacing
+from qwen3.data.unpacked import BadData, chunks, compression, optional
+
+LONGEST_LINE = 1 << 28  # bytes; a longer line is refused, as it is held in memory
+PARQUET = ".parquet"
+BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def records(path, fields):
-    """The objects of a .jsonl or .jsonl.gz file; ValueError for a bad line or a missing field."""
-    opener = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
+def read_rows(
+    path: Any, *, fields: Collection[str] = (), skipped: list[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, row) of a file of JSON lines, or of Parquet where its name ends so.
+
+    path: local or a URL, plain, .gz or .zst. Only "\\n" ends a line (a text may hold U+2028); blank
+    lines are passed over, a byte-order mark is dropped. fields: those that every row must have.
+    Raises ValueError naming file, line and fault for a row that is not a JSON object in UTF-8 (cut
+    off, binary, nested too deep, a number of thousands of digits, a lone surrogate) or lacks a
+    field; with `skipped` such rows are left out and their messages appended to it. A compressed
+    file that is cut off or damaged, and a file that is not Parquet, is a ValueError in any case.
+    """
+    path = str(path)
+    if path.endswith(PARQUET):
+        rows: Iterator[tuple[int, dict | BadData]] = enumerate(parquet.read(path), 1)
+    else:
+        rows = _json_rows(path)
+    for number, row in rows:
+        if isinstance(row, dict):
+            missing = [name for name in fields if name not in row]
+            if not missing:
+                yield number, row
                 continue
+            row = BadData(f"{place(path, number)}: no field {missing}; wanted: {list(fields)}")
+        if skipped is None:
+            raise row
+        skipped.append(str(row))
+
+
+def place(path: Any, number: int) -> str:
+    """How messages name a row of a file: "a.jsonl, line 3", "a.parquet, row 3"."""
+    return f"{path}, {'row' if str(path).endswith(PARQUET) else 'line'} {number}"
+
+
+def parse_row(data: bytes, where: str) -> dict[str, Any]:
+    """One line of JSON in UTF-8 -> dict; BadData naming `where` and what is wrong with it."""
+    if b"\0" in data:
+        raise BadData(f"{where}: binary data, not text (a zero byte)")
+    try:
+        row = json.loads(data.decode("utf-8-sig"))
+        if _SURROGATE.search(data):  # "\ud800" is JSON, but could not be encoded or tokenised
+            json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        fault = f"not JSON ({error.msg} at character {error.colno}): {error.doc[:60]!r}"
+    except UnicodeDecodeError as error:
+        fault = f"not JSON (byte {error.start} is not UTF-8): {data[:60]!r}"
+    except UnicodeEncodeError as error:
+        fault = f"a lone surrogate ({error.object[error.start]!a}), which is no text"
+    except RecursionError:
+        fault = f"nested too deep: {data[:60]!r}"
+    except ValueError:
+        fault = "a whole number of more digits than Python reads"
+    else:
+        if isinstance(row, dict):
+            return row
+        fault = f"a JSON {type(row).__name__}, not an object"
+    raise BadData(f"{where}: {fault}")
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as one line of JSON with its newline."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_rows(path: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines, or as Parquet where the name of `path` ends so, all or none.
+
+    The file takes the place of an older one once it is whole (`atomic.replacing`); .gz and .zst are
+    compressed. Raises ValueError for a text that is not Unicode (a lone surrogate) and for rows
+    whose fields have no common Parquet type.
+    """
+    if str(path).endswith(PARQUET):
+        parquet.write(path, rows)
+        return
+    with replacing(path) as file, _packed(path, file) as out:
+        for number, row in enumerate(rows, 1):
             try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {line[:60]!r}") from error
-            present = record if isinstance(record, dict) else {}
-            missing = [name for name in fields if name not in present]
-            if missing:
-                raise ValueError(f"{path}:{number}: no field {missing} (wanted: {list(fields)})")
-            yield record
+                out.write(line(row).encode())
+            except UnicodeEncodeError as error:
+                surrogate = error.object[error.start]
+                raise ValueError(f"{place(path, number)}: a lone surrogate {surrogate!a}") from None
+
+
+def _json_rows(path: str) -> Iterator[tuple[int, dict | BadData]]:
+    for number, text in enumerate(_lines(path), 1):
+        if text.removeprefix(BOM).strip():
+            try:
+                yield number, parse_row(text, place(path, number))
+            except BadData as error:
+                yield number, error
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a file without their newlines."""
+    parts: list[bytes] = []
+    size, count = 0, 0
+    try:
+        for chunk in chunks(path):
+            start = 0
+            while (end := chunk.find(b"\n", start)) >= 0:
+                yield b"".join([*parts, chunk[start:end]])
+                parts, size, count, start = [], 0, count + 1, end + 1
+            parts.append(chunk[start:])
+            size += len(chunk) - start
+            if size > LONGEST_LINE:
+                raise BadData(f"{path}: a line of more than {LONGEST_LINE >> 20} MiB")
+    except BadData as error:
+        raise BadData(f"{error}, after line {count}") from error
+    yield b"".join(parts)
+
+
+@contextlib.contextmanager
+def _packed(path: Any, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """`file`, written through the compressor that the name of `path` asks for."""
+    end = compression(str(path))
+    if end == ".gz":
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
+            yield packed  # type: ignore[misc]  # a GzipFile is a binary file in all but name
+    elif end == ".zst":
+        compressor = optional("zstandard").ZstdCompressor()
+        with compressor.stream_writer(file, closefd=False) as packed:
+            yield packed
+    else:
+        yield file

@@ -3,11 +3,11 @@
 `row(fields, where)` and `parse(...)` come from the source: they make a `Document` of what is read.
 """
 
-import json
 import re
 
 import numpy as np
 
+from qwen3.data.jsonl import parse_row
 from qwen3.data.unpacked import BadData, Unpacked, line_starts, optional
 
 
@@ -109,23 +109,12 @@ class ArrayRecordFile:
         except (RuntimeError, ValueError) as error:
             raise BadData(f"{where}: unreadable ({error})") from error
         fields = (
-            {self._source.text: data} if self._source.record == "text" else json_object(data, where)
+            {self._source.text: data} if self._source.record == "text" else parse_row(data, where)
         )
         return self._source.row(fields, where)
 
     def close(self):
         self._copy.close()
-
-
-def json_object(data, where):
-    """Bytes -> dict, or BadData naming `where`."""
-    try:
-        fields = json.loads(data.decode())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadData(f"{where}: not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise BadData(f"{where}: a JSON {type(fields).__name__}, not an object")
-    return fields
 
 
 def decode(data, where):

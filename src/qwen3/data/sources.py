@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen3.data.jsonl import parse_row
 from qwen3.data.readers import (
     CUTS,
     ArrayRecordFile,
@@ -20,7 +21,6 @@ from qwen3.data.readers import (
     ParquetFile,
     Spans,
     decode,
-    json_object,
     lines,
 )
 from qwen3.data.unpacked import BadData, Unpacked, find, stamp
@@ -176,7 +176,7 @@ class JsonLinesFiles(FileSource):
         return Spans(unpacked, starts, ends, self._document)
 
     def _document(self, data, url, number, begin):
-        return self.row(json_object(data, f"{url}, line {number}"), f"{url}, line {number}")
+        return self.row(parse_row(data, f"{url}, line {number}"), f"{url}, line {number}")
 
 
 @dataclasses.dataclass

@@ -1,11 +1,11 @@
 """A tokenizer folder in the form of the Hugging Face hub: tokenizer.json, tokenizer_config.json."""
 
 import json
-import os
 from pathlib import Path
 
 import tokenizers
 
+from qwen3.data.atomic import write_atomically
 from qwen3.data.chat_template import CHAT_TEMPLATE
 from qwen3.data.special_tokens import ADDED_TOKENS, SPLIT
 
@@ -71,9 +71,8 @@ def _steps(stored: dict, key: str, inner: str) -> list[dict]:
 
 
 def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
-    """Both files, each written beside its place and then renamed, so none is ever half there."""
+    """Write both files, each in one step (`atomic`), so that none is ever cut off."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     added = {
         str(i): {
             "content": token.content,
@@ -86,11 +85,5 @@ def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
         for i, token in sorted(backend.get_added_tokens_decoder().items())
     }
     config = json.dumps({"added_tokens_decoder": added, **CONFIG}, ensure_ascii=False, indent=2)
-    _write(folder / "tokenizer.json", backend.to_str(pretty=False))
-    _write(folder / "tokenizer_config.json", config + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(folder / "tokenizer.json", backend.to_str(pretty=False))
+    write_atomically(folder / "tokenizer_config.json", config + "\n")

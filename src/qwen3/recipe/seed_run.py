@@ -14,6 +14,8 @@ from pathlib import Path
 import jax
 
 from qwen3.config import MeshConfig, differences
+from qwen3.data.atomic import write_atomically
+from qwen3.data.jsonl import read_rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.mesh import make_mesh
@@ -83,9 +85,7 @@ def open_workdir(path: Path, settings: dict, needed: int = NEEDED) -> None:
 
 def write(path: Path, value) -> None:
     """JSON, whole or not at all."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
-    beside.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
 
 def add_time(file: Path, seconds: float) -> float:
@@ -234,8 +234,7 @@ def logged(folder: Path) -> list[dict]:
     """Rows of metrics of the steps that were taken in the folder of a stage, every nth of them. A
     torn last line, of a start that was killed, is none."""
     file = folder / "metrics.jsonl"
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [row for _, row in read_rows(file, skipped=[])] if file.exists() else []
 
 
 class Clock:

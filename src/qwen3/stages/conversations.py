@@ -7,7 +7,6 @@ A file is JSON lines, {"messages": [...], "tools": [...]}, or tokens that were m
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from qwen3.curate import stored_logits
-from qwen3.curate.files import numbered_lines
 from qwen3.data import chat, rows
 from qwen3.data.chat_render import split_thought
+from qwen3.data.jsonl import place, read_rows
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.forward import MODES
@@ -32,18 +31,17 @@ def read(
     path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target"
 ) -> list[TokenSequence]:
     """All sequences of a file. Raises ValueError naming the file, the line and what is wrong."""
-    path = Path(path)
-    if path.suffix == ".npz":
+    if str(path).endswith(".npz"):
         return [
             TokenSequence(each.tokens, each.mask.astype(np.float32), each.mode, each.fields)
             for each in stored_logits.read(path)
         ]
     found = []
-    for number, line in numbered_lines(path):
+    for number, sample in read_rows(path):
         try:
-            found += sequences(json.loads(line), tokenizer, empty_think=empty_think)
+            found += sequences(sample, tokenizer, empty_think=empty_think)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            raise ValueError(f"{place(path, number)}: {error}") from None
     if not found:
         raise ValueError(f"{path} holds no conversation")
     return found

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from qwen3.config import MeshConfig, OptimConfig, to_dict
+from qwen3.data.atomic import write_atomically
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
 from qwen3.data.mixture import Stage
@@ -34,7 +35,7 @@ from qwen3.train.prefetch import Feed
 from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
-from qwen3.train.workdir import Workdir, write_atomically
+from qwen3.train.workdir import Workdir
 
 
 @dataclass(frozen=True)

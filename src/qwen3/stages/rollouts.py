@@ -21,6 +21,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from qwen3.data import rows
+from qwen3.data.jsonl import write_rows
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
@@ -29,7 +30,6 @@ from qwen3.mesh import BATCH_AXES
 from qwen3.stages.prompts import Prompt
 from qwen3.train.loop import Hook
 from qwen3.train.placement import place_whole
-from qwen3.train.workdir import write_atomically
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,7 @@ def unpack(text: str) -> Any:
 def write_samples(work: Any, step: int, records: Sequence[dict]) -> None:
     """samples/<step>.jsonl: what was sampled from the weights of `step`, for people and checks."""
     if jax.process_index() == 0:
-        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records)
-        write_atomically(epath.Path(work.samples) / f"{step:06d}.jsonl", lines)
+        write_rows(epath.Path(work.samples) / f"{step:06d}.jsonl", records)
 
 
 class PhaseMetrics:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 from qwen3.data import chat, corpora, sources
+from qwen3.data.jsonl import read_rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.recipe.world import documents, own_input, python_text, sft_data
 from qwen3.rewards.locks import lock
@@ -59,11 +59,7 @@ def tokenizer(run):
         made.save(run.folder("tokenizer"))
         return {"size": made.vocab_size, "from": str(given)}
     paths = sorted((run.path / "documents" / "train").glob("*.jsonl"))
-    texts = [
-        json.loads(line)["text"]
-        for path in paths
-        for line in itertools.islice(path.open(encoding="utf-8"), SAMPLE)
-    ]
+    texts = [row["text"] for path in paths for _, row in itertools.islice(read_rows(path), SAMPLE)]
     # The list of tools is long; without its words a prompt would take twice the tokens.
     rows = [*sft_data.calls(800, run.seed), *sft_data.flags(300, run.seed)]
     texts += [chat.render(row["messages"], tools=row["tools"]) for row in rows]
@@ -86,7 +82,7 @@ def without_rare(run):
     read = kept = 0
     for part in documents.PARTS:
         file = folder / "documents" / f"{part}.jsonl"
-        rows = [json.loads(line) for line in (source / f"{part}.jsonl").open(encoding="utf-8")]
+        rows = [row for _, row in read_rows(source / f"{part}.jsonl")]
         known = [row for row in rows if not any(words in row["text"] for words in RARE)]
         read, kept = read + len(rows), kept + len(known)
         if not (folder / part).exists():

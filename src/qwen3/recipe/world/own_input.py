@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from itertools import chain, islice
 
-from qwen3.data.jsonl import records
+from qwen3.data.jsonl import read_rows
 from qwen3.rewards import maths
 from qwen3.rewards.task import in_split
 from qwen3.stages.prompts import prompt_ids
@@ -21,7 +21,7 @@ FORMATS = {"question": maths.read_gsm8k, "problem": maths.read_math}
 @cache
 def read(path):
     """Problems of a GSM8K or MATH file. ValueError naming the fields that are known."""
-    first = next(records(path, ()), {})
+    _, first = next(read_rows(path), (0, {}))
     for field, reader in FORMATS.items():
         if field in first:
             return [each for each in reader(path) if each.answer.get("solution")]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from random import Random
 
+from qwen3.data.jsonl import write_rows
 from qwen3.recipe.world import exams, own_input, tools
 from qwen3.rewards import response
 from qwen3.rewards.locks import dialogues, lock, lock_tasks
@@ -81,13 +81,6 @@ def calls(count, seed):
 
 
 def write(path, rows):
-    """JSON lines, all or none; a row without tools has no such field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False)
-        for row in rows
-    ]
-    beside = path.with_name(path.name + ".new")
-    beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    beside.replace(path)
+    """Write JSON lines; a row without tools has no such field. Returns the path as text."""
+    write_rows(path, ({k: v for k, v in row.items() if v is not None} for row in rows))
     return str(path)
