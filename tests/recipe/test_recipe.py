@@ -8,11 +8,15 @@ import re
 import subprocess
 import sys
 import types
+from html import escape
 from pathlib import Path
 from random import Random
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 import qwen3
 from qwen3 import cli
@@ -21,7 +25,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.model import hf_config
 from qwen3.recipe import seed_run
 from qwen3.recipe.budgets import BUDGETS
-from qwen3.recipe.report import claims, page
+from qwen3.recipe.report import claims, page, plots
 from qwen3.recipe.stage_table import STAGES
 from qwen3.recipe.stages import (
     measures,
@@ -246,7 +250,7 @@ def fake_results():
     def passes(one, most, samples):
         return {
             "pass": {"1": estimate(one), "16": estimate(most)},
-            "cool": estimate(one),
+            "pass_at_1_t06": estimate(one),
             "per_problem": {"1": [one] * 50, "16": [most] * 50},
             "samples": samples,
             "by_rare": {"without": {"1": one, "16": most}, "with": {"1": 0.02, "16": 0.3}},
@@ -269,6 +273,7 @@ def fake_results():
         ],
     }
     one = {
+        "pretrain": {"parameters": 271168},
         "cold_start": measured(0.4, 0.2, 0.5),
         "fusion": measured(0.95, 0.3, 0.9),
         "reasoning_rl": {
@@ -321,6 +326,7 @@ FACTS = {
     "date": "2000-01-01",
     "exam": "final",
     "cores": 2,
+    "machine": "x86_64",
     "workers": 2,
     "elapsed": 900.0,
 }
@@ -340,9 +346,11 @@ def test_the_report_decides_by_its_rules_and_shows_everything(tmp_path):
     assert page.write(tmp_path, [fake_results()], FACTS) == EXPECTED
     html, text = ((tmp_path / f"report.{end}").read_text() for end in ("html", "md"))
     assert html.count("<svg") == len(EXPECTED)
-    for claim in claims.CLAIMS:
-        made = claim([fake_results()])
-        assert made.title.split("&")[0] in text and made.rule in text and made.paper in text
+    for claim in claims.judge([fake_results()]):
+        for words in (claim.title, claim.rule, claim.paper, claim.here, *claim.notes):
+            assert words in text and escape(words) in html
+        assert f"<section id={claim.name}>" in html and f"href='#{claim.name}'" in html
+    assert "271,168 parameters" in html and "combination lock" in text
     assert "&lt;think&gt;" in html and "<think>\nA" in text
     assert "the smallest budget is below it" in text
     assert "60.0 [58.0, 62.0]" in text and "2 / 30" in text
@@ -359,6 +367,46 @@ def test_a_claim_that_fails_in_one_seed_is_not_shown(tmp_path):
 def test_design_numbers_are_marked_as_no_result(tmp_path):
     page.write(tmp_path, [fake_results()], {**FACTS, "exam": "dev"})
     assert "DEVELOPMENT set" in (tmp_path / "report.md").read_text()
+
+
+COMMITTED = sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*/results.json"))
+
+
+@pytest.mark.parametrize("stored", COMMITTED, ids=lambda path: path.parent.name)
+def test_the_committed_pages_follow_from_the_committed_results(stored, tmp_path):
+    assert len(COMMITTED) >= 2
+    (tmp_path / "results.json").write_text(stored.read_text())
+    assert page.rewrite(tmp_path) == json.loads(stored.read_text())["states"]
+    assert (tmp_path / "report.md").read_text() == stored.with_name("report.md").read_text()
+    html = (tmp_path / "report.html").read_text()
+    assert "name=viewport" in html and "<b>With thinking</b>" in html
+    # Nothing is fetched: every address is the name of an XML dialect.
+    assert set(re.findall(r"https?://[^'\" )]*", html)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+    # Every table is one that wraps or stands in a box that scrolls.
+    assert len(re.findall("<table", html)) == len(
+        re.findall("<table class=wrap|<div class=scroll><table", html)
+    )
+
+
+def test_text_in_plots_does_not_overlap():
+    """Boxes of all texts of a figure, as matplotlib draws them, are apart."""
+    for claim in claims.judge([fake_results()]):
+        plot = claim.seeds[0].plot
+        with matplotlib.rc_context(plots.STYLE):
+            figure = plots.DRAW[plot["kind"]](plot)
+            canvas = FigureCanvasAgg(figure)
+            canvas.draw()
+            boxes = [
+                text.get_window_extent(canvas.get_renderer()).shrunk(0.98, 0.98)
+                for text in figure.findobj(Text)
+                if text.get_text() and text.get_visible()
+            ]
+        assert len(boxes) > 5
+        for i, box in enumerate(boxes):
+            assert not box.count_overlaps(boxes[i + 1 :]), f"{claim.name}: {box}"
 
 
 # --- bad input -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import os
+import platform
 from pathlib import Path
 
 from rich.console import Console
@@ -37,6 +38,7 @@ def recipe(budget, workdir, seeds=1, *, workers=1, exam="final", real=None, comm
         "minutes": budget.minutes,
         "exam": exam,
         "cores": os.cpu_count(),
+        "machine": platform.machine(),
         "workers": workers,
         "date": datetime.date.today().isoformat(),
         "elapsed": elapsed,

@@ -191,6 +191,6 @@ def passes(run, engine, count=None):
             }
             for name, which in (("without", False), ("with", True))
         },
-        "cool": pass_at_k.estimate(cold, 1),
+        "pass_at_1_t06": pass_at_k.estimate(cold, 1),
         "per_problem": {k: [round(v, 4) for v in values] for k, values in each.items()},
     }
