@@ -20,7 +20,7 @@ LAYERS = [
     {"rewards"},
     {"eval", "curate"},
     {"stages"},
-    {"plan", "run"},
+    {"plan", "run", "doctor"},
     {"recipe"},
     {"cli"},
 ]

@@ -1,4 +1,4 @@
-"""`qwen3 COMMAND`: one module a command, imported only when it is used."""
+"""The command line `qwen3 COMMAND`: one module a command, imported only when it is used."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ COMMANDS = {
     "recipe": "qwen3.recipe.recipe_cli",
     "tokenizer": "qwen3.data.tokenizer_cli",
     "corpus": "qwen3.data.corpus_cli",
+    "doctor": "qwen3.doctor",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. A user's mistake is one line on stderr and exit code 2."""
+    """Run one command. A user's mistake is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="qwen3", description="The Qwen3 recipe in JAX.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    wanted = [arguments[0]] if arguments and arguments[0] in COMMANDS else COMMANDS
-    for name in wanted:
+    # Help needs all commands; a command needs itself, and some take seconds to import.
+    named = arguments[0] if arguments else ""
+    for name in [named] if named in COMMANDS else COMMANDS:
         importlib.import_module(COMMANDS[name]).add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     try:
@@ -31,6 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+class _Version(argparse.Action):
+    """Prints `qwen3.__version__`, imported only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"qwen3 {importlib.import_module('qwen3').__version__}")
+        parser.exit()
 
 
 if __name__ == "__main__":
