@@ -1,7 +1,9 @@
 """The main job: nothing leaks from training to tests, the report says what the numbers say, the
 whole recipe runs and goes on after an interruption."""
 
+import argparse
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -15,15 +17,16 @@ from random import Random
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.transforms import Bbox
+from rich.console import Console
 
 import qwen3
 from qwen3 import cli
 from qwen3.config import OptimConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.model import hf_config
-from qwen3.recipe import seed_run
+from qwen3.recipe import recipe_cli, run_recipe, seed_run
 from qwen3.recipe.budgets import BUDGETS
 from qwen3.recipe.report import claims, page, plots
 from qwen3.recipe.stage_table import STAGES
@@ -391,22 +394,29 @@ def test_the_committed_pages_follow_from_the_committed_results(stored, tmp_path)
     )
 
 
+class Recorder(RendererAgg):
+    """Remembers where text is drawn, line by line."""
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        width, height, descent = self.get_text_width_height_descent(s, prop, ismath)
+        corners = (x, y - height + descent, x + width, y + descent)
+        if angle == 90:
+            corners = (x - height + descent, y - width, x + descent, y)
+        self.lines = [*getattr(self, "lines", ()), (s, Bbox.from_extents(*corners))]
+
+
 def test_text_in_plots_does_not_overlap():
-    """Boxes of all texts of a figure, as matplotlib draws them, are apart."""
-    for claim in claims.judge([fake_results()]):
+    result = fake_results()
+    result["student_control"] = result["student_kl"]
+    for claim in claims.judge([result]):
         plot = claim.seeds[0].plot
         with matplotlib.rc_context(plots.STYLE):
             figure = plots.DRAW[plot["kind"]](plot)
-            canvas = FigureCanvasAgg(figure)
-            canvas.draw()
-            boxes = [
-                text.get_window_extent(canvas.get_renderer()).shrunk(0.98, 0.98)
-                for text in figure.findobj(Text)
-                if text.get_text() and text.get_visible()
-            ]
-        assert len(boxes) > 5
-        for i, box in enumerate(boxes):
-            assert not box.count_overlaps(boxes[i + 1 :]), f"{claim.name}: {box}"
+            recorder = Recorder(*figure.get_size_inches() * figure.dpi, figure.dpi)
+            figure.draw(recorder)
+        assert len(recorder.lines) > 5
+        for (one, box), (other, other_box) in itertools.combinations(recorder.lines, 2):
+            assert not box.overlaps(other_box), f"{claim.name}: {one!r} and {other!r}"
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -415,8 +425,8 @@ def test_text_in_plots_does_not_overlap():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--budget", "7"], "there are 0, 1, 5, 15, 60"),
-        (["--seeds", "0"], "wanted 1 to 9"),
+        (["--budget", "7"], "give one of 0, 1, 5, 15, 60"),
+        (["--seeds", "0"], "give 1 to 9"),
         (["--tasks", "nowhere.jsonl"], "--tasks nowhere.jsonl: there is no such file"),
     ],
 )
@@ -426,26 +436,85 @@ def test_wrong_numbers_are_refused_with_the_choices(tmp_path, capsys, arguments,
     assert not (tmp_path / "run").exists()
 
 
-def test_workdirs_that_cannot_serve_are_refused(tmp_path):
-    seed_run.open_workdir(tmp_path / "a", {"budget": {"grpo": 1}})
-    seed_run.open_workdir(tmp_path / "a", {"budget": {"grpo": 1}})
-    with pytest.raises(ValueError, match="budget.grpo: 1 -> 2"):
-        seed_run.open_workdir(tmp_path / "a", {"budget": {"grpo": 2}})
-    old = {"plan": {"grpo": 1}}
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "recipe.json").write_text(json.dumps(old))
-    with pytest.raises(ValueError, match="version 1 of the recipe"):
-        seed_run.open_workdir(tmp_path / "old", old)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
-        seed_run.open_workdir(tmp_path / "b", {})
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="give another"):
-        seed_run.open_workdir(tmp_path / "file" / "c", {})
-    with pytest.raises(OSError, match="MiB are needed"):
-        seed_run.open_workdir(tmp_path / "d", {}, needed=1 << 62)
-    assert not (tmp_path / "d" / "recipe.json").exists()
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def old_version(folder):
+    """A workdir of version 1, with a stage that is done."""
+    (folder / "seed0" / "pretrain").mkdir(parents=True)
+    (folder / "seed0" / "pretrain" / "result.json").write_text("{}")
+    (folder / "recipe.json").write_text(json.dumps({"plan": {"grpo": 1}, "exam": "final"}))
+
+
+def other_budget(folder):
+    budget = dataclasses.replace(BUDGETS[0], grpo=2)
+    settings = {"budget": dataclasses.asdict(budget), "exam": "final", "own": {}}
+    seed_run.open_workdir(folder, settings)
+
+
+def other_files(folder):
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+
+
+def not_a_folder(folder):
+    folder.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (old_version, "version 1 of the recipe, this is version 2: give another folder, or delete"),
+        (other_budget, "budget.grpo: 2 -> 1; give another folder, or the settings of that run"),
+        (other_files, "holds other files and no recipe.json; give a new or empty folder"),
+        (not_a_folder, "File exists; give a folder that can be written"),
+    ],
+)
+def test_a_workdir_that_cannot_serve_is_refused_in_one_line_and_left_alone(
+    tmp_path, capsys, prepare, words
+):
+    workdir = tmp_path / "run"
+    prepare(workdir)
+    before = contents(tmp_path)
+    assert cli.main(["recipe", "--workdir", str(workdir), "--budget", "0"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"qwen3 recipe: --workdir {workdir}") and words in said
+    assert said.count("\n") == 1 and "Errno" not in said
+    assert contents(tmp_path) == before
+
+
+def test_a_workdir_serves_again_and_needs_room(tmp_path):
+    for _ in range(2):
+        seed_run.open_workdir(tmp_path / "a", {"budget": {"grpo": 1}})
+    with pytest.raises(OSError, match="MiB are needed; make room, or give"):
+        seed_run.open_workdir(tmp_path / "b", {}, needed=1 << 62)
+    assert not (tmp_path / "b" / "recipe.json").exists()
+
+
+def test_the_command_in_the_report_is_the_one_that_was_given():
+    given = ["recipe", "--budget", "5", "--exam", "dev", "--corpus", "a b.txt", "c.txt"]
+    parser = argparse.ArgumentParser()
+    recipe_cli.add_parser(parser.add_subparsers())
+    options = parser.parse_args(given)
+    own = {"corpus": ["a b.txt", "c.txt"]}
+    assert recipe_cli.command_line(options, own) == (
+        "qwen3 recipe --workdir runs/recipe --budget 5 --seeds 1 --exam dev "
+        "--corpus 'a b.txt' c.txt"
+    )
+
+
+def test_the_last_lines_name_the_page_the_chat_and_a_question(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    console = Console(record=True, width=40, file=open(os.devnull, "w"))
+    result = {"export": {"folder": "export/model"}}
+    run_recipe.say_what_next(console, tmp_path / "runs" / "x", result)
+    _, report, chat, question = console.export_text().splitlines()
+    assert report == "The report: runs/x/report.html"
+    assert chat.endswith("qwen3 chat runs/x/seed0/export/model")
+    assert question.endswith("Where does it end?")
+    run_recipe.say_what_next(console, Path("/elsewhere"), {})
+    assert console.export_text().strip() == "The report: /elsewhere/report.html"
 
 
 @pytest.mark.parametrize("layers", [2, 9])
@@ -475,7 +544,7 @@ def test_a_large_checkpoint_needs_a_large_disk(tmp_path):
     assert small.needed == seed_run.NEEDED and not small.large
     config = hf_config.to_hf(model.config.replace(layers=12, hidden=512), "float32")
     (tmp_path / "config.json").write_text(json.dumps(config))
-    given = seed_run.SeedRun(tmp_path, BUDGETS[0], 0, real={"init_from": str(tmp_path)})
+    given = seed_run.SeedRun(tmp_path, BUDGETS[0], 0, own={"init_from": str(tmp_path)})
     assert given.large and given.needed > seed_run.NEEDED + 20 * 4 * 12 * 3 * 512 * 160
 
 

@@ -38,7 +38,7 @@ class Silent:
 def jobs(folder, after, **options):
     """{name: job} that write a file each; after: {name: names}."""
     return {
-        name: ((folder, name, needs, *options.values()), needs, folder / f"{name}.txt")
+        name: workers.Job((folder, name, needs, *options.values()), needs, folder / f"{name}.txt")
         for name, needs in after.items()
     }
 
@@ -65,16 +65,19 @@ def cores(folder, name):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
 def test_workers_share_the_cores(tmp_path):
-    made = {name: ((tmp_path, name), (), tmp_path / f"{name}.txt") for name in ("a", "b")}
+    made = {
+        name: workers.Job((tmp_path, name), (), tmp_path / f"{name}.txt") for name in ("a", "b")
+    }
     workers.run(made, cores, 2, Silent())
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("a", "b"))
     mine = os.sched_getaffinity(0)
     assert {*a, *b} == mine and ({*a}.isdisjoint(b) or len(mine) == 1)
-    assert workers.share(5, 7) and workers.share(0, 1) == sorted(mine)
+    assert workers.cores(5, 7) and workers.cores(0, 1) == sorted(mine)
 
 
 def test_ready_jobs_are_those_whose_inputs_are_made():
-    waiting = {n: (None, after, None) for n, after in {"a": ("x",), "b": ("a",), "c": ()}.items()}
+    after = {"a": ("x",), "b": ("a",), "c": ()}
+    waiting = {name: workers.Job((), names, Path("log.txt")) for name, names in after.items()}
     assert workers.ready(waiting, set()) == ["a", "c"]
     assert workers.ready(waiting, {"x"}) == ["c"]
 
@@ -84,7 +87,7 @@ def test_ready_jobs_are_those_whose_inputs_are_made():
     [(fail, ValueError, "one cannot be made"), (die, workers.Failed, "died with exit code 3")],
 )
 def test_a_failure_is_told_and_ends_the_run(tmp_path, perform, kind, words):
-    job = {"one": ((tmp_path, "one"), (), tmp_path / "one.txt")}
+    job = {"one": workers.Job((tmp_path, "one"), (), tmp_path / "one.txt")}
     with pytest.raises(kind, match=words):
         workers.run(job, perform, 1, Silent())
 

@@ -7,56 +7,52 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Budget:
-    """One row of PLANS. Steps are optimizer steps for supervised stages, rollout batches for RL.
+    """One row of BUDGETS: the sizes of all stages.
 
-    slots: answers decoded together; answer, rollout: tokens of one at most, in evaluations and in
-    training. documents: of each part of the world. students, experts: whether the second half of
-    the recipe (strong-to-weak distillation, mixtures of experts) is run. tests: held-out problems
-    of an evaluation; hard: those of pass@k, with `samples` samples each. several: share of problems
-    of several locks after pretraining; chinese: of these, in Chinese.
+    Steps are optimizer steps; those of RL and on-policy distillation are sets of rollouts.
     """
 
-    minutes: float
-    slots: int = 128
-    answer: int = 200
-    rollout: int = 128
-    vocab: int = 768
-    chinese: float = 0.25
-    several: float = 0.2
-    documents: int = 5000
-    general: int = 2600
-    reasoning: int = 3400
-    long: int = 400
-    cold_start: int = 250
-    cold_problems: int = 512
-    grpo: int = 36
-    group: int = 16
-    prompts: int = 16
-    fusion: int = 700
-    rejection: int = 768
-    general_rl: int = 12
-    student_general: int = 2000
-    student_reasoning: int = 1400
-    off_policy: int = 200
-    on_policy: int = 24
-    student_rl: int = 125
-    experts: int = 260
-    expert_rl: int = 10
-    cold_sizes: tuple[int, ...] = (1000,)
-    tests: int = 300
-    dialogues: int = 256
-    needles: int = 48
-    hard: int = 500
-    samples: int = 16
-    long_context: bool = True
-    students: bool = True
-    control: bool = True
-    budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)
-    lengths: tuple[int, ...] = (80, 160, 320, 640, 1280)
-    model: str = "tiny"
+    minutes: float  # on two cores, by which the budget is named
+    slots: int = 128  # answers decoded together
+    answer: int = 200  # longest answer in evaluations, tokens
+    rollout: int = 128  # longest answer in RL and on-policy distillation, tokens
+    vocab: int = 768  # of the tokenizer that is trained
+    chinese: float = 0.25  # share of Chinese among problems of several locks
+    several: float = 0.2  # share of problems of several locks after pretraining
+    documents: int = 5000  # of each part of the world
+    general: int = 2600  # steps of S1
+    reasoning: int = 3400  # steps of S2
+    long: int = 400  # steps of S3
+    cold_start: int = 250  # steps
+    cold_problems: int = 512  # problems of the cold start
+    grpo: int = 36  # reasoning RL: sets of rollouts, two steps each
+    group: int = 16  # answers a prompt in RL (GRPO's G)
+    prompts: int = 16  # prompts in a set of rollouts
+    fusion: int = 700  # steps
+    rejection: int = 768  # problems that rejection sampling asks
+    general_rl: int = 12  # sets of rollouts
+    student_general: int = 2000  # steps of the student's S1
+    student_reasoning: int = 1400  # steps of the student's S2
+    off_policy: int = 200  # steps of fine-tuning on the teacher's samples
+    on_policy: int = 24  # sets of rollouts in on-policy distillation
+    student_rl: int = 125  # sets of rollouts in the student's GRPO
+    experts: int = 260  # steps of S1, and of S2, with and without experts; 0: not run
+    expert_rl: int = 10  # sets of rollouts in the GRPO of dense model and mixture
+    cold_sizes: tuple[int, ...] = (1000,)  # steps of other cold starts, compared after the same RL
+    tests: int = 300  # held-out problems of an evaluation
+    dialogues: int = 256  # of ThinkFollow
+    needles: int = 48  # of each length
+    hard: int = 500  # problems of pass@k
+    samples: int = 16  # answers a hard problem; the largest k of pass@k
+    long_context: bool = True  # whether S3 is run
+    students: bool = True  # whether strong-to-weak distillation is run
+    control: bool = True  # whether distillation on the teacher's samples is run too
+    budgets: tuple[int, ...] = (0, 8, 16, 24, 32, 48, 64, 96)  # thinking budgets, tokens
+    lengths: tuple[int, ...] = (80, 160, 320, 640, 1280)  # of needle documents, tokens
+    model: str = "tiny"  # the teacher's size, of `model.sizes.SIZES`
 
 
-BUDGETS = {
+BUDGETS: dict[float, Budget] = {
     # One step of every stage and answers of 16 tokens: for a large checkpoint, and for tests.
     0: Budget(
         0,
@@ -170,8 +166,9 @@ BUDGETS = {
 }
 
 
-def budget_of(budget: float) -> Budget:
-    """The row of `budget` minutes. ValueError naming those there are."""
-    if budget not in BUDGETS:
-        raise ValueError(f"--budget {budget:g}: there are {', '.join(map(str, BUDGETS))} (minutes)")
-    return BUDGETS[budget]
+def budget_of(minutes: float) -> Budget:
+    """The budget of that name. Raises ValueError, naming the known ones, for another number."""
+    if minutes not in BUDGETS:
+        known = ", ".join(f"{name:g}" for name in BUDGETS)
+        raise ValueError(f"--budget {minutes:g}: give one of {known} (minutes)")
+    return BUDGETS[minutes]

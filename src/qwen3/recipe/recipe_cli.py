@@ -20,6 +20,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from qwen3.recipe.budgets import BUDGETS, budget_of
 
@@ -31,10 +32,11 @@ ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TOP_PAD_": "268435456",
 }
+OWN_INPUT = ("corpus", "tasks", "tokenizer", "init_from")  # flags that name the user's files
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
-    """Registers `recipe`."""
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Register `recipe`."""
     parser = subparsers.add_parser(
         "recipe", help="a tiny Qwen3 through the whole recipe, with a report"
     )
@@ -65,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
     """
     budget = budget_of(options.budget)
     if not 1 <= options.seeds <= 9:
-        raise ValueError(f"--seeds {options.seeds}: wanted 1 to 9")
+        raise ValueError(f"--seeds {options.seeds}: give 1 to 9")
     if not 1 <= options.workers <= 64:
-        raise ValueError(f"--workers {options.workers}: wanted 1 to 64")
-    files = own_files(options)
+        raise ValueError(f"--workers {options.workers}: give 1 to 64")
+    own = own_files(options)
     # Workers side by side cannot share an accelerator, and models this small are as fast without.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in ALLOCATOR.items():
@@ -87,8 +89,8 @@ def run(options: argparse.Namespace) -> int:
             options.seeds,
             workers=options.workers,
             exam=options.exam,
-            real=files,
-            command=shlex.join(["qwen3", *sys.argv[1:]]),
+            own=own,
+            command=command_line(options, own),
         )
     except Stopped:
         print("stopped and saved; the same command goes on", file=sys.stderr)
@@ -99,10 +101,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def own_files(options: argparse.Namespace) -> dict:
-    """The flags of the user's own input that were given, by name. ValueError for a missing file."""
+def own_files(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the user's own input that were given. Raises ValueError for a missing file."""
     files = {}
-    for name in ("corpus", "tasks", "tokenizer", "init_from"):
+    for name in OWN_INPUT:
         value = getattr(options, name)
         for path in [value] if isinstance(value, str) else value:
             if path and not Path(path).exists():
@@ -110,3 +112,14 @@ def own_files(options: argparse.Namespace) -> dict:
         if value:
             files[name] = value
     return files
+
+
+def command_line(options: argparse.Namespace, own: dict[str, Any]) -> str:
+    """The command that gives these results, for the report; also where a notebook called it."""
+    words = ["qwen3", "recipe", "--workdir", str(options.workdir)]
+    words += ["--budget", f"{options.budget:g}", "--seeds", str(options.seeds)]
+    if options.exam != "final":
+        words += ["--exam", options.exam]
+    for name, value in own.items():
+        words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
+    return shlex.join(words)

@@ -7,30 +7,46 @@ import datetime
 import itertools
 import os
 import platform
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from qwen3.recipe import board, seed_run, workers
+from qwen3.recipe.budgets import Budget
 from qwen3.recipe.report import page
-from qwen3.recipe.stage_table import ROWS, STAGES
+from qwen3.recipe.seed_run import SeedRun
+from qwen3.recipe.stage_table import ROWS, STAGES, RecipeStage
 from qwen3.recipe.world import exams
 
 
-def recipe(budget, workdir, seeds=1, *, workers=1, exam="final", real=None, command=""):
-    """All stages of all seeds that are not done yet, then the report; {claim: state}."""
-    real, console = real or {}, Console(stderr=True)
+def recipe(
+    budget: Budget,
+    workdir: str | Path,
+    seeds: int = 1,
+    *,
+    workers: int = 1,
+    exam: str = "final",
+    own: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> dict[str, str]:
+    """Run all stages of all seeds that are not done yet, then write the report.
+
+    workers: stages side by side. own: the user's own input by flag name, see `SeedRun.own`.
+    command: for the report. Returns {claim: verdict}. Raises ValueError or OSError for a workdir
+    that cannot be used, `workers.Failed` where a stage fails, Stopped after a stop signal.
+    """
+    console, own = Console(stderr=True), dict(own or {})
     workdir = Path(workdir).resolve()  # stages write their inputs' paths down
-    runs = [seed_run.SeedRun(workdir / f"seed{n}", budget, n, exam, real) for n in range(seeds)]
-    settings = {
-        "budget": dataclasses.asdict(budget),
-        "exam": exam,
-        "own": real,
-    }
+    runs = [SeedRun(workdir / f"seed{n}", budget, n, exam, own) for n in range(seeds)]
+    settings = {"budget": dataclasses.asdict(budget), "exam": exam, "own": own}
     seed_run.open_workdir(workdir, settings, sum(run.needed for run in runs))
     clock = seed_run.Clock()
     try:
-        make(runs, workers, console)
+        run_stages(runs, workers, console)
     finally:  # an interrupted start counts too
         elapsed = seed_run.add_time(workdir / "elapsed.json", clock.seconds)
     facts = {
@@ -43,67 +59,95 @@ def recipe(budget, workdir, seeds=1, *, workers=1, exam="final", real=None, comm
         "date": datetime.date.today().isoformat(),
         "elapsed": elapsed,
     }
-    results = [found(run) for run in runs]
+    results = [results_of(run) for run in runs]
     states = page.write(workdir, results, facts)
     seed_run.write(workdir / "results.json", {"facts": facts, "states": states, "seeds": results})
     for name, state in states.items():
-        console.print(f"{name}: {state}")
-    _say_what_next(console, workdir, results[0])
+        console.print(f"{name}: {state}", highlight=False)
+    say_what_next(console, workdir, results[0])
     return states
 
 
-def _say_what_next(console, workdir, result):
-    """Where the page is, how to talk to the model, and a question that it was taught to answer."""
-    console.print(f"\nThe report: {workdir / 'report.html'}", soft_wrap=True)
+def say_what_next(console: Console, workdir: Path, result: Mapping[str, Any]) -> None:
+    """Print where the page is, how to talk to the model, and a question that it was taught."""
+    lines = [f"\nThe report: {_readable(workdir / 'report.html')}"]
     if folder := result.get("export", {}).get("folder"):
         question = exams.locks(1, "final")[0].messages[-1]["content"]
-        console.print(f"Chat with it: qwen3 chat {workdir / 'seed0' / folder}", soft_wrap=True)
-        console.print(f"A question worth asking: {question}", soft_wrap=True, highlight=False)
+        lines += [
+            f"Chat with the model: {_program()} chat {_readable(workdir / 'seed0' / folder)}",
+            f"A question worth asking: {question}",
+        ]
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def make(runs, count, console):
-    """What is not made yet, `count` stages at once; those with the most work behind them first."""
+def _readable(path: Path) -> Path:
+    """A path relative to the working directory, where it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _program() -> str:
+    """How this user starts the `qwen3` command: by name, or by path from a virtual environment."""
+    script = Path(sys.executable).with_name("qwen3")
+    on_path = shutil.which("qwen3")
+    if not script.exists() or (on_path and Path(on_path).samefile(script)):
+        return "qwen3"
+    return str(_readable(script))
+
+
+def run_stages(runs: Sequence[SeedRun], count: int, console: Console) -> None:
+    """Run the stages that are not done, `count` at once, those with the most work behind first."""
     jobs, shares, done = {}, {}, []
-    order = sorted(itertools.product(rows_of(runs[0]), runs), key=lambda pair: -behind(pair[0]))
-    for row, run in order:
-        name = label(run, row.name)
-        shares[name] = row.share
-        if run.result(row.name) is not None:
+    order = sorted(
+        itertools.product(stages_of(runs[0]), runs), key=lambda pair: -work_from(pair[0])
+    )
+    for stage, run in order:
+        name = label(run, stage.name)
+        shares[name] = stage.share
+        if run.result(stage.name) is not None:
             done.append(name)
             continue
-        after = tuple(label(run, each) for each in row.after)
-        jobs[name] = ((run, row.name), after, run.path / "logs" / f"{row.name}.txt")
-    with board.Board(console, shares, len(runs) * runs[0].budget.minutes, done) as shown:
+        after = tuple(label(run, needed) for needed in stage.after)
+        log = run.path / "logs" / f"{stage.name}.txt"
+        jobs[name] = workers.Job((run, stage.name), after, log)
+    minutes = len(runs) * runs[0].budget.minutes
+    with board.Board(console, shares, minutes, done) as shown:
         workers.run(jobs, perform, count, shown, fresh=runs[0].large)
 
 
-def behind(row):
-    """The longest chain of work from this stage to the end."""
-    return row.share + max((behind(each) for each in STAGES if row.name in each.after), default=0)
+def work_from(stage: RecipeStage) -> float:
+    """The longest chain of work from a stage to the end."""
+    followers = (work_from(other) for other in STAGES if stage.name in other.after)
+    return stage.share + max(followers, default=0)
 
 
-def label(run, name):
+def label(run: SeedRun, name: str) -> str:
     return f"seed {run.seed} {name} ({ROWS[name].text})"
 
 
-def rows_of(run):
-    return [row for row in STAGES if row.when(run.budget)]
+def stages_of(run: SeedRun) -> list[RecipeStage]:
+    """The stages that the budget has."""
+    return [stage for stage in STAGES if stage.when(run.budget)]
 
 
-KEPT = {}  # runs of this process by folder, with their tokenizers and engines
+_RUNS: dict[Path, SeedRun] = {}  # runs of this worker by folder, with tokenizers and engines
 
 
-def perform(run, name):
-    """One stage, in this process; its result is written last."""
-    run, clock = KEPT.setdefault(run.path, run), seed_run.Clock()
+def perform(run: SeedRun, name: str) -> None:
+    """Run one stage, in this process; its result is written last."""
+    run, clock = _RUNS.setdefault(run.path, run), seed_run.Clock()
     result = ROWS[name].run(run)
     run.finish(name, {"wall": clock.seconds, "result": result})
 
 
-def found(run):
-    """{stage: result, ..., "wall": {stage: seconds}}, read back; each has its part of `exam`."""
-    made = {row.name: run.result(row.name) for row in rows_of(run)}
-    results = {name: each["result"] for name, each in made.items()}
-    for name, measured in results.pop("exam").items():
-        results[name] |= measured
-    return {**results, "wall": {name: each["wall"] for name, each in made.items()}}
+def results_of(run: SeedRun) -> dict[str, Any]:
+    """{stage: result, ..., "wall": {stage: seconds}} of a finished run.
+
+    What the stage `exam` measured of a stage's model joins the result of that stage.
+    """
+    stored = {stage.name: run.result(stage.name) or {} for stage in stages_of(run)}
+    results = {name: entry["result"] for name, entry in stored.items()}
+    for name, measures in results.pop("exam").items():
+        results[name] |= measures
+    return {**results, "wall": {name: entry["wall"] for name, entry in stored.items()}}

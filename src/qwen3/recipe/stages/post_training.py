@@ -71,7 +71,7 @@ def evaluated(run, name, *, thinks=("think", "no_think"), follow=False, calls=Fa
     found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
     if follow:
         found["follow"] = measures.follow(run, engine)
-    if run.real.get("tasks"):
+    if run.own.get("tasks"):
         found["own tasks"] = measures.own(run, engine)
     if calls:
         found["calls"] = measures.calls(run, engine)

@@ -35,12 +35,12 @@ def write_documents(run):
     for domain in python_text.DOMAINS:
         train, held = python_text.documents(domain, count, seed)
         rows[domain] = train, held[:FEW]
-    if run.real.get("corpus"):
+    if run.own.get("corpus"):
         found = [
-            _row(document) for path in run.real["corpus"] for document in sources.open_source(path)
+            _row(document) for path in run.own["corpus"] for document in sources.open_source(path)
         ]
         rows["own"] = [r for i, r in enumerate(found) if i % 50], found[::50]
-    if run.real.get("tasks"):
+    if run.own.get("tasks"):
         rows["own_tasks"] = own_input.documents(run), []
     for name, folds in rows.items():
         for fold, texts in zip(("train", "held"), folds, strict=True):
@@ -54,7 +54,7 @@ def _row(document):
 
 def tokenizer(run):
     """Byte-level BPE over all of it, and over the chat format with tools; or the user's."""
-    if given := run.real.get("tokenizer") or run.real.get("init_from"):
+    if given := run.own.get("tokenizer") or run.own.get("init_from"):
         made = Tokenizer.load(given)
         made.save(run.folder("tokenizer"))
         return {"size": made.vocab_size, "from": str(given)}

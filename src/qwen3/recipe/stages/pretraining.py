@@ -67,7 +67,7 @@ def config(run, model, steps, *, seed, sets=True, init_from="", world_in=None, e
     world_in: folder of the world's corpora, if not with the others."""
     folder = run.path / "corpora"
     own = {
-        name: 12 for flag, name in (("corpus", "own"), ("tasks", "own_tasks")) if run.real.get(flag)
+        name: 12 for flag, name in (("corpus", "own"), ("tasks", "own_tasks")) if run.own.get(flag)
     }
     evaluated = tuple(name for names in SETS.values() for name in names) if sets else ()
     stages = tuple(
@@ -110,7 +110,7 @@ def config(run, model, steps, *, seed, sets=True, init_from="", world_in=None, e
 def optimizer(run, peak, eps):
     """Muon learns the world in less than half of AdamW's steps (LOG.md); a checkpoint that others
     trained goes on gently."""
-    if run.real.get("init_from"):
+    if run.own.get("init_from"):
         return {"optimizer": "adamw", "peak": peak / 50}
     return {"optimizer": "muon", "peak": peak, "eps": eps}
 
@@ -130,7 +130,7 @@ def fresh(run, model, name, seed):
 def base(run):
     """S1 and S2 of the teacher."""
     model = run.first_teacher
-    start = run.real.get("init_from") or fresh(run, model, "pretrain", run.seed)
+    start = run.own.get("init_from") or fresh(run, model, "pretrain", run.seed)
     steps = two_stages(run.budget.general, run.budget.reasoning, model.rope_theta)
     made = config(run, model, steps, seed=run.seed, init_from=start, eps=EPS)
     run.train(pretrain, "pretrain", made)

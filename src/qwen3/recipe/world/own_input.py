@@ -1,6 +1,6 @@
 """The user's own input: corpora, files of mathematics problems, a tokenizer, a checkpoint.
 
-`run.real` holds the flags: {"corpus": [...], "tasks": [...], "tokenizer": folder, "init_from":
+`run.own` holds the flags: {"corpus": [...], "tasks": [...], "tokenizer": folder, "init_from":
 folder}. One problem in ten is held out by its text, so that accuracy is measured on unseen ones.
 """
 
@@ -30,7 +30,7 @@ def read(path):
 
 def problems(run, fold="train"):
     """All problems of the user's files in a fold, "train" or "heldout"; [] without files."""
-    found = chain.from_iterable(read(path) for path in run.real.get("tasks", ()))
+    found = chain.from_iterable(read(path) for path in run.own.get("tasks", ()))
     return [each for each in found if in_split(text(each), fold)]
 
 
