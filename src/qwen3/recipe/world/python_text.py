@@ -1,5 +1,7 @@
 """Real text that every Python carries: its documentation and the sources of its library."""
 
+from __future__ import annotations
+
 import importlib.util
 import sysconfig
 from pathlib import Path
@@ -8,8 +10,8 @@ from random import Random
 SHORTEST = 80  # characters; shorter paragraphs are joined to the next
 
 
-def documentation():
-    """Paragraphs of the language reference that `help()` shows."""
+def documentation() -> list[str]:
+    """Paragraphs of the language reference that `help()` shows. ValueError where it is missing."""
     if importlib.util.find_spec("pydoc_data") is None:
         raise ValueError("this Python comes without its documentation (pydoc_data)")
     from pydoc_data.topics import topics
@@ -17,8 +19,8 @@ def documentation():
     return [text for topic in sorted(topics) for text in _paragraphs(topics[topic])]
 
 
-def sources():
-    """Paragraphs of the standard library's modules."""
+def sources() -> list[str]:
+    """Paragraphs of the standard library's modules. Raises ValueError where they are missing."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts = []
     for path in sorted(folder.glob("*.py")):
@@ -28,22 +30,23 @@ def sources():
     return texts
 
 
-def _paragraphs(text):
-    kept, waiting = [], ""
+def _paragraphs(text: str) -> list[str]:
+    """Paragraphs of SHORTEST characters at least; a short rest at the end is left out."""
+    paragraphs, joined = [], ""
     for paragraph in text.split("\n\n"):
-        waiting = f"{waiting}\n\n{paragraph}" if waiting else paragraph.rstrip()
-        if len(waiting) >= SHORTEST:
-            kept.append(waiting)
-            waiting = ""
-    return kept
+        joined = f"{joined}\n\n{paragraph}" if joined else paragraph.rstrip()
+        if len(joined) >= SHORTEST:
+            paragraphs.append(joined)
+            joined = ""
+    return paragraphs
 
 
 DOMAINS = {"documentation": documentation, "sources": sources}
 
 
-def documents(domain, count, seed):
+def documents(domain: str, count: int, seed: int) -> tuple[list[dict], list[dict]]:
     """(training rows, held-out rows) of {"text", "language", "domain"}, one in 20 held out."""
     texts = DOMAINS[domain]()
     Random(f"{domain}/{seed}").shuffle(texts)
     rows = [{"text": text, "language": "en", "domain": domain} for text in texts[:count]]
-    return [r for i, r in enumerate(rows) if i % 20], rows[::20]
+    return [row for i, row in enumerate(rows) if i % 20], rows[::20]

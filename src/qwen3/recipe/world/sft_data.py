@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from random import Random
+from typing import Any, TypeAlias
 
 from qwen3.data.jsonl import write_rows
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.recipe.seed_run import SeedRun
 from qwen3.recipe.world import exams, own_input, tools
-from qwen3.rewards import response
+from qwen3.rewards import Problem, response
+from qwen3.rewards.answers import ScoredAnswer
 from qwen3.rewards.locks import dialogues, lock, lock_tasks
 
+Sample: TypeAlias = dict[str, Any]  # a line of a file that `stages.sft` reads
 
-def answered(problem, thinking, content):
-    """The problem with its answer, as `stages.sft` reads it."""
+
+def answered(problem: Problem, thinking: str, content: str) -> Sample:
+    """The problem with its answer, as a conversation."""
     turn = {"role": "assistant", "content": content, "reasoning_content": thinking}
     return {"messages": [*problem.messages, turn], "tools": problem.tools}
 
 
-def cold_start(run, count, style="hasty"):
-    """Thinking answers with traces of one style ("hasty": few states written, so often wrong at
-    inference), all right, in the format that is to be learned."""
+def cold_start(run: SeedRun, count: int, style: str = "hasty") -> list[Sample]:
+    """Right answers with thinking in a style, "hasty" or "careful".
+
+    A hasty trace leaves most states out: a model that learns from it is often wrong.
+    """
     rng = Random(f"cold/{run.seed}")
-    rows = []
-    for problem in locks(run, count, "think"):
-        rows.append(answered(problem, *lock_tasks.trace(problem, style, rng)))
-    return rows + [answered(*each) for each in own_input.answered(run, count // 2)]
+    rows = [
+        answered(problem, *lock_tasks.trace(problem, style, rng))
+        for problem in locks(run, count, "think")
+    ]
+    return rows + [answered(*parts) for parts in own_input.answered(run, count // 2)]
 
 
-def locks(run, count, mode, seed=""):
-    """Training problems that ask for a mode: one lock, and the plan's share of several."""
+def locks(run: SeedRun, count: int, mode: str, seed: str = "") -> list[Problem]:
+    """Training problems that ask for a mode: one lock, and the budget's share of several."""
     several = round(count * run.budget.several)
     seed = f"{seed}{run.seed}"
     return [
@@ -36,30 +47,33 @@ def locks(run, count, mode, seed=""):
     ]
 
 
-def from_answer(tokenizer, answer):
+def from_answer(tokenizer: Tokenizer, answer: ScoredAnswer) -> Sample:
     """A sampled answer, token by token as it was written."""
     prompt = list(answer.completion.request.prompt)
-    made = list(answer.completion.tokens)
+    completion = list(answer.completion.tokens)
     turn = response.read(answer.text)
     return {
-        "ids": prompt + made,
-        "mask": [0] * len(prompt) + [1] * len(made),
+        "ids": prompt + completion,
+        "mask": [0] * len(prompt) + [1] * len(completion),
         "think": bool(turn and turn.thinking and turn.thinking.strip()),
     }
 
 
-def direct(run, count):
+def direct(run: SeedRun, count: int) -> list[Sample]:
     """Answers without thinking, asked for by /no_think."""
     problems = locks(run, count, "no_think", "direct/")
     rows = [
         answered(p, "", lock.answer(lock_tasks.locks_of(p), p.answer["language"])) for p in problems
     ]
-    return rows + [answered(*each) for each in own_input.answered(run, count // 2, "no_think")]
+    return rows + [answered(*parts) for parts in own_input.answered(run, count // 2, "no_think")]
 
 
-def flags(count, seed):
-    """Dialogues with flags, most last turns without one: a flag two turns ago is the hard case. The
-    last turn is careful."""
+def flags(count: int, seed: int) -> list[Sample]:
+    """Dialogues with flags and, in the last turn, a careful thought or none.
+
+    Most last turns have no flag, as one of two turns before is the hard case
+    (docs/log/2026-11-29-thinkfollow.md).
+    """
     rows = []
     for i in range(count):
         problem = dialogues.dialogue(Random(f"flags/{seed}/{i}"), "train", flagged=0.3)
@@ -68,7 +82,7 @@ def flags(count, seed):
     return rows
 
 
-def calls(count, seed):
+def calls(count: int, seed: int) -> list[Sample]:
     """Tool calls without thinking."""
     rows = []
     for i in range(count):
@@ -80,7 +94,7 @@ def calls(count, seed):
     return rows
 
 
-def write(path, rows):
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     """Write JSON lines; a row without tools has no such field. Returns the path as text."""
     write_rows(path, ({k: v for k, v in row.items() if v is not None} for row in rows))
     return str(path)
