@@ -210,9 +210,11 @@ def sharing(config, params, rounds: int) -> None:
 
     def prefill(groups):
         for group in groups:
-            engine.prompts.read.clear()
-            engine.prompts.prefill(engine.params, group)
-            jax.block_until_ready([each.layers for each in engine.prompts.read.values()])
+            engine.prefix_cache.clear()
+            engine.prefix_cache.prefill(engine.params, group)
+            jax.block_until_ready(
+                [entry.kv_cache for entry in engine.prefix_cache.entries.values()]
+            )
 
     spent = {8: [], 1: []}
     for turn in range(rounds + 1):

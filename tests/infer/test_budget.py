@@ -6,7 +6,6 @@ import pytest
 
 from qwen3.infer import budget
 from qwen3.infer.requests import Request, sampling
-from qwen3.infer.slots import automaton
 
 advance = jax.jit(budget.step)
 
@@ -18,7 +17,7 @@ class Row:
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         self.tables = budget.tables(tokenizer, tokenizer.vocab_rows)
         fields = budget.start(ids, tokenizer, **options)
-        self.state = automaton({name: np.array([value]) for name, value in fields.items()})
+        self.state = budget.automaton({name: np.array([value]) for name, value in fields.items()})
 
     def __call__(self, wanted, left=10_000):
         """(tokens, forced) for as many tokens as are wanted."""
@@ -49,7 +48,7 @@ def test_budget_closes_thinking_at_the_limit(tokenizer, script, stop_text):
     tokens, flags = row([think] + [t] * (4 + len(forced)))
     assert tokens == [think, t, t, t, *forced, t]
     assert flags == [False] * 4 + [True] * len(forced) + [False]
-    assert int(row.state.phase[0]) == budget.ANSWER and bool(row.state.stopped[0])
+    assert int(row.state.phase[0]) == budget.ANSWER and bool(row.state.exhausted[0])
 
 
 def test_stop_texts_are_the_published_ones():

@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 from tiny import LENGTH, STEPS, fresh
+from trainer_scores import log_prob_gap
 
 from qwen3.infer import stop_strings
-from qwen3.infer.backend import RolloutBackend, log_prob_gap
+from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import PRESETS, Request, sampling
 
 
 @pytest.fixture
-def asked(prompts):
+def requests(prompts):
     """Twelve requests, each with other rules and limits."""
     rules = [
         sampling(),
@@ -30,55 +31,57 @@ def asked(prompts):
 
 
 @pytest.fixture
-def expected(make, asked):
-    return [each.tokens for each in make().generate(asked)]
+def expected(make, requests):
+    return [each.tokens for each in make().generate(requests)]
 
 
 def clean(engine):
-    prompts, running = engine.prompts, engine.running
-    left = engine.active or engine.queue or prompts.read or prompts.waiting
-    return not left and not np.asarray(running.state.active).any()
+    cache = engine.prefix_cache
+    left = engine.active or engine.waiting or cache.entries or cache.waiting
+    return not left and not np.asarray(engine.slot_table.slots.active).any()
 
 
-def test_answers_do_not_depend_on_order_slots_block_or_restart(make, asked, expected):
+def test_answers_do_not_depend_on_order_slots_block_or_restart(make, requests, expected):
     assert len({tuple(tokens) for tokens in expected}) == len(expected)
-    backwards = make(slots=3).generate(asked[::-1])[::-1]
+    backwards = make(slots=3).generate(requests[::-1])[::-1]
     assert [each.tokens for each in backwards] == expected
-    alone = make(block=5).generate(asked[4:5])
+    alone = make(block=5).generate(requests[4:5])
     assert alone[0].tokens == expected[4]
-    other_seed = make(seed=1).generate(asked[:1])
+    other_seed = make(seed=1).generate(requests[:1])
     assert other_seed[0].tokens != expected[0]
 
 
-def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, asked, expected):
+def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, requests, expected):
     engine = make(**STEPS)
-    found = engine.generate(asked)
+    found = engine.generate(requests)
     assert [each.tokens for each in found] == expected
     assert engine.stats["preemptions"] > 0 and clean(engine)
     with pytest.raises(ValueError, match="cache_tokens 63"):
         make(cache_tokens=63)
 
 
-def test_no_refill_gives_the_same_answers_in_more_blocks(make, asked, expected):
+def test_no_refill_gives_the_same_answers_in_more_blocks(make, requests, expected):
     refilled, static = make(), make(refill=False)
-    refilled.generate(asked)
-    assert [each.tokens for each in static.generate(asked)] == expected
+    refilled.generate(requests)
+    assert [each.tokens for each in static.generate(requests)] == expected
 
 
-def test_log_probs_are_the_trainers_before_and_after_an_update(make, apply, config, params, asked):
+def test_log_probs_are_the_trainers_before_and_after_an_update(
+    make, apply, config, params, requests
+):
     engine = make()
     assert isinstance(engine, RolloutBackend)
-    assert log_prob_gap(apply, params, engine.generate(asked), length=LENGTH) < 1e-4
+    assert log_prob_gap(apply, params, engine.generate(requests), length=LENGTH) < 1e-4
     new = fresh(config, 1)
     engine.update(new, version=7)
-    found = engine.generate(asked)
+    found = engine.generate(requests)
     assert log_prob_gap(apply, new, found, length=LENGTH) < 1e-4
     assert log_prob_gap(apply, params, found, length=LENGTH) > 1e-2
     assert all(set(each.versions) == {7} for each in found)
 
 
-def test_sampling_log_probs_are_of_the_rules_distribution(make, asked, config, tokenizer):
-    plain, thinking, _, greedy = make().generate(asked[:4])
+def test_sampling_log_probs_are_of_the_rules_distribution(make, requests, config, tokenizer):
+    plain, thinking, _, greedy = make().generate(requests[:4])
     # Nearly uniform at the start; the padded rows have their share of the full distribution only.
     gain = np.log(config.vocab / tokenizer.vocab_size)
     np.testing.assert_allclose(
@@ -122,7 +125,7 @@ def test_stop_ids_end_an_answer_and_stay_in_it(make, prompts):
 def test_stop_strings_across_tokens_end_at_the_completing_token(make, tokenizer, prompts):
     free = Request(prompts[3], max_tokens=30, stop_ids=())
     (long,) = make().generate([free])
-    parts = stop_strings.texts(tokenizer)
+    parts = tokenizer.token_bytes
     wanted = parts[long.tokens[4]] + parts[long.tokens[5]] + parts[long.tokens[6]]
     text = wanted.decode("utf-8", "ignore")
     if not text or text.encode() not in wanted:
@@ -144,57 +147,57 @@ def test_stop_strings_are_found_inside_cut_characters(tokenizer):
     assert watch.feed(tokenizer.encode("!")) == 0
 
 
-def test_nothing_is_compiled_after_the_warm_up(make, asked, params):
+def test_nothing_is_compiled_after_the_warm_up(make, requests, params):
     engine = make(**STEPS)
-    engine.warm_up([len(each.prompt) for each in asked])
+    engine.warm_up([len(each.prompt) for each in requests])
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
     )
-    engine.generate(asked)
+    engine.generate(requests)
     engine.update(params, 1)
-    engine.generate(asked[::-1])
+    engine.generate(requests[::-1])
     assert engine.stats["preemptions"] and engine.stats["resizes"] > 2
     assert not compiled
     jax.jit(lambda x: x * 3 + 1)(np.arange(7))  # the counter counts
     assert compiled
     with pytest.raises(ValueError, match="being worked on"):
-        engine.submit(asked)
+        engine.submit(requests)
         engine.warm_up()
 
 
 def test_an_update_in_mid_answer_marks_each_token_with_its_version(make, config, prompts):
     engine = make()
-    (ticket,) = engine.submit([Request(prompts[2], max_tokens=20, stop_ids=())])
+    (state,) = engine.submit([Request(prompts[2], max_tokens=20, stop_ids=())])
     engine.step()
     engine.update(fresh(config, 1), version=1)
-    while not ticket.done:
+    while not state.done:
         engine.step()
-    versions = ticket.completion.versions
+    versions = state.completion.versions
     assert versions == sorted(versions) and set(versions) == {0, 1} and len(versions) == 20
 
 
-def test_an_abort_leaves_the_others_and_their_answers_alone(make, asked, expected):
+def test_an_abort_leaves_the_others_and_their_answers_alone(make, requests, expected):
     engine = make()
-    tickets = engine.submit(asked)
+    states = engine.submit(requests)
     engine.step()
-    running = next(t for t in tickets if t.slot is not None)
-    waiting = next(t for t in reversed(tickets) if t.slot is None and not t.done)
+    running = next(t for t in states if t.slot is not None)
+    waiting = next(t for t in reversed(states) if t.slot is None and not t.done)
     engine.abort([running, waiting])
-    while not all(ticket.done for ticket in tickets):
+    while not all(state.done for state in states):
         engine.step()
-    for ticket, tokens in zip(tickets, expected, strict=True):
-        if ticket in (running, waiting):
-            assert ticket.completion.finish == "abort"
-            assert ticket.completion.tokens == tokens[: len(ticket.completion.tokens)]
+    for state, tokens in zip(states, expected, strict=True):
+        if state in (running, waiting):
+            assert state.completion.finish == "abort"
+            assert state.completion.tokens == tokens[: len(state.completion.tokens)]
         else:
-            assert ticket.completion.tokens == tokens
+            assert state.completion.tokens == tokens
     assert clean(engine)
 
 
-def test_closing_a_stream_aborts_and_frees_its_slots(make, asked):
+def test_closing_a_stream_aborts_and_frees_its_slots(make, requests):
     engine = make()
-    for _ in engine.stream(asked):
+    for _ in engine.stream(requests):
         break
     assert clean(engine)
 
@@ -217,10 +220,10 @@ def test_closing_a_stream_aborts_and_frees_its_slots(make, asked):
         ({"sampling": {"temperature": 1}}, "wanted a Sampling"),
     ],
 )
-def test_bad_requests_are_refused_before_anything_runs(make, asked, change, message):
+def test_bad_requests_are_refused_before_anything_runs(make, requests, change, message):
     engine = make()
     with pytest.raises(ValueError, match=message) as error:
-        engine.generate([asked[0], dataclasses.replace(asked[1], **change)])
+        engine.generate([requests[0], dataclasses.replace(requests[1], **change)])
     assert "request 1" in str(error.value) and clean(engine)
 
 
@@ -250,26 +253,26 @@ def test_presets_are_the_reports():
     )
 
 
-def test_a_broken_model_ends_its_answers_with_a_reason(make, params, asked):
+def test_a_broken_model_ends_its_answers_with_a_reason(make, params, requests):
     engine = make()
     engine.update(jax.tree.map(lambda x: x * np.nan, params), 1)
-    found = engine.generate(asked[:3])
+    found = engine.generate(requests[:3])
     assert {each.finish for each in found} == {"abort"}
     assert "not finite" in found[0].error and clean(engine)
 
 
-def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, asked, expected):
+def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, requests, expected):
     """Fifteen rounds; at the end every slot is free and answers are what they were."""
     engine, rng = make(**STEPS), np.random.default_rng(0)
     for _ in range(15):
-        chosen = rng.permutation(len(asked))[:6]
-        tickets = engine.submit([asked[i] for i in chosen])
+        chosen = rng.permutation(len(requests))[:6]
+        states = engine.submit([requests[i] for i in chosen])
         for _ in range(rng.integers(1, 4)):
             engine.step()
-        engine.abort([t for t in tickets if rng.random() < 0.3])
-        while not all(ticket.done for ticket in tickets):
+        engine.abort([t for t in states if rng.random() < 0.3])
+        while not all(state.done for state in states):
             engine.step()
-        for i, ticket in zip(chosen, tickets, strict=True):
-            assert ticket.completion.finish in ("stop", "length", "abort")
-            assert ticket.completion.tokens == expected[i][: len(ticket.completion.tokens)]
+        for i, state in zip(chosen, states, strict=True):
+            assert state.completion.finish in ("stop", "length", "abort")
+            assert state.completion.tokens == expected[i][: len(state.completion.tokens)]
         assert clean(engine)

@@ -2,78 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from qwen3.infer import budget, requests, slots
-from qwen3.infer.prefix_cache import Prefilled
+from qwen3.infer import budget, slots
+from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
-from qwen3.infer.requests import MOST_STOP_IDS, Request
+from qwen3.infer.requests import MOST_STOP_IDS
 from qwen3.ops import sampling
 
-_RULES = sampling.Rules._fields
+# The device's rules in the order of sampling.Rules.
+_RULES = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
 
 
-def empty(rows: int, width: int) -> slots.Admission:
-    """Arrays for `rows` arrivals with prompts of up to `width` + 1 tokens."""
-    ints = np.zeros(rows, np.int32)
-    thinking = {name: np.zeros(rows, dtype) for name, dtype in budget.DTYPES.items()}
+def empty(count: int, width: int) -> slots.Admission:
+    """Arrays for up to `count` requests, none so far, whose prefill batch is `width` long."""
+
+    def ints(*shape: int, dtype: Any = np.int32) -> np.ndarray:
+        return np.zeros((count, *shape), dtype)
+
+    rules = (ints(dtype=np.int32 if name == "top_k" else np.float32) for name in _RULES)
     return slots.Admission(
         count=np.int32(0),
-        slot=ints.copy(),
-        source=ints.copy(),
-        token=ints.copy(),
-        length=ints.copy(),
-        left=ints.copy(),
-        seeds=np.zeros((rows, 3), np.uint32),
-        rules=sampling.Rules(
-            *(np.zeros(rows, np.int32 if n == "top_k_B" else np.float32) for n in _RULES)
-        ),
-        stops=np.full((rows, MOST_STOP_IDS), -1, np.int32),
-        history=np.zeros((rows, width + 1), np.int32),
-        kinds=np.zeros((rows, width + 1), np.int8),
-        thinking=budget.Automaton(**thinking),
+        slot=ints(),
+        source=ints(),
+        token=ints(),
+        length=ints(),
+        tokens_left=ints(),
+        seeds=ints(3, dtype=np.uint32),
+        rules=sampling.Rules._make(rules),
+        stop_ids=ints(MOST_STOP_IDS) - 1,
+        history=ints(width + 1),
+        kinds=ints(width + 1, dtype=np.int8),
+        automaton=budget.Automaton._make(ints(dtype=dtype) for dtype in budget.DTYPES.values()),
     )
 
 
-def filled(
-    batch: Sequence[tuple[RequestState, Prefilled, int]], rows: int, seed: int
+def add(
+    new: slots.Admission, state: RequestState, prefix: CachedPrefix, slot: int
 ) -> slots.Admission:
-    """Of (ticket, its prompt, its slot), all of one prefilled batch. seed: of the run."""
-    new = empty(rows, batch[0][1].width)
-    for i, (ticket, prompt, slot) in enumerate(batch):
-        request, sequence = ticket.request, ticket.sequence
-        new.slot[i], new.source[i] = slot, prompt.row
-        new.token[i], new.length[i] = sequence[-1], len(sequence) - 1
-        new.left[i] = ticket.left
-        new.seeds[i] = requests.seeds(request, seed)
-        _set(new.rules, i, _rules(request))
-        _set(new.thinking, i, ticket.state.values())
-        new.stops[i, : len(ticket.stop_ids)] = ticket.stop_ids
-        new.history[i, : len(sequence)] = sequence
-        new.kinds[i, : len(request.prompt)] = slots.PROMPT
-        forced = np.array(ticket.completion.forced, bool)
-        made = np.where(forced, slots.FORCED, slots.SAMPLED)
-        new.kinds[i, len(request.prompt) : len(sequence)] = made
-    return new._replace(count=np.int32(len(batch)))
-
-
-def _rules(request: Request) -> tuple[float, ...]:
-    s = request.sampling
-    return (
-        s.temperature,
-        s.top_k,
-        s.top_p,
-        s.min_p,
-        s.presence_penalty,
-        s.frequency_penalty,
-        s.repetition_penalty,
-    )
-
-
-def _set(arrays: Any, i: int, values: Any) -> None:
-    """Row i of each of a NamedTuple's arrays."""
-    for array, value in zip(arrays, values, strict=True):
-        array[i] = value
+    """`new` with one more request. Rows are written whole and counted last, so a request that
+    raises an exception leaves nothing behind.
+    """
+    i, request, sequence = int(new.count), state.request, state.sequence
+    new.slot[i], new.source[i] = slot, prefix.row
+    new.token[i], new.length[i] = sequence[-1], len(sequence) - 1
+    new.tokens_left[i] = state.tokens_left
+    new.seeds[i] = state.seeds
+    for name, rule in zip(_RULES, new.rules, strict=True):
+        rule[i] = getattr(request.sampling, name)
+    for name, fields in new.automaton._asdict().items():
+        fields[i] = state.automaton[name]
+    new.stop_ids[i] = -1
+    new.stop_ids[i, : len(state.stop_ids)] = state.stop_ids
+    new.history[i], new.kinds[i] = 0, slots.PADDING
+    new.history[i, : len(sequence)] = sequence
+    new.kinds[i, : state.prompt_length] = slots.PROMPT
+    forced = np.array(state.completion.forced, bool)
+    answer_kinds = np.where(forced, slots.FORCED, slots.SAMPLED)
+    new.kinds[i, state.prompt_length : len(sequence)] = answer_kinds
+    return new._replace(count=np.int32(i + 1))

@@ -1,7 +1,8 @@
 """The thinking budget as an automaton of a few integers a row, stepped inside the decode program.
 
 A row thinks after <think> and answers after </think>. When its thinking has used up the budget, a
-stop text that ends in </think> is forced, token by token (report, section 4.4; docs). Choices:
+stop text that ends in </think> is forced, token by token (report, section 4.3, "Thinking Budget").
+The report leaves these cases open; here they are decided as follows.
 
 - The tokens between the tags count, forced ones do not; in a prompt that ends inside a block, from
   the last <think> of the open turn on. Blocks in earlier turns are ignored.
@@ -16,25 +17,27 @@ stop text that ends in </think> is forced, token by token (report, section 4.4; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qwen3.data import ranks
 from qwen3.data.tokenizer import Tokenizer
 
-UNLIMITED = -1
-ANSWER, THINK = 0, 1
-LONGEST_WAIT = 3  # a character has at most three continuation bytes
+Array: TypeAlias = jax.Array | np.ndarray
+
+UNLIMITED = -1  # the budget of a row without one
+ANSWER, THINK = 0, 1  # phases
+MOST_CONTINUATION_BYTES = 3  # of a character in UTF-8, so the most tokens that may complete one
 
 _SENTENCE = (
     "Considering the limited time by the user, I have to give the solution based on the thinking "
     "directly now.\n</think>"
 )
-# What may be forced. "docs" and "report" are the two published stop texts (RECIPE 6).
+# Texts that may be forced. "report" and "docs" are the stop texts of the report and of the released
+# models' documentation; they differ in line breaks and a full stop.
 SCRIPTS = {
     "open": "<think>\n",
     "empty": "\n\n</think>\n\n",
@@ -46,82 +49,88 @@ _OPEN, _EMPTY = list(SCRIPTS).index("open"), list(SCRIPTS).index("empty")
 
 
 class Tables(NamedTuple):
-    """What the automaton knows of a tokenizer; ids are -1 where there is none."""
+    """What the automaton knows of a tokenizer; ids are -1 where the tokenizer has no such token."""
 
-    think_open: jax.Array
-    think_close: jax.Array
-    call_open: jax.Array
-    call_close: jax.Array
-    scripts: jax.Array  # [scripts, longest], padded with 0
-    script_lengths: jax.Array
-    continues_V: jax.Array  # int8: bytes of a token that only continues a character, else -1
-    pending_V: jax.Array  # int8: bytes that the character at the end of a token still lacks
+    think_open: Array  # int32 []
+    think_close: Array
+    call_open: Array
+    call_close: Array
+    scripts: Array  # int32 [scripts, longest], padded with 0
+    script_lengths: Array  # int32 [scripts]
+    continues_V: Array  # int8: bytes of a token that only continues a character, else -1
+    pending_V: Array  # int8: bytes that the character at the end of a token still lacks
 
 
 class Automaton(NamedTuple):
-    """One value a row."""
+    """The state of the thinking budget, one value a row, [B]."""
 
-    phase: jax.Array  # ANSWER or THINK
-    used: jax.Array  # tokens thought so far
-    budget: jax.Array  # UNLIMITED or at least 0
-    reserve: jax.Array  # tokens kept for the answer
-    waited: jax.Array  # tokens let pass at the limit, to complete a character
-    pending: jax.Array  # bytes that the last character still lacks
-    in_call: jax.Array  # a tool call of the answer is open
-    script: jax.Array  # the script being forced, -1 for none
-    place: jax.Array  # its next token
-    stop_text: jax.Array  # the script to force at the limit
-    may_think: jax.Array  # whether <think> may be sampled
-    stopped: jax.Array  # whether the limit was ever enforced
+    phase: Array  # ANSWER or THINK
+    used: Array  # tokens thought so far
+    budget: Array  # UNLIMITED or at least 0
+    reserve: Array  # tokens kept for the answer
+    delayed: Array  # tokens let pass at the limit, to complete a character
+    pending: Array  # bytes that the last character still lacks
+    in_call: Array  # a tool call of the answer is open
+    script: Array  # index of the script being forced, -1 for none
+    script_position: Array  # of the script's next token
+    stop_text: Array  # index of the script to force at the limit
+    may_think: Array  # whether <think> may be sampled
+    exhausted: Array  # whether the limit was ever enforced
 
 
-FLAGS = ("in_call", "may_think", "stopped")  # bool, the others are int32
+FLAGS = ("in_call", "may_think", "exhausted")  # bool, the others are int32
 DTYPES = {name: np.dtype(bool if name in FLAGS else np.int32) for name in Automaton._fields}
 
 
-def step(
-    state: Automaton, sampled: jax.Array, left: jax.Array, tables: Tables
-) -> tuple[jax.Array, jax.Array, Automaton]:
-    """(token, whether it is forced, next state) of rows that would emit `sampled`.
+def automaton(fields: Mapping[str, Array]) -> Automaton:
+    """The device's state of rows with these fields, e.g. of `start`."""
+    return Automaton(**{name: jnp.asarray(fields[name], DTYPES[name]) for name in DTYPES})
 
-    left: how many tokens each row may still emit, this one included.
+
+def step(
+    state: Automaton, sampled: Array, tokens_left: Array, tables: Tables
+) -> tuple[jax.Array, jax.Array, Automaton]:
+    """(token, whether it is forced, next state), each [B], of rows that would emit `sampled`.
+
+    tokens_left: how many tokens each row may still emit, this one included.
     """
-    running = state.script >= 0
+    in_script = state.script >= 0
     stop_text = jnp.where(state.budget == 0, _EMPTY, state.stop_text)
     needed = tables.script_lengths[stop_text] + state.reserve
-    spent = (state.used >= state.budget) | (left <= needed)
-    at_limit = (state.phase == THINK) & (state.budget >= 0) & spent & ~running
-    in_character = (state.pending > 0) & (state.waited < LONGEST_WAIT)
+    is_spent = (state.used >= state.budget) | (tokens_left <= needed)
+    at_limit = (state.phase == THINK) & (state.budget >= 0) & is_spent & ~in_script
+    in_character = (state.pending > 0) & (state.delayed < MOST_CONTINUATION_BYTES)
     begins = at_limit & ~in_character & (sampled != tables.think_close)
 
     script = jnp.where(begins, stop_text, state.script)
-    place = jnp.where(begins, 0, state.place)
+    position = jnp.where(begins, 0, state.script_position)
     forced = script >= 0
-    token = jnp.where(forced, tables.scripts[jnp.maximum(script, 0), place], sampled)
-    ends = forced & (place + 1 == tables.script_lengths[jnp.maximum(script, 0)])
+    token = jnp.where(forced, tables.scripts[jnp.maximum(script, 0), position], sampled)
+    ends = forced & (position + 1 == tables.script_lengths[jnp.maximum(script, 0)])
 
     opens = (token == tables.think_open) & (state.phase == ANSWER) & ~state.in_call
     closes = (token == tables.think_close) & (state.phase == THINK)
-    thought = (state.phase == THINK) & ~closes & ~forced
+    is_thought = (state.phase == THINK) & ~closes & ~forced
     in_call = (state.phase == ANSWER) & (
         (state.in_call | (token == tables.call_open)) & (token != tables.call_close)
     )
-    continued = tables.continues_V[token]
+    # A token of continuation bytes only fills up the open character; any other sets what it lacks.
+    continuation = tables.continues_V[token]
     pending = jnp.where(
-        continued >= 0, jnp.maximum(state.pending - continued, 0), tables.pending_V[token]
+        continuation >= 0, jnp.maximum(state.pending - continuation, 0), tables.pending_V[token]
     )
     return (
         token,
         forced,
         state._replace(
             phase=jnp.where(opens, THINK, jnp.where(closes, ANSWER, state.phase)),
-            used=state.used + thought,
-            waited=jnp.where(at_limit & in_character, state.waited + 1, 0),
+            used=state.used + is_thought,
+            delayed=jnp.where(at_limit & in_character, state.delayed + 1, 0),
             pending=pending.astype(jnp.int32),
             in_call=in_call,
             script=jnp.where(ends, -1, script),
-            place=jnp.where(forced, place + 1, 0),
-            stopped=state.stopped | begins,
+            script_position=jnp.where(forced, position + 1, 0),
+            exhausted=state.exhausted | begins,
         ),
     )
 
@@ -135,13 +144,14 @@ def start(
     stop_text: str = "docs",
     reserve: int = 0,
 ) -> dict[str, int]:
-    """The fields of the Automaton for a row about to answer `prompt`.
+    """The fields of the Automaton for a row that is about to answer `prompt`.
 
     thinking: True forces <think> first, unless the prompt ends inside a block; False forbids it;
-    None leaves it to the model.
+    None leaves it to the model. budget: tokens of thinking, None for no limit. stop_text: one of
+    STOP_TEXTS. reserve: tokens that the budget keeps for the answer.
     """
-    state = dict.fromkeys(Automaton._fields, 0)
-    state.update(
+    fields: dict[str, int] = dict.fromkeys(Automaton._fields, 0)
+    fields.update(
         budget=UNLIMITED if budget is None else budget,
         reserve=reserve,
         script=-1,
@@ -149,22 +159,23 @@ def start(
         may_think=thinking is not False,
     )
     if tokenizer is None:
-        return state
-    turn = list(prompt[_last(prompt, tokenizer.im_start) + 1 :])
-    opened, closed = _last(turn, tokenizer.think_open), _last(turn, tokenizer.think_close)
+        return fields
+    turn = list(prompt[_last_index(prompt, tokenizer.im_start) + 1 :])
+    opened = _last_index(turn, tokenizer.think_open)
+    closed = _last_index(turn, tokenizer.think_close)
     if opened > closed:
-        state.update(phase=THINK, used=len(turn) - 1 - opened)
+        fields.update(phase=THINK, used=len(turn) - 1 - opened)
     elif thinking:
-        state.update(script=_OPEN)
-    called = _last(turn, tokenizer.tool_call_open)
-    returned = max(_last(turn, tokenizer.tool_call_close), closed)
-    state["in_call"] = opened <= closed and called > returned
-    return state
+        fields.update(script=_OPEN)
+    called = _last_index(turn, tokenizer.tool_call_open)
+    returned = max(_last_index(turn, tokenizer.tool_call_close), closed)
+    fields["in_call"] = opened <= closed and called > returned
+    return fields
 
 
-def tables(tokenizer: Tokenizer | None, rows: int) -> Tables:
-    """For a model with `rows` vocabulary rows."""
-    continues, pending = np.full(rows, -1, np.int8), np.zeros(rows, np.int8)
+def tables(tokenizer: Tokenizer | None, vocab: int) -> Tables:
+    """The tables for a model with `vocab` vocabulary rows, as host arrays."""
+    continues, pending = np.full(vocab, -1, np.int8), np.zeros(vocab, np.int8)
     ids, scripts = (-1,) * 4, [[0]] * len(SCRIPTS)
     if tokenizer is not None:
         ids = (
@@ -174,36 +185,30 @@ def tables(tokenizer: Tokenizer | None, rows: int) -> Tables:
             tokenizer.tool_call_close,
         )
         scripts = [tokenizer.encode(text) for text in SCRIPTS.values()]
-        for i, text in token_bytes(tokenizer).items():
-            continues[i], pending[i] = _utf8(text)
+        added = set(tokenizer.added.values())
+        for i, text in enumerate(tokenizer.token_bytes):
+            if text and i not in added:
+                continues[i], pending[i] = _utf8_state(text)
     longest = max(map(len, scripts))
     padded = np.array([script + [0] * (longest - len(script)) for script in scripts], np.int32)
     lengths = np.array([len(script) for script in scripts], np.int32)
-    return Tables(*(np.int32(i) for i in ids), padded, lengths, continues, pending)
+    think_open, think_close, call_open, call_close = (np.asarray(i, np.int32) for i in ids)
+    return Tables(
+        think_open, think_close, call_open, call_close, padded, lengths, continues, pending
+    )
 
 
-def token_bytes(tokenizer: Tokenizer) -> dict[int, bytes]:
-    """What each ordinary (not added) token stands for."""
-    value = {character: byte for byte, character in enumerate(ranks.byte_alphabet())}
-    added = set(tokenizer.added.values())
-    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=False)
-    return {
-        i: bytes(value[character] for character in text)
-        for text, i in vocabulary.items()
-        if i not in added
-    }
-
-
-def _utf8(text: bytes) -> tuple[int, int]:
+def _utf8_state(text: bytes) -> tuple[int, int]:
     """(its length if all bytes continue a character, else -1; bytes its last character lacks)."""
+    # In UTF-8 continuation bytes are 10xxxxxx; the last other byte leads the last character.
     tail = next((n for n, byte in enumerate(reversed(text)) if byte & 0xC0 != 0x80), None)
     if tail is None:
         return len(text), 0
     lead = text[-1 - tail]
-    wanted = 3 if lead >= 0xF0 else 2 if lead >= 0xE0 else 1 if lead >= 0xC0 else 0
-    return -1, max(wanted - tail, 0)
+    continuation_bytes = 3 if lead >= 0xF0 else 2 if lead >= 0xE0 else 1 if lead >= 0xC0 else 0
+    return -1, max(continuation_bytes - tail, 0)
 
 
-def _last(ids: Sequence[int], wanted: int) -> int:
-    """Index of the last `wanted`, -1 if there is none."""
-    return max((i for i, found in enumerate(ids) if found == wanted), default=-1)
+def _last_index(ids: Sequence[int], token: int) -> int:
+    """Index of the last `token` among the ids, -1 if there is none."""
+    return max((index for index, i in enumerate(ids) if i == token), default=-1)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from qwen3.infer import language_model, requests
 from qwen3.infer.chat_session import THINKING, ChatPiece, ChatSession
+from qwen3.infer.language_model import LanguageModel
 
 HELP = (
     "/think, /no_think: mode of the next answers; /budget N: tokens of thinking (/budget off: no "
@@ -23,8 +26,8 @@ HELP = (
 )
 
 
-def add_parser(subparsers) -> argparse.ArgumentParser:
-    """Registers `chat`."""
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Register the command `chat`."""
     parser = subparsers.add_parser("chat", help="talk to a model in the terminal")
     parser.add_argument("model", help="a folder in the Hugging Face layout, or a Hub name")
     mode = parser.add_mutually_exclusive_group()
@@ -32,11 +35,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     mode.add_argument("--no-think", dest="thinking", action="store_false")
     parser.add_argument("--budget", type=int, help="tokens of thinking")
     parser.add_argument("--preset", choices=list(requests.PRESETS), help="default: by the mode")
-    for each in dataclasses.fields(requests.SamplingParams):
-        kind = int if each.name == "top_k" else float
-        parser.add_argument(f"--{each.name.replace('_', '-')}", dest=each.name, type=kind)
-    parser.add_argument("--max-tokens", type=int, help="of one answer; default: the context")
-    parser.add_argument("--max-length", type=int, help="of the conversation; default: the model's")
+    for field in dataclasses.fields(requests.SamplingParams):
+        kind = int if field.name == "top_k" else float
+        parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, type=kind)
+    parser.add_argument("--max-tokens", type=int, help="longest answer; default: the context")
+    parser.add_argument("--max-length", type=int, help="longest conversation; default: the model's")
     parser.add_argument("--system", help="a system message")
     parser.add_argument("--tools", type=Path, help="a JSON file: a list of function schemas")
     parser.add_argument("--seed", type=int, default=0)
@@ -45,7 +48,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command. 2 for a model or an option that cannot be used."""
+    """Run the command; exit code 2 for a model or an option that cannot be used."""
     console = Console()
     try:
         model = language_model.load(arguments.model)
@@ -57,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     return talk(session, console, lambda: console.input("[bold]> [/bold]"))
 
 
-def open_session(model, arguments: argparse.Namespace) -> ChatSession:
-    """A session from the command's options; ValueError for those that make no sense."""
+def open_session(model: LanguageModel, arguments: argparse.Namespace) -> ChatSession:
+    """A session from the command's options. ValueError for a value out of its range."""
     changes = {
-        each.name: getattr(arguments, each.name)
-        for each in dataclasses.fields(requests.SamplingParams)
-        if getattr(arguments, each.name) is not None
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(requests.SamplingParams)
+        if getattr(arguments, field.name) is not None
     }
     sampling = arguments.preset
     if changes:
@@ -81,7 +84,7 @@ def open_session(model, arguments: argparse.Namespace) -> ChatSession:
 
 
 def talk(session: ChatSession, console: Console, ask: Callable[[], str]) -> int:
-    """Until /quit or the end of the input."""
+    """Read lines and show answers until /quit or the end of the input; the exit code, 0."""
     while True:
         try:
             line = ask().strip()
@@ -95,7 +98,7 @@ def talk(session: ChatSession, console: Console, ask: Callable[[], str]) -> int:
         if not line:
             continue
         try:
-            if not command(session, console, line):
+            if not run_command(session, console, line):
                 show(console, session.say(line))
                 while session.calls:
                     show(console, session.give_results(_results(session, console, ask)))
@@ -105,8 +108,8 @@ def talk(session: ChatSession, console: Console, ask: Callable[[], str]) -> int:
             console.print("\n(stopped)", style="dim")
 
 
-def command(session: ChatSession, console: Console, line: str) -> bool:
-    """Whether the line was a command; it has then been obeyed."""
+def run_command(session: ChatSession, console: Console, line: str) -> bool:
+    """Carry out a line that is a command; False if it is a message to the model."""
     word, _, rest = line.partition(" ")
     if word in ("/think", "/no_think") and not rest:
         session.thinking = word == "/think"
@@ -127,18 +130,30 @@ def command(session: ChatSession, console: Console, line: str) -> bool:
 
 
 def show(console: Console, pieces: Iterable[ChatPiece]) -> None:
-    """Print as it comes; thinking dimmed."""
+    """Print pieces as they come; thinking dimmed."""
     for piece in pieces:
         style = "dim italic" if piece.kind == THINKING else None
-        console.print(piece.text, style=style, end="", markup=False, highlight=False)
+        console.print(printable(piece.text), style=style, end="", markup=False, highlight=False)
     console.print()
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: escape sequences (which can write the clipboard
+    or the window's title) and marks that turn the direction of writing round.
+    """
+    return _CONTROLS.sub("\ufffd", text)
+
+
+# C0 and C1 controls but tab and line feed; bidirectional embeddings, overrides and isolates.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
 def _results(session: ChatSession, console: Console, ask: Callable[[], str]) -> list[str]:
-    """The person plays the tools."""
-    found = []
+    """Ask the person for the result of each tool call."""
+    results = []
     for call in session.calls:
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
-        console.print(f"{call['name']}({arguments}) gives:", style="yellow", markup=False)
-        found.append(ask())
-    return found
+        shown = printable(f"{call['name']}({arguments}) gives:")
+        console.print(shown, style="yellow", markup=False)
+        results.append(ask())
+    return results

@@ -1,4 +1,8 @@
-"""From messages to a request and from tokens to text, for people: streaming, modes, tools."""
+"""Conversations with an engine: messages to a request, generated tokens to streamed text.
+
+`chat_request` renders messages, modes and tools to a Request; `TextStream` turns tokens into pieces
+of text; `ChatSession` keeps a conversation of several turns.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +14,45 @@ from typing import Any, NamedTuple
 import jsonschema
 
 from qwen3.data import chat
+from qwen3.data.chat_prompt import chat_prompt_ids
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer import requests
+from qwen3.infer import budget, requests
+from qwen3.infer.backend import tokenizer_of
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Completion, Request, SamplingParams
-from qwen3.infer.stop_strings import texts
 
 THINKING, CONTENT = "thinking", "content"
 
 
 class ChatPiece(NamedTuple):
-    """A stretch of streamed text: kind is "thinking" or "content"."""
+    """A stretch of streamed text."""
 
-    kind: str
+    kind: str  # THINKING or CONTENT
     text: str
 
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """text: all of it, tags included, without the end token. reasoning, content, tool_calls: its
-    parts. completion: the tokens and all that is known of them.
-    """
+    """An assistant's turn, as text and in its parts."""
 
-    text: str
-    reasoning: str
-    content: str
+    text: str  # all of it, tags included, without the end token
+    reasoning: str  # inside the <think> block
+    content: str  # after it, without tool calls
     tool_calls: tuple[chat.ToolCall, ...]
-    completion: Completion
+    completion: Completion  # the tokens, their log-probabilities and the finish reason
 
     @property
     def finish(self) -> str | None:
+        """Why the answer ended, one of `requests.FINISH`."""
         return self.completion.finish
 
     def message(self) -> dict[str, Any]:
-        """For the next `chat`."""
+        """The assistant's message, to be appended to the conversation."""
         return chat.parse(self.text).message()
 
 
 def answer(tokenizer: Tokenizer, completion: Completion) -> ChatAnswer:
+    """A completion as text, parsed into reasoning, content and tool calls."""
     ids = list(completion.tokens)
     if ids and ids[-1] in tokenizer.stop_ids:
         ids.pop()
@@ -57,8 +62,8 @@ def answer(tokenizer: Tokenizer, completion: Completion) -> ChatAnswer:
 
 
 def check_tools(tools: Sequence[Mapping] | None) -> None:
-    """ValueError for a tool that is no {"type": "function", "function": {"name", "parameters"}} or
-    whose parameters are no JSON schema of an object.
+    """ValueError for a tool that is not {"type": "function", "function": {"name", "parameters"}} or
+    whose parameters are not the JSON schema of an object.
     """
     for i, tool in enumerate(tools or ()):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
@@ -81,44 +86,55 @@ def chat_request(
     thinking: bool | None = None,
     thinking_budget: int | None = None,
     tools: Sequence[Mapping] | None = None,
-    sampling: SamplingParams | str | None = None,
+    sampling: SamplingParams | str | Mapping | None = None,
     **options: Any,
 ) -> Request:
     """The request for the next assistant turn.
 
     thinking: False is the hard switch, an empty block in the prompt; otherwise the last /think or
     /no_think in the messages decides, and without one the model thinks. thinking_budget 0 is the
-    hard switch too. sampling: a Sampling, the name of a preset, or None for the report's preset
-    of the mode. options: further fields of Request. Control tokens that people or tools wrote are
-    encoded as plain text. Raises ValueError for a malformed conversation or tool.
+    hard switch too. sampling: SamplingParams, the name of a preset, fields, or None for the
+    report's preset of the mode. options: further fields of Request. Control tokens that people or
+    tools wrote are encoded as plain text. Raises ValueError for a malformed conversation or tool.
     """
     chat.validate(messages, allow_control=True)
     check_tools(tools)
-    if thinking_budget is not None and thinking_budget < 0:
-        raise ValueError(f"thinking_budget {thinking_budget}: wanted at least 0, or None")
-    hard = thinking is False or thinking_budget == 0
-    prompt, _ = chat.render_tokens(
-        tokenizer,
-        messages,
-        tools=tools,
-        add_generation_prompt=True,
-        enable_thinking=False if hard else None,
-        literal_roles=("system", "user", "tool"),
-    )
+    for i, message in enumerate(messages):
+        for text in _strings(message):
+            requests.check_text(f"message {i}:", text)
+    for text in _strings(tools or ()):
+        requests.check_text("tools:", text)
+    if thinking_budget is not None:
+        requests.check_integer("thinking_budget", thinking_budget, 0, "at least 0, or None")
+    is_hard = thinking is False or thinking_budget == 0
+    switch = False if is_hard else None
+    prompt = chat_prompt_ids(tokenizer, messages, tools=tools, enable_thinking=switch)
     if sampling is None:
-        mode = chat.mode_of(messages, False if hard else None)
-        sampling = "thinking" if mode else "non_thinking"
+        sampling = "thinking" if chat.mode_of(messages, switch) else "non_thinking"
     return Request(
         prompt,
         sampling=as_sampling(sampling),
-        thinking=False if hard else None,
-        budget=None if hard else thinking_budget,
+        thinking=switch,
+        budget=None if is_hard else thinking_budget,
         **options,
     )
 
 
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a tree of mappings and lists, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
 def as_sampling(sampling: SamplingParams | str | Mapping) -> SamplingParams:
-    """A Sampling as it is, a preset by name, or fields."""
+    """SamplingParams as they are, a preset by name, or fields."""
     if isinstance(sampling, SamplingParams):
         return sampling
     if isinstance(sampling, Mapping):
@@ -127,27 +143,42 @@ def as_sampling(sampling: SamplingParams | str | Mapping) -> SamplingParams:
 
 
 class TextStream:
-    """Tokens of one answer -> pieces of text; a character cut by a token waits for its rest."""
+    """Tokens of one answer -> pieces of text; a character cut by a token waits for its rest.
+
+    The tags of a block are left out of the text. A </think> outside of a block is text, and so is a
+    <think> inside one or inside a tool call, whose arguments may quote it.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False):
-        self.tokenizer, self.texts = tokenizer, texts(tokenizer)
+        self.tokenizer, self.token_bytes = tokenizer, tokenizer.token_bytes
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.kind = THINKING if thinking else CONTENT
+        self.in_call = False
 
     def feed(self, tokens: Iterable[int]) -> Iterator[ChatPiece]:
-        pending = ""
+        """The text that these tokens add, in pieces of one kind."""
+        text = ""
         for i in tokens:
-            if i == self.tokenizer.think_open or i == self.tokenizer.think_close:
-                yield from self._piece(pending + self.decoder.decode(b"", True))
-                pending = ""
+            if self._is_tag(i):
+                yield from self._piece(text + self.decoder.decode(b"", True))
+                text = ""
                 self.decoder.reset()
-                self.kind = THINKING if i == self.tokenizer.think_open else CONTENT
+                self.kind = CONTENT if self.kind == THINKING else THINKING
             elif i not in self.tokenizer.stop_ids:
-                pending += self.decoder.decode(self.texts[i])
-        yield from self._piece(pending)
+                text += self.decoder.decode(self.token_bytes[i])
+        yield from self._piece(text)
 
     def close(self) -> Iterator[ChatPiece]:
+        """What is left of a character that the answer's end cut."""
         yield from self._piece(self.decoder.decode(b"", True))
+
+    def _is_tag(self, i: int) -> bool:
+        """Whether a token opens or closes a <think> block."""
+        if self.kind == THINKING:
+            return i == self.tokenizer.think_close
+        if i in (self.tokenizer.tool_call_open, self.tokenizer.tool_call_close):
+            self.in_call = i == self.tokenizer.tool_call_open
+        return i == self.tokenizer.think_open and not self.in_call
 
     def _piece(self, text: str) -> Iterator[ChatPiece]:
         if text:
@@ -155,44 +186,45 @@ class TextStream:
 
 
 class ChatStream:
-    """Iterate for the pieces of one answer; `answer` is there afterwards, and if the iteration was
-    broken off, with what had come until then (finish "abort").
+    """Iterate for the pieces of one answer. `answer` is set afterwards, also if the iteration was
+    broken off: then to what was generated until then (finish "abort").
     """
 
     def __init__(self, engine: Engine, request: Request):
         self.engine, self.request = engine, request
+        self.tokenizer = tokenizer_of(engine)
         self.answer: ChatAnswer | None = None
         # Checked now, not when the first piece is asked for.
-        (self.ticket,) = engine.submit([request])
+        (self.state,) = engine.submit([request])
 
     def __iter__(self) -> Iterator[ChatPiece]:
-        tokenizer, made = self.engine.tokenizer, self.ticket.completion.tokens
-        thinking = bool(self.ticket.state["phase"])
-        text, sent = TextStream(tokenizer, thinking=thinking), 0
+        tokens = self.state.completion.tokens
+        is_thinking = self.state.automaton["phase"] == budget.THINK
+        text, sent = TextStream(self.tokenizer, thinking=is_thinking), 0
         try:
-            while not self.ticket.done:
+            while not self.state.done:
                 self.engine.step()
-                sent, new = len(made), made[sent:]
+                sent, new = len(tokens), tokens[sent:]
                 yield from text.feed(new)
             yield from text.close()
         finally:
-            self.engine.abort([self.ticket])
-            self.answer = answer(tokenizer, self.ticket.completion)
+            self.engine.abort([self.state])
+            self.answer = answer(self.tokenizer, self.state.completion)
 
 
 @dataclass
 class ChatSession:
-    """A conversation with an engine. thinking, budget, sampling: see `chat_request`."""
+    """A conversation of several turns with an engine."""
 
     engine: Engine
-    thinking: bool | None = None
+    thinking: bool | None = None  # see `chat_request`, as for the next two
     budget: int | None = None
     sampling: SamplingParams | str | None = None
-    tools: Sequence[Mapping] | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    tools: Sequence[Mapping] | None = None  # function schemas
+    options: dict[str, Any] = field(default_factory=dict)  # further fields of every Request
+    messages: list[dict[str, Any]] = field(default_factory=list)  # the conversation so far
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_tools(self.tools)
 
     def say(self, text: str) -> Iterator[ChatPiece]:
@@ -213,7 +245,7 @@ class ChatSession:
     def _turn(self, new: list[dict[str, Any]]) -> Iterator[ChatPiece]:
         messages = [*self.messages, *new]
         request = chat_request(
-            self.engine.tokenizer,
+            tokenizer_of(self.engine),
             messages,
             thinking=self.thinking,
             thinking_budget=self.budget,

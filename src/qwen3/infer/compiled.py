@@ -1,11 +1,12 @@
-"""The compiled programs of an engine: `slots` and `decode` bound to a model, a mesh, a block."""
+"""The compiled programs of an engine: `slots` and `decode` bound to a model, a mesh and a block."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from qwen3 import mesh as meshes
 from qwen3.infer import decode
 from qwen3.infer import slots as slots_
+from qwen3.infer.slots import KVCache, Slots
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
@@ -24,16 +26,28 @@ from qwen3.model.sizes import ModelConfig
 
 @dataclass(frozen=True)
 class CompiledPrograms:
-    """Jitted; slots and caches are donated. See `slots` and `decode` for what each does."""
+    """Jitted; slots and KV caches are donated to all but `resize`. See `slots` and `decode`."""
 
-    place: Callable  # a trainer's parameters as the engine wants them
-    new: Callable  # (slots, length) -> slots and caches
-    prefill: Callable
-    insert: Callable
-    decode: Callable
-    resize: Callable
-    release: Callable
-    shapes: Callable  # (slots, length) -> weights, slots and caches as ShapeDtypeStructs
+    place: Callable[..., Any]  # a trainer's parameters -> a copy of them as the engine wants them
+    new: Callable[..., Any]  # (slots, length) -> slots, KV cache
+    prefill: Callable[..., Any]  # (parameters, tokens, lengths) -> KV cache, experts
+    insert: Callable[..., Any]  # (slots, KV cache, prefilled, Admission) -> slots, KV cache
+    decode: Callable[..., Any]  # see decode.decode_steps -> slots, KV cache, DecodeOutput
+    resize: Callable[..., Any]  # (slots, KV cache, keep, length=) -> slots, KV cache
+    release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
+    shapes: Callable[..., Any]  # (slots, length) -> ShapeDtypeStructs: parameters, slots, KV cache
+
+
+class Shardings(NamedTuple):
+    """Where the arrays of the programs live. Fixed, because a donated array that came back under
+    another sharding would compile the program again.
+    """
+
+    slots: Any
+    kv_cache: Any
+    replicated: NamedSharding  # everything else
+    trainer: Any  # the parameters that `place` is given
+    engine: Any  # the parameters that it gives
 
 
 @functools.lru_cache(maxsize=32)
@@ -41,116 +55,120 @@ def build(
     config: ModelConfig, execution: Execution, mesh: Mesh, block: int, experts: bool
 ) -> CompiledPrograms:
     """The programs, shared by engines with the same arguments. experts: record the routing."""
-    slots, layers, whole, given, weights = _shardings(config, execution, mesh)
+    at = _shardings(config, execution, mesh)
+    within = functools.partial(_within, mesh)
+    place = functools.partial(_as_engine_wants, execution=execution)
 
-    def new(rows: int, length: int):
-        fresh = slots_.new_layers(config, rows, length, execution)
-        return slots_.new_slots(rows, config.vocab), fresh
+    def new(slots: int, length: int) -> tuple[Slots, KVCache]:
+        kv_cache = slots_.new_kv_cache(config, slots, length, execution)
+        return slots_.new_slots(slots, config.vocab), kv_cache
 
-    def place(params):
-        # Copies throughout: the trainer may donate its own arrays in its next step.
-        params = jax.tree.map(lambda x: jnp.array(x, execution.dtype, copy=True), params)
-        if execution.scan:
-            return params
-        params = transformer.unstack(params)
-        if execution.outputs_first:
-            turn = lambda x, inputs: jnp.moveaxis(x, range(inputs), range(-inputs, 0))  # noqa: E731
-            layers = (transformer.outputs_first(each, turn) for each in params["layers"])
-            params = {**params, "layers": tuple(layers)}
-        return params
-
-    def prefill(params, tokens, lengths):
+    def prefill(params: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
         return decode.prefill(params, config, tokens, lengths, execution=execution)
 
-    def steps(params, slots, layers, *rest):
+    def decode_block(params: Any, *arguments: Any) -> Any:
         return decode.decode_steps(
-            params,
-            config,
-            slots,
-            layers,
-            *rest,
-            block=block,
-            execution=execution,
-            experts=experts,
+            params, config, *arguments, block=block, execution=execution, experts=experts
         )
 
-    def release(slots, keep):
+    def release(slots: Slots, keep: jax.Array) -> Slots:
         return slots._replace(active=slots.active & keep)
 
-    def within(function):
-        """Traced and run with the mesh ambient."""
-
-        def ambient(method):
-            def call(*arguments, **options):
-                with jax.set_mesh(mesh):
-                    return method(*arguments, **options)
-
-            return call
-
-        call = ambient(function)
-        call.lower = ambient(function.lower)
-        return call
-
-    def shapes(rows: int, length: int):
-        own = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
-        found = (own, *jax.eval_shape(lambda: new(rows, length)))
+    def shapes(slots: int, length: int) -> Any:
+        params = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            found,
-            (weights, slots, layers),
+            (params, *jax.eval_shape(lambda: new(slots, length))),
+            (at.engine, at.slots, at.kv_cache),
         )
 
-    placed = within(jax.jit(place, out_shardings=weights))
+    state = (at.slots, at.kv_cache)
+    placed = within(jax.jit(place, out_shardings=at.engine))
     return CompiledPrograms(
-        place=lambda params: placed(jax.device_put(params, given)),
-        new=within(jax.jit(new, static_argnums=(0, 1), out_shardings=(slots, layers))),
-        prefill=within(jax.jit(prefill, out_shardings=(layers, whole))),
-        insert=within(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=(slots, layers))),
-        decode=within(jax.jit(steps, donate_argnums=(1, 2), out_shardings=(slots, layers, whole))),
-        resize=within(
-            jax.jit(slots_.resize, static_argnames=("length",), out_shardings=(slots, layers))
+        place=lambda params: placed(jax.device_put(params, at.trainer)),
+        new=within(jax.jit(new, static_argnums=(0, 1), out_shardings=state)),
+        prefill=within(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
+        insert=within(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
+        decode=within(
+            jax.jit(decode_block, donate_argnums=(1, 2), out_shardings=(*state, at.replicated))
         ),
-        release=within(jax.jit(release, donate_argnums=0, out_shardings=slots)),
+        resize=within(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
+        release=within(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),
         shapes=shapes,
     )
 
 
-def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> tuple[Any, ...]:
-    """Of slots, caches, all else (whole on each device), and the trainer's and our weights.
+def _as_engine_wants(params: Any, *, execution: Execution) -> Any:
+    """A trainer's parameters in the compute dtype, layer by layer unless the execution scans."""
+    # Copies throughout: the trainer may donate its own arrays in its next step.
+    params = jax.tree.map(lambda x: jnp.array(x, execution.dtype, copy=True), params)
+    if execution.scan:
+        return params
+    params = transformer.unstack(params)
+    if execution.outputs_first:
+        layers = tuple(
+            transformer.outputs_first(
+                layer, lambda x, inputs: jnp.moveaxis(x, range(inputs), range(-inputs, 0))
+            )
+            for layer in params["layers"]
+        )
+        params = {**params, "layers": layers}
+    return params
 
-    Fixed, or a donated array that came back elsewhere would compile the program again.
-    """
+
+def _within(mesh: Mesh, function: Any) -> Callable[..., Any]:
+    """The jitted function, traced, lowered and run with the mesh ambient."""
+
+    def ambient(method: Callable[..., Any]) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with jax.set_mesh(mesh):
+                return method(*arguments, **options)
+
+        return call
+
+    call = ambient(function)
+    call.lower = ambient(function.lower)
+    return call
+
+
+def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Shardings:
+    """ValueError for a mesh that divides positions, or that kv heads do not divide over."""
     if mesh.shape["context"] > 1:
         raise ValueError(f"generation does not divide positions: context {mesh.shape['context']}")
     if config.kv_heads % mesh.shape["tensor"]:
         raise ValueError(
             f"{config.kv_heads} kv heads do not divide over a tensor axis of {mesh.shape['tensor']}"
         )
-    whole = NamedSharding(mesh, P())
+    replicated = NamedSharding(mesh, P())
     names = ("batch", "act_heads", None, None)
     cache = NamedSharding(mesh, meshes.spec(*((None, *names) if execution.scan else names)))
-    one = LayerCache(cache, cache)
-    layers = one if execution.scan else (one,) * config.layers
+    layer = LayerCache._make((cache, cache))  # shardings in the place of keys and values
     shapes = jax.eval_shape(lambda: slots_.new_slots(1, 1))
-    slots = jax.tree.map(lambda _: whole, shapes)._replace(
-        counts_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
-        seen_SV=NamedSharding(mesh, meshes.spec("batch", "act_vocab")),
+    by_vocab = NamedSharding(mesh, meshes.spec("batch", "act_vocab"))
+    slots = jax.tree.map(lambda _: replicated, shapes)._replace(
+        counts_SV=by_vocab, seen_SV=by_vocab
     )
-    given = weights = meshes.shardings_of(transformer.abstract(config), mesh)
-    if not execution.scan:
-        # Without the layer axis, which comes first in every spec.
-        one = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
-        if execution.outputs_first:
-            one = transformer.outputs_first(
-                one, lambda s, inputs: NamedSharding(mesh, P(*s.spec[inputs:], *s.spec[:inputs]))
-            )
-        weights = {**weights, "layers": (one,) * config.layers}
-    return slots, layers, whole, given, weights
+    trainer = meshes.shardings_of(transformer.abstract(config), mesh)
+    return Shardings(
+        slots=slots,
+        kv_cache=layer if execution.scan else (layer,) * config.layers,
+        replicated=replicated,
+        trainer=trainer,
+        engine=trainer if execution.scan else _by_layer(trainer, config, execution, mesh),
+    )
+
+
+def _by_layer(weights: Any, config: ModelConfig, execution: Execution, mesh: Mesh) -> Any:
+    """The shardings of stacked parameters, for parameters with a tuple of layers."""
+    # Without the layer axis, which comes first in every spec.
+    layer = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
+    if execution.outputs_first:
+        layer = transformer.outputs_first(
+            layer, lambda s, inputs: NamedSharding(mesh, P(*s.spec[inputs:], *s.spec[:inputs]))
+        )
+    return {**weights, "layers": (layer,) * config.layers}
 
 
 def batch_ways(mesh: Mesh) -> int:
-    """What numbers of rows must be multiples of."""
-    ways = 1
-    for axis in meshes.BATCH_AXES:
-        ways *= mesh.shape[axis]
-    return ways
+    """How many shards the mesh divides rows into: numbers of rows must be multiples of it."""
+    return math.prod(mesh.shape[axis] for axis in meshes.BATCH_AXES)

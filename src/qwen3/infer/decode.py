@@ -1,4 +1,4 @@
-"""Prefill and decode steps, pure and jittable.
+"""Prefill and decode steps of the model, pure and jittable.
 
 Prefill reads all but the last token of a prompt; the last one is the first input of the decode
 loop, so that all sampling is in one place and the samples of a prompt share its prefill.
@@ -6,29 +6,33 @@ loop, so that all sampling is in one place and the samples of a prompt share its
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from qwen3.infer import budget
-from qwen3.infer.slots import Slots
+from qwen3.infer.budget import Array
+from qwen3.infer.slots import KVCache, Slots
 from qwen3.mesh import constrain
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import sampling
 
+Carry: TypeAlias = tuple[jax.Array, Slots, KVCache, "DecodeOutput"]
 
-class Record(NamedTuple):
-    """What was made, [block, S]; only where `made`. ids_TLSA: the experts of each input or None."""
 
-    ids: jax.Array
-    log_probs: jax.Array
-    sampling_log_probs: jax.Array
-    forced: jax.Array
-    made: jax.Array
-    experts: jax.Array | None
+class DecodeOutput(NamedTuple):
+    """What a block of decode steps generated, [steps, S]; valid only where `generated`."""
+
+    token_ids: Array
+    log_probs: Array  # of the model's distribution at temperature 1
+    sampling_log_probs: Array  # of the distribution that was sampled from, 0 for forced tokens
+    forced: Array  # written by the budget or the mode, not sampled
+    generated: Array  # whether the slot was active in this step
+    exhausted: Array  # whether the thinking budget ran out at this token or before
+    expert_ids_TLSA: Array | None  # uint8: the experts of each input, where they are recorded
 
 
 def prefill(
@@ -38,26 +42,27 @@ def prefill(
     lengths_P: jax.Array,
     *,
     execution: Execution,
-) -> tuple[Any, jax.Array | None]:
-    """(keys and values of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
-    real_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
-    out = transformer.forward(
+) -> tuple[KVCache, jax.Array | None]:
+    """(KV cache of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
+    segments_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
+    output = transformer.forward(
         params,
         config,
         tokens_PT,
         None,
-        real_PT,
+        segments_PT,
         execution=execution,
         collect=frozenset({"cache"}),
     )
-    return out.cache.layers, None if out.router is None else out.router.ids_BTA
+    assert output.cache is not None  # it was asked for
+    return output.cache.layers, None if output.router is None else output.router.ids_BTA
 
 
 def decode_steps(
     params: Any,
     config: ModelConfig,
     slots: Slots,
-    layers: Any,
+    kv_cache: KVCache,
     tables: budget.Tables,
     allowed_V: jax.Array,
     most: jax.Array,
@@ -66,52 +71,59 @@ def decode_steps(
     block: int,
     execution: Execution,
     experts: bool = False,
-) -> tuple[Slots, Any, Record]:
+) -> tuple[Slots, KVCache, DecodeOutput]:
     """Up to min(most, block) tokens for every active slot, until `finish` slots have finished.
 
     No slot may outgrow the cache: most <= its length - the longest active row. block is static,
-    most and finish are not.
+    most and finish are not, so one program serves all calls.
     """
-    began = slots.active.sum()
-    record = jax.tree.map(
-        lambda x: jnp.zeros((block, *x.shape), x.dtype),
-        jax.eval_shape(
-            lambda s, c: _one(params, config, s, c, tables, allowed_V, execution, experts)[2],
-            slots,
-            layers,
-        ),
+    active_before = slots.active.sum()
+
+    def step(slots: Slots, kv_cache: KVCache) -> tuple[Slots, KVCache, DecodeOutput]:
+        return _step(params, config, slots, kv_cache, tables, allowed_V, execution, experts)
+
+    block_output = jax.tree.map(
+        lambda x: jnp.zeros((block, *x.shape), x.dtype), jax.eval_shape(step, slots, kv_cache)[2]
     )
 
-    def going(carry):
+    def goes_on(carry: Carry) -> jax.Array:
         i, slots, _, _ = carry
         active = slots.active.sum()
-        return (i < jnp.minimum(most, block)) & (active > 0) & (began - active < finish)
+        return (i < jnp.minimum(most, block)) & (active > 0) & (active_before - active < finish)
 
-    def body(carry):
-        i, slots, layers, record = carry
-        slots, layers, made = _one(
-            params, config, slots, layers, tables, allowed_V, execution, experts
-        )
-        record = jax.tree.map(lambda all, new: all.at[i].set(new), record, made)
-        return i + 1, slots, layers, record
+    def body(carry: Carry) -> Carry:
+        i, slots, kv_cache, block_output = carry
+        slots, kv_cache, output = step(slots, kv_cache)
+        block_output = jax.tree.map(lambda all, new: all.at[i].set(new), block_output, output)
+        return i + 1, slots, kv_cache, block_output
 
-    _, slots, layers, record = jax.lax.while_loop(going, body, (0, slots, layers, record))
-    return slots, layers, record
+    start = (jnp.int32(0), slots, kv_cache, block_output)
+    _, slots, kv_cache, block_output = jax.lax.while_loop(goes_on, body, start)
+    return slots, kv_cache, block_output
 
 
-def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
+def _step(
+    params: Any,
+    config: ModelConfig,
+    slots: Slots,
+    kv_cache: KVCache,
+    tables: budget.Tables,
+    allowed_V: jax.Array,
+    execution: Execution,
+    experts: bool,
+) -> tuple[Slots, KVCache, DecodeOutput]:
     """One token for each active slot."""
     active = slots.active
-    out = transformer.forward(
+    output = transformer.forward(
         params,
         config,
         slots.token[:, None],
         None,
         active[:, None].astype(jnp.int32),
-        cache=transformer.Cache(layers, slots.length),
+        cache=transformer.Cache(kv_cache, slots.length),
         execution=execution,
     )
-    logits_SV = transformer.logits(out)[:, 0]
+    logits_SV = transformer.logits(output)[:, 0]
     with jax.named_scope("sample"):
         scores_SV = sampling.distribution(
             logits_SV,
@@ -122,35 +134,55 @@ def _one(params, config, slots, layers, tables, allowed_V, execution, experts):
             active_B=active,
         )
         # A token's random numbers are those of its place in the sequence, whatever the slot.
-        drawn, total = sampling.draw(scores_SV, sampling.uniforms(slots.key, slots.length + 1))
-        token, forced, thinking = budget.step(slots.thinking, drawn, slots.left, tables)
+        uniforms = sampling.uniforms(slots.key, slots.length + 1)
+        sampled, log_total = sampling.draw(scores_SV, uniforms)
+        token, forced, automaton = budget.step(slots.automaton, sampled, slots.tokens_left, tables)
         log_probs = sampling.log_prob(logits_SV, token)
-        sampling_log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - total)
+        sampling_log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - log_total)
 
-    rows = jnp.arange(token.shape[0])
-    stopped = (token[:, None] == slots.stops).any(axis=1) & ~forced
-    left = slots.left - active
-    slots = slots._replace(
-        token=jnp.where(active, token, slots.token),
-        length=slots.length + active,
-        left=left,
-        active=active & ~stopped & (left > 0),
-        counts_SV=slots.counts_SV.at[rows, token].add((active & ~forced).astype(jnp.int32)),
-        seen_SV=slots.seen_SV.at[rows, token].max(active),
-        thinking=jax.tree.map(
-            lambda new, old: jnp.where(active, new, old), thinking, slots.thinking
+    automaton = jax.tree.map(
+        lambda new, old: jnp.where(active, new, old), automaton, slots.automaton
+    )
+    expert_ids_LSA = None
+    if experts:
+        assert output.router is not None  # the engine refuses to record a dense model
+        expert_ids_LSA = output.router.ids_BTA[:, :, 0].astype(jnp.uint8)
+    assert output.cache is not None  # one was given
+    return (
+        _advance(slots, token, forced, automaton),
+        output.cache.layers,
+        DecodeOutput(
+            token,
+            log_probs,
+            sampling_log_probs,
+            forced,
+            active,
+            automaton.exhausted,
+            expert_ids_LSA,
         ),
     )
-    ids_LSA = out.router.ids_BTA[:, :, 0].astype(jnp.uint8) if experts else None
-    return (
-        slots,
-        out.cache.layers,
-        Record(token, log_probs, sampling_log_probs, forced, active, ids_LSA),
+
+
+def _advance(
+    slots: Slots, token: jax.Array, forced: jax.Array, automaton: budget.Automaton
+) -> Slots:
+    """The slots after the active ones have emitted `token`; a stop id or the limit ends a slot."""
+    active, rows = slots.active, jnp.arange(token.shape[0])
+    is_stop = (token[:, None] == slots.stop_ids).any(axis=1) & ~forced
+    tokens_left = slots.tokens_left - active
+    return slots._replace(
+        token=jnp.where(active, token, slots.token),
+        length=slots.length + active,
+        tokens_left=tokens_left,
+        active=active & ~is_stop & (tokens_left > 0),
+        counts_SV=slots.counts_SV.at[rows, token].add((active & ~forced).astype(jnp.int32)),
+        seen_SV=slots.seen_SV.at[rows, token].max(active),
+        automaton=automaton,
     )
 
 
-def _allowed(slots, tables, allowed_V):
+def _allowed(slots: Slots, tables: budget.Tables, allowed_V: jax.Array) -> jax.Array:
     """Rows that may not think never open a block; padded vocabulary rows are never sampled."""
     opens_V = jnp.arange(allowed_V.shape[0]) == tables.think_open
-    allowed_SV = allowed_V & ~(opens_V & ~slots.thinking.may_think[:, None])
+    allowed_SV = allowed_V & ~(opens_V & ~slots.automaton.may_think[:, None])
     return constrain(allowed_SV, "batch", "act_vocab")

@@ -1,4 +1,4 @@
-"""Ctrl-C at the right time."""
+"""Delay SIGINT (Ctrl-C) while donated buffers are in flight."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds back Ctrl-C until the end; signals only come to the main thread."""
+    """Hold back Ctrl-C until the block ends; only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
+    pending: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: pending.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(*pressed[0])
+        signal.signal(signal.SIGINT, handler)
+    if pending and callable(handler):
+        handler(*pending[0])

@@ -1,4 +1,4 @@
-"""A model for notebooks: load or create it, look at its logits, save it.
+"""A model for notebooks: load or create it, look at its logits, chat with it, save it.
 
 model = qwen3.load("Qwen/Qwen3-0.6B")     # or a folder
 model = qwen3.create("tiny", seed=0)
@@ -10,9 +10,8 @@ model.save("out")
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,21 +26,22 @@ from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import chat_session
 from qwen3.infer.chat_session import ChatAnswer, ChatPiece, ChatStream
+from qwen3.infer.compiled import batch_ways
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Request, SamplingParams
+from qwen3.infer.requests import Request, SamplingParams, check_text
 from qwen3.model import hf, hf_config, hf_folder, sizes, transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 
-# What the released chat models sample with in thinking mode (RECIPE 9).
+# The released chat models' generation_config.json: the report's thinking mode (section 4.6).
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
 
 
 class LanguageModel:
     """A config, its parameters on a mesh, and how to run them.
 
-    `params` may be replaced, e.g. by trained ones. folder: where the model came from; its
-    tokenizer and generation settings are read from there and go along when it is saved.
+    `params` may be replaced, e.g. by trained ones. folder: where the model was loaded from; its
+    tokenizer and generation settings are read from there and are saved along with it.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class LanguageModel:
     ):
         self.config, self.params, self.mesh, self.folder = config, params, mesh, folder
         self.execution = execution or Execution.for_mesh(mesh)
-        self._given = tokenizer
+        self._own_tokenizer = tokenizer
         self._engine: tuple[dict[str, Any], dict, Engine] | None = None
         if tokenizer is not None:
             tokenizer.check_fits(config.vocab)
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The one given, else the folder's, else None."""
-        if self._given is not None:
-            return self._given
+        """The tokenizer given at construction, else the folder's, else None."""
+        if self._own_tokenizer is not None:
+            return self._own_tokenizer
         if self.folder is None or not (self.folder / "tokenizer.json").is_file():
             return None
         tokenizer = Tokenizer.load(self.folder)
@@ -98,32 +98,28 @@ class LanguageModel:
         return self._padded_logits(inputs)
 
     def _padded_logits(self, inputs: dict[str, np.ndarray]) -> jax.Array:
-        """Rows and length are filled up to what the mesh divides, and cut again."""
+        """Logits of inputs padded to the rows and length that the mesh divides, and cut again."""
         rows, length = inputs["tokens"].shape
-        ways = math.prod(self.mesh.shape[axis] for axis in meshes.BATCH_AXES)
-        fill = ((0, -rows % ways), (0, -length % self.mesh.shape["context"]))
-        if any(after for _, after in fill):
+        padding = ((0, -rows % batch_ways(self.mesh)), (0, -length % self.mesh.shape["context"]))
+        if any(after for _, after in padding):
             inputs.setdefault("segment_ids", np.ones((rows, length), np.int32))
-            inputs = {name: np.pad(value, fill) for name, value in inputs.items()}
+            inputs = {name: np.pad(value, padding) for name, value in inputs.items()}
         inputs = jax.device_put(inputs, meshes.batch_sharding(self.mesh))
         with jax.set_mesh(self.mesh):
             return _logits(self.params, self.config, self.execution, **inputs)[:rows, :length]
 
     def engine(self, **options: Any) -> Engine:
-        """An Engine of this model; see there. The last one is kept: asked for again with the same
-        options it is given again, with the parameters that the model has now.
+        """An Engine of this model; options: see there. The last engine is kept: asked for again
+        with the same options it is returned again, with the parameters that the model has now.
         """
         options = {name: value for name, value in options.items() if value is not None}
         if self._engine is None or self._engine[0] != options:
             execution = self.execution.replace(scan=False, remat="none")
-            made = Engine(
-                self.config,
-                self.params,
-                mesh=self.mesh,
-                tokenizer=self.tokenizer,
-                **{"execution": execution, "block": 8} | options,
+            settings: dict[str, Any] = {"execution": execution, "block": 8} | options
+            engine = Engine(
+                self.config, self.params, mesh=self.mesh, tokenizer=self.tokenizer, **settings
             )
-            self._engine = (options, self.params, made)
+            self._engine = (options, self.params, engine)
         options, params, engine = self._engine
         if params is not self.params:
             engine.update(self.params, engine.version + 1)
@@ -143,26 +139,28 @@ class LanguageModel:
     ) -> list[ChatAnswer] | Iterator[ChatPiece]:
         """Continuations of texts or lists of token ids: `samples` of each, together in order.
 
-        sampling: a Sampling, a preset by name, or fields. options: further fields of
+        sampling: SamplingParams, a preset by name, or fields. options: further fields of
         `infer.requests.Request`. stream: pieces of text instead, of one prompt only. Raises
         ValueError for what cannot be served, and for a model without a tokenizer.
         """
-        engine = self._chat_engine(slots=slots)
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked = []
-        for text in texts:
-            ids = engine.tokenizer.encode(text) if isinstance(text, str) else text
+        engine, tokenizer = self._text_engine(slots=slots)
+        requests = []
+        for prompt in [prompts] if isinstance(prompts, str) else prompts:
+            if isinstance(prompt, str):
+                check_text("prompt", prompt)
+                prompt = tokenizer.encode(prompt)
             settings = chat_session.as_sampling(sampling)
             try:
-                request = Request(ids, sampling=settings, seed=seed, **options)
+                request = Request(prompt, sampling=settings, seed=seed, **options)
             except TypeError as error:
                 raise ValueError(f"unknown option of generate: {error}") from None
-            asked += request.samples(samples)
+            requests += request.samples(samples)
         if stream:
-            if len(asked) != 1:
-                raise ValueError(f"stream is for one answer, not {len(asked)}")
-            return iter(ChatStream(engine, asked[0]))
-        return [chat_session.answer(engine.tokenizer, each) for each in engine.generate(asked)]
+            if len(requests) != 1:
+                raise ValueError(f"stream is for one answer, not {len(requests)}")
+            return iter(ChatStream(engine, requests[0]))
+        completions = engine.generate(requests)
+        return [chat_session.answer(tokenizer, completion) for completion in completions]
 
     def chat(
         self,
@@ -180,10 +178,10 @@ class LanguageModel:
 
         stream: pieces of thinking and content as they come.
         """
-        engine = self._chat_engine()
+        engine, tokenizer = self._text_engine()
         try:
             request = chat_session.chat_request(
-                engine.tokenizer,
+                tokenizer,
                 messages,
                 thinking=thinking,
                 thinking_budget=thinking_budget,
@@ -194,26 +192,24 @@ class LanguageModel:
             )
         except TypeError as error:
             raise ValueError(f"unknown option of chat: {error}") from None
-        answering = ChatStream(engine, request)
         if stream:
-            return iter(answering)
-        for _ in answering:
-            pass
-        return answering.answer
+            return iter(ChatStream(engine, request))
+        (completion,) = engine.generate([request])
+        return chat_session.answer(tokenizer, completion)
 
-    def _chat_engine(self, **options: Any) -> Engine:
+    def _text_engine(self, **options: Any) -> tuple[Engine, Tokenizer]:
         if self.tokenizer is None:
             raise ValueError(f"{self.config.name} has no tokenizer to read and write text with")
-        return self.engine(**options)
+        return self.engine(**options), self.tokenizer
 
     def save(self, folder: str | Path, *, dtype: Any = None, shard_bytes: int = 5 * 10**9) -> None:
         """Export in the Hugging Face layout, see `model.hf.save`."""
         with tempfile.TemporaryDirectory() as written:
             source = self.folder
-            if self._given is not None:
-                self._given.save(written)
+            if self._own_tokenizer is not None:
+                self._own_tokenizer.save(written)
                 source = Path(written)
-            found = [source / name for name in hf_folder.TOKENIZER_FILES] if source else []
+            paths = [source / name for name in hf_folder.TOKENIZER_FILES] if source else []
             hf.save(
                 folder,
                 self.config,
@@ -221,13 +217,13 @@ class LanguageModel:
                 dtype=dtype,
                 shard_bytes=shard_bytes,
                 generation=self._generation(),
-                files=tuple(path for path in found if path.is_file()),
+                files=tuple(path for path in paths if path.is_file()),
             )
 
     def _generation(self) -> dict[str, Any] | None:
-        """generation_config.json: the folder's own, else made from the tokenizer's ids."""
+        """generation_config.json: the folder's own, else one of the tokenizer's ids, else None."""
         stored = self.folder and self.folder / "generation_config.json"
-        if stored and stored.is_file() and self._given is None:
+        if stored and stored.is_file() and self._own_tokenizer is None:
             return hf_folder.read_json(stored)
         if self.tokenizer is None:
             return None
@@ -236,7 +232,14 @@ class LanguageModel:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _logits(params, config, execution, tokens, positions=None, segment_ids=None):
+def _logits(
+    params: Any,
+    config: ModelConfig,
+    execution: Execution,
+    tokens: jax.Array,
+    positions: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> jax.Array:
     output = transformer.forward(
         params, config, tokens, positions, segment_ids, execution=execution
     )
@@ -250,12 +253,14 @@ def _integers(name: str, value: Any) -> np.ndarray:
     return value.astype(np.int32)
 
 
-def load(name: str | Path, mesh: Mesh | None = None, dtype: Any = None, **options: Any):
+def load(
+    name: str | Path, mesh: Mesh | None = None, dtype: Any = None, **options: Any
+) -> LanguageModel:
     """A LanguageModel from a Hugging Face folder or Hub name.
 
     mesh: None for the first device. dtype: of the parameters, None for what is stored.
-    options: `execution`, `tokenizer` of LanguageModel. Raises FileNotFoundError when there is no
-    such model here or on the Hub, ValueError naming what in it is not Qwen3 or does not fit.
+    options: `execution`, `tokenizer` of LanguageModel. Raises FileNotFoundError when neither this
+    machine nor the Hub has the model, ValueError naming what in it is not Qwen3 or does not fit.
     """
     folder = hf_folder.find(name)
     label = folder.name if Path(name).expanduser().is_dir() else str(name)
@@ -272,9 +277,10 @@ def create(
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> LanguageModel:
-    """A LanguageModel with fresh parameters, the same on any mesh. size: of SIZES, or a config.
+    """A LanguageModel with fresh parameters, the same on any mesh.
 
-    mesh, options: as of `load`. Raises ValueError naming the sizes there are.
+    size: a name of `sizes.SIZES`, or a config. mesh, options: as for `load`. Raises ValueError
+    naming the known sizes.
     """
     config = sizes.size(size) if isinstance(size, str) else size
     mesh = _one_device() if mesh is None else mesh
@@ -283,7 +289,7 @@ def create(
 
 
 @lru_cache(maxsize=8)
-def _init(config: ModelConfig, mesh: Mesh, dtype: np.dtype):
+def _init(config: ModelConfig, mesh: Mesh, dtype: np.dtype) -> Callable[[jax.Array], Any]:
     shardings = meshes.shardings_of(transformer.abstract(config), mesh)
     return jax.jit(partial(transformer.init, config, dtype=dtype), out_shardings=shardings)
 

@@ -1,109 +1,129 @@
-"""Prompts that have been read: each different one once, kept while a waiting request needs it."""
+"""The prefix cache: KV caches of prompts, each different prompt prefilled once and kept while a
+waiting request needs it. The samples of a prompt (GRPO's group) share one prefill.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
 from qwen3.infer.request_state import RequestState
+from qwen3.infer.slots import KVCache
 
-ROWS = (8, 1)  # of a prefill batch, times what the mesh divides
-AHEAD = 8  # a batch that reads ahead is at most this part of the caches
+ROWS = (8, 1)  # prompts in a prefill batch, times what the mesh divides rows into
+AHEAD = 8  # a batch that prefills waiting requests too is at most this part of the caches
+
+Prompts: TypeAlias = dict[bytes, list[int]]  # key of the cache -> token ids
 
 
-class Prefilled(NamedTuple):
-    """A row of a prefilled batch. width: the batch's length; routes: its experts or None."""
+class CachedPrefix(NamedTuple):
+    """The KV cache of one prompt: a row of a prefilled batch."""
 
-    layers: Any
+    kv_cache: KVCache  # of the whole batch
     row: int
-    width: int
-    routes: np.ndarray | None
+    width: int  # length of the batch, padding included
+    expert_ids: np.ndarray | None  # uint8 [L, P, T, A] of the whole batch, where recorded
 
 
 class PrefixCache:
-    """`wait` for each ticket that is queued and `leave` for each that no longer is."""
+    """Call `wait` for each request that is queued and `leave` for each that no longer is."""
 
-    def __init__(self, programs: CompiledPrograms, room: CacheLengths, *, record_experts: bool):
-        self.programs, self.room, self.record_experts = programs, room, record_experts
-        self.read: dict[bytes, Prefilled] = {}
-        self.waiting: Counter[bytes] = Counter()
+    def __init__(
+        self, compiled: CompiledPrograms, cache_lengths: CacheLengths, *, record_experts: bool
+    ):
+        self.compiled, self.cache_lengths = compiled, cache_lengths
+        self.record_experts = record_experts
+        self.entries: dict[bytes, CachedPrefix] = {}
+        self.waiting: dict[bytes, set[RequestState]] = {}  # the requests that need an entry
 
-    def wait(self, ticket: RequestState) -> None:
-        self.waiting[ticket.key] += 1
+    def wait(self, state: RequestState) -> None:
+        self.waiting.setdefault(state.key, set()).add(state)
 
-    def leave(self, ticket: RequestState) -> None:
-        """The last to leave takes the prompt along."""
-        key = ticket.key
-        self.waiting[key] -= 1
-        if not self.waiting[key]:
-            del self.waiting[key]
-            self.read.pop(key, None)
+    def leave(self, state: RequestState) -> None:
+        """Drop the prefilled prompt once no waiting request needs it. No harm if called again."""
+        key = state.key
+        if key in self.waiting:
+            self.waiting[key].discard(state)
+            if not self.waiting[key]:
+                del self.waiting[key]
+                self.entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget what old weights prefilled."""
+        self.entries.clear()
 
     def prefill(
-        self, params: Any, tickets: Sequence[RequestState], ahead: Iterable[RequestState] = ()
-    ) -> int:
-        """Read what is not yet read, in batches of one width, the largest first. How many.
+        self, params: Any, states: Sequence[RequestState], ahead: Iterable[RequestState] = ()
+    ) -> tuple[int, dict[bytes, Exception]]:
+        """Prefill the prompts that are not cached, in batches of one width, full ones first.
 
-        Tickets of `ahead` fill up a batch that is not full, where it is short beside the caches.
+        Requests of `ahead` fill up a batch that is not full, where it is short beside the caches.
+        Returns how many prompts were prefilled, and the error of each key that was not: one batch
+        that fails, e.g. for memory, does not keep the others from being prefilled.
         """
-        missing: dict[int, dict[bytes, list[int]]] = {}
-        for ticket in tickets:
-            if ticket.key not in self.read:
-                tokens = ticket.sequence[:-1]
-                missing.setdefault(self.room.width(len(tokens)), {})[ticket.key] = tokens
-        ways = self.room.ways
+        missing: dict[int, Prompts] = {}
+        for state in states:
+            if state.key not in self.entries:
+                tokens = state.sequence[:-1]
+                width = self.cache_lengths.prefill_width(len(tokens))
+                missing.setdefault(width, {})[state.key] = tokens
         self._look_ahead(missing, ahead)
+        ways, count = self.cache_lengths.batch_ways, 0
+        errors: dict[bytes, Exception] = {}
         for width, prompts in missing.items():
-            entries = list(prompts.items())
-            while entries:
+            keys = list(prompts)
+            while keys:
                 # A mesh divides rows: fill up to its multiple.
-                rows = next(r * ways for r in ROWS if r * ways <= len(entries) or r == 1)
-                self._batch(params, entries[:rows], rows, width)
-                entries = entries[rows:]
-        return sum(map(len, missing.values()))
+                rows = next(r * ways for r in ROWS if r * ways <= len(keys) or r == 1)
+                batch, keys = keys[:rows], keys[rows:]
+                try:
+                    self._prefill_batch(params, {key: prompts[key] for key in batch}, rows, width)
+                    count += len(batch)
+                except Exception as error:
+                    errors.update(dict.fromkeys(batch, error))
+        return count, errors
 
-    def _look_ahead(self, missing: dict[int, dict], ahead: Iterable[RequestState]) -> None:
+    def _look_ahead(self, missing: dict[int, Prompts], ahead: Iterable[RequestState]) -> None:
         """Add to `missing`, width by width, up to the next full batch."""
-        full = ROWS[0] * self.room.ways
-        wanted = {
+        full = ROWS[0] * self.cache_lengths.batch_ways
+        free = {
             width: -len(prompts) % full
             for width, prompts in missing.items()
-            if full * width <= self.room.cache_tokens // AHEAD
+            if full * width <= self.cache_lengths.cache_tokens // AHEAD
         }
-        for ticket in itertools.islice(ahead, 4 * full):
-            if not any(wanted.values()):
+        for state in itertools.islice(ahead, 4 * full):
+            if not any(free.values()):
                 return
-            tokens, key = ticket.sequence[:-1], ticket.key
-            width = self.room.width(len(tokens))
-            if wanted.get(width) and key not in self.read and key not in missing[width]:
+            tokens, key = state.sequence[:-1], state.key
+            width = self.cache_lengths.prefill_width(len(tokens))
+            if free.get(width) and key not in self.entries and key not in missing[width]:
                 missing[width][key] = tokens
-                wanted[width] -= 1
+                free[width] -= 1
 
-    def warm_up(self, params: Any, widths: Sequence[int]) -> list[tuple[int, Any]]:
-        """(width, caches) of an empty batch of every shape there is."""
-        shapes = [(rows * self.room.ways, width) for width in widths for rows in ROWS]
-        return [
-            (
-                width,
-                self.programs.prefill(
-                    params, np.zeros((rows, width), np.int32), np.zeros(rows, np.int32)
-                )[0],
-            )
-            for rows, width in shapes
-        ]
+    def warm_up(self, params: Any, widths: Sequence[int]) -> list[tuple[int, KVCache]]:
+        """Compile every shape of a prefill batch: (width, KV cache of an empty batch) of each."""
+        ways = self.cache_lengths.batch_ways
+        batches = []
+        for width, rows in itertools.product(widths, ROWS):
+            tokens = np.zeros((rows * ways, width), np.int32)
+            lengths = np.zeros(rows * ways, np.int32)
+            batches.append((width, self.compiled.prefill(params, tokens, lengths)[0]))
+        return batches
 
-    def _batch(self, params: Any, entries, rows: int, width: int) -> None:
+    def _prefill_batch(self, params: Any, prompts: Prompts, rows: int, width: int) -> None:
         tokens = np.zeros((rows, width), np.int32)
         lengths = np.zeros(rows, np.int32)
-        for row, (_, ids) in enumerate(entries):
+        for row, ids in enumerate(prompts.values()):
+            # Padded with a token of its own: masked places have weight 0, but 0 * NaN is NaN, and
+            # the embedding of another token need not be finite.
+            tokens[row, len(ids) :] = ids[-1] if ids else 0
             tokens[row, : len(ids)], lengths[row] = ids, len(ids)
-        layers, routes = self.programs.prefill(params, tokens, lengths)
-        routes = np.asarray(routes, np.uint8) if self.record_experts else None
-        for row, (key, _) in enumerate(entries):
-            self.read[key] = Prefilled(layers, row, width, routes)
+        kv_cache, expert_ids = self.compiled.prefill(params, tokens, lengths)
+        experts = np.asarray(expert_ids, np.uint8) if self.record_experts else None
+        for row, key in enumerate(prompts):
+            self.entries[key] = CachedPrefix(kv_cache, row, width, experts)

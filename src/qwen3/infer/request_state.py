@@ -1,52 +1,74 @@
-"""A request on its way through an engine, and what is told of it."""
+"""Host-side state of one request while it is served, and the increments streamed to the caller."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import budget, requests
-from qwen3.infer.decode import Record
+from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.requests import Completion, Request
 from qwen3.infer.stop_strings import StopStrings
 
+NOT_FINITE = "the model's log-probabilities are not finite"
 
-class Delta(NamedTuple):
-    """New tokens of the request at `index`; completion once it is finished."""
 
-    index: int
+class TokenChunk(NamedTuple):
+    """New tokens of one of the requests that were streamed together."""
+
+    request_index: int
     tokens: list[int]
-    completion: Completion | None
+    completion: Completion | None  # once the answer is finished
+
+
+class Ending(NamedTuple):
+    """Why an answer ends."""
+
+    finish: str  # one of requests.FINISH
+    error: str | None = None
 
 
 class RequestState:
-    """sequence: prompt and answer so far. left: tokens it may still get. state: the fields of its
-    budget automaton when it last waited. slot: where it is worked on, None while it waits.
+    """One request between submission and completion.
+
+    Everything that the engine's steps need of the request is worked out here, so that a request
+    that cannot be served is refused before it is queued.
     """
 
-    def __init__(self, request: Request, serial: int, max_length: int, tokenizer: Tokenizer | None):
-        self.request, self.serial = request, serial
+    def __init__(
+        self,
+        request: Request,
+        arrival: int,
+        *,
+        max_length: int,
+        tokenizer: Tokenizer | None,
+        engine_seed: int,
+    ):
+        self.request = request
+        self.arrival = arrival  # number among the engine's requests; later ones are preempted first
         self.completion = Completion(request)
-        self.sequence = list(map(int, request.prompt))
-        self.left = requests.limit(request, max_length)
-        self.state = budget.start(
-            request.prompt,
+        self.sequence = [int(i) for i in request.prompt]  # prompt and answer so far
+        self.prompt_length = len(self.sequence)
+        self.tokens_left = requests.answer_limit(request, max_length)
+        self.seeds = requests.seeds(request, engine_seed)
+        # Fields of the thinking budget's automaton when the request was last queued.
+        self.automaton: dict[str, Any] = budget.start(
+            self.sequence,
             tokenizer,
             thinking=request.thinking,
-            budget=request.budget,
+            budget=requests.thinking_budget(request, max_length),
             stop_text=request.stop_text,
-            reserve=requests.reserve(request, self.left),
+            reserve=requests.answer_reserve(request, self.tokens_left),
         )
-        self.stop_ids = request.stop_ids
-        if self.stop_ids is None:
-            self.stop_ids = () if tokenizer is None else tokenizer.stop_ids
-        self.stops = None
-        if request.stop_strings:
-            self.stops = StopStrings(tokenizer, request.stop_strings)
-        self.slot: int | None = None
-        self.routes: list[np.ndarray] = []
+        default_stops = () if tokenizer is None else tokenizer.stop_ids
+        self.stop_ids = tuple(default_stops if request.stop_ids is None else request.stop_ids)
+        self.stop_strings: StopStrings | None = None
+        if request.stop_strings and tokenizer is not None:
+            self.stop_strings = StopStrings(tokenizer, request.stop_strings)
+        self.slot: int | None = None  # where it is decoded; None while it waits and at its end
+        self.expert_ids: list[np.ndarray] = []  # [tokens, L, A] of each block, where recorded
 
     @property
     def done(self) -> bool:
@@ -54,42 +76,54 @@ class RequestState:
 
     @property
     def key(self) -> bytes:
-        """Of what must be read before the next token can be made."""
+        """What the prefix cache must hold before the next token can be generated: all tokens but
+        the last, which is the first input of the decode loop.
+        """
         return requests.prompt_key(self.sequence[:-1])
 
     def take(
-        self, record: Record, version: int, *, active: bool, stopped: bool
-    ) -> tuple[int, tuple[str, str | None] | None]:
-        """Note what its slot made: (how many tokens, (finish, error) once it is at its end).
+        self, output: DecodeOutput, version: int, *, active: bool
+    ) -> tuple[int, Ending | None]:
+        """Append what a block generated in this request's slot: (number of tokens, the ending).
 
-        active: whether the device would go on with it; stopped: whether a budget ran out.
+        active: whether the device would go on with it. The answer ends with the token that
+        completes a stop string, or before the first one whose log-probability is not finite, so
+        neither its tokens nor its finish reason depend on the size of the block.
         """
-        slot, error = self.slot, None
-        count = int(record.made[:, slot].sum())
-        if not np.isfinite(record.log_probs[:count, slot]).all():
-            error = "the model's log-probabilities are not finite"
-        hit = self.stops.feed(record.ids[:count, slot]) if self.stops else None
-        count = count if hit is None else hit + 1
-        made = self.completion
-        tokens = record.ids[:count, slot].tolist()
-        self.sequence += tokens
-        self.left -= count
-        made.tokens += tokens
-        made.log_probs += record.log_probs[:count, slot].tolist()
-        made.sampling_log_probs += record.sampling_log_probs[:count, slot].tolist()
-        made.forced += record.forced[:count, slot].tolist()
-        made.versions += [version] * count
-        if record.experts is not None:
-            self.routes.append(record.experts[:count, :, slot])
-        if error is not None:
-            return count, ("abort", error)
-        if hit is None and active:
-            return count, None
-        by_id = made.tokens[-1] in self.stop_ids and not made.forced[-1]
-        natural = "budget-then-stop" if stopped else "stop"
-        return count, (natural if by_id or hit is not None else "length", None)
+        slot = self.slot
+        count = int(output.generated[:, slot].sum())
+        finite = np.isfinite(output.log_probs[:count, slot])
+        finite &= np.isfinite(output.sampling_log_probs[:count, slot])
+        ending = None
+        if not finite.all():
+            count = int(finite.argmin())
+            ending = Ending("abort", NOT_FINITE)
+        tokens = [int(i) for i in output.token_ids[:count, slot]]
+        stop_index = None if self.stop_strings is None else self.stop_strings.feed(tokens)
+        if stop_index is not None:
+            count = stop_index + 1
+            tokens = tokens[:count]
+        self._append(tokens, output, version)
+        if stop_index is not None or (ending is None and not active):
+            by_id = tokens[-1] in self.stop_ids and not output.forced[count - 1, slot]
+            natural = "budget-then-stop" if output.exhausted[count - 1, slot] else "stop"
+            ending = Ending(natural if by_id or stop_index is not None else "length")
+        return count, ending
 
-    def finish(self, reason: str, error: str | None) -> None:
-        self.completion.finish, self.completion.error = reason, error
-        if self.routes:
-            self.completion.experts = np.concatenate(self.routes)
+    def _append(self, tokens: list[int], output: DecodeOutput, version: int) -> None:
+        count, slot, completion = len(tokens), self.slot, self.completion
+        self.sequence += tokens
+        self.tokens_left -= count
+        completion.tokens += tokens
+        completion.log_probs += output.log_probs[:count, slot].tolist()
+        completion.sampling_log_probs += output.sampling_log_probs[:count, slot].tolist()
+        completion.forced += output.forced[:count, slot].tolist()
+        completion.versions += [version] * count
+        if output.expert_ids_TLSA is not None:
+            self.expert_ids.append(np.asarray(output.expert_ids_TLSA[:count, :, slot]))
+
+    def finish(self, ending: Ending) -> None:
+        """Complete the answer with what was generated so far."""
+        self.completion.finish, self.completion.error = ending
+        if self.expert_ids:
+            self.completion.experts = np.concatenate(self.expert_ids)

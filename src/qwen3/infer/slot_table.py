@@ -1,6 +1,6 @@
-"""The slots of an engine: which ticket is in which, and the device's state and caches behind them.
+"""The slots of an engine: which request each serves, and the device's state and KV cache for them.
 
-Caches are donated to every program that changes them; this is the only place that holds them.
+KV caches are donated to every program that changes them; this is the only place that holds them.
 """
 
 from __future__ import annotations
@@ -15,126 +15,147 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import admission, budget
 from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
-from qwen3.infer.decode import Record
-from qwen3.infer.prefix_cache import Prefilled
+from qwen3.infer.decode import DecodeOutput
+from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
+from qwen3.infer.slots import KVCache, Slots
 
 
 class SlotTable:
-    """rows: the ticket in each slot or None. length: of all caches."""
+    """The requests in the slots, and the programs that decode them."""
 
     def __init__(
         self,
-        programs: CompiledPrograms,
-        room: CacheLengths,
+        compiled: CompiledPrograms,
+        cache_lengths: CacheLengths,
         tokenizer: Tokenizer | None,
         vocab: int,
-        seed: int,
     ):
-        self.programs, self.room, self.seed = programs, room, seed
-        self.tables = jax.device_put(budget.tables(tokenizer, vocab))
+        self.compiled, self.cache_lengths = compiled, cache_lengths
+        self.budget_tables = jax.device_put(budget.tables(tokenizer, vocab))
         allowed = np.ones(vocab, bool) if tokenizer is None else ~tokenizer.never_sampled(vocab)
-        self.allowed = jax.device_put(allowed)
-        self.length = room.buckets[0]
-        self.rows: list[RequestState | None] = [None] * room.rows_at(self.length)
-        self.state, self.layers = programs.new(len(self.rows), self.length)
+        self.allowed = jax.device_put(allowed)  # bool [V]: ids that may be sampled
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty slots with new KV caches of the shortest length."""
+        self.cache_length = self.cache_lengths.buckets[0]
+        count = self.cache_lengths.slots_at(self.cache_length)
+        self.states: list[RequestState | None] = [None] * count  # the request in each slot
+        self.slots: Slots
+        self.kv_cache: KVCache = ()  # the old one is freed before the new one is allocated
+        self.slots, self.kv_cache = self.compiled.new(count, self.cache_length)
 
     @property
-    def taken(self) -> list[int]:
-        return [slot for slot, ticket in enumerate(self.rows) if ticket is not None]
+    def requests(self) -> list[RequestState]:
+        """The requests that are being decoded, in the order of their slots."""
+        return [state for state in self.states if state is not None]
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence, 1 where there is none."""
-        return max((len(self.rows[slot].sequence) for slot in self.taken), default=1)
+        return max((len(state.sequence) for state in self.requests), default=1)
 
-    def insert(self, batch: Sequence[tuple[RequestState, Prefilled]]) -> None:
-        """Tickets that were prefilled together into free slots."""
-        free = (slot for slot, ticket in enumerate(self.rows) if ticket is None)
-        placed = [(ticket, prompt, next(free)) for ticket, prompt in batch]
-        new = admission.filled(placed, len(self.rows), self.seed)
-        for ticket, prompt, slot in placed:
-            ticket.slot, self.rows[slot] = slot, ticket
-            if prompt.routes is not None and not ticket.routes:
-                routes = prompt.routes[:, prompt.row, : len(ticket.sequence) - 1]
-                ticket.routes.append(routes.swapaxes(0, 1))
-        self.state, self.layers = self.programs.insert(
-            self.state, self.layers, batch[0][1].layers, new
-        )
+    def insert(
+        self, batch: Sequence[tuple[RequestState, CachedPrefix]]
+    ) -> list[tuple[RequestState, Exception]]:
+        """Put requests that were prefilled together into free slots.
 
-    def decode(self, params: Any, finish: int) -> tuple[Record, np.ndarray, np.ndarray]:
-        """A block of tokens, or less once `finish` slots have finished: (what was made, which
-        slots go on, where a budget ran out).
+        Returns those whose own data cannot be put there, with the error; the others are.
         """
-        most = min(self.room.block, self.length - self.longest + 1)
-        record = self._decode(params, most, finish)
-        return jax.device_get((record, self.state.active, self.state.thinking.stopped))
+        free = [slot for slot, state in enumerate(self.states) if state is None]
+        new = admission.empty(len(self.states), batch[0][1].width)
+        failures: list[tuple[RequestState, Exception]] = []
+        for state, prefix in batch:
+            slot = free[int(new.count)]
+            try:
+                new = admission.add(new, state, prefix, slot)
+            except Exception as error:
+                failures.append((state, error))
+                continue
+            state.slot, self.states[slot] = slot, state
+            if prefix.expert_ids is not None and not state.expert_ids:
+                prompt_ids = prefix.expert_ids[:, prefix.row, : len(state.sequence) - 1]
+                state.expert_ids.append(prompt_ids.swapaxes(0, 1))
+        self.slots, self.kv_cache = self.compiled.insert(
+            self.slots, self.kv_cache, batch[0][1].kv_cache, new
+        )
+        return failures
 
-    def _decode(self, params: Any, most: int, finish: int) -> Record:
-        self.state, self.layers, record = self.programs.decode(
+    def decode(self, params: Any, finish: int) -> tuple[DecodeOutput, np.ndarray]:
+        """A block of tokens, or less once `finish` slots have finished: (what was generated, bool
+        [slots]: which slots the device would go on with), on the host.
+        """
+        most = min(self.cache_lengths.block, self.cache_length - self.longest + 1)
+        output = self._decode(params, most, finish)
+        return jax.device_get((output, self.slots.active))
+
+    def _decode(self, params: Any, most: int, finish: int) -> DecodeOutput:
+        self.slots, self.kv_cache, output = self.compiled.decode(
             params,
-            self.state,
-            self.layers,
-            self.tables,
+            self.slots,
+            self.kv_cache,
+            self.budget_tables,
             self.allowed,
             np.int32(most),
             np.int32(finish),
         )
-        return record
+        return output
 
-    def fit(self, length: int) -> list[RequestState]:
-        """Caches of another length, in as many slots as that leaves; the tickets that lost theirs,
-        the youngest first.
+    def preempt(self, length: int) -> list[RequestState]:
+        """Take away the slots that caches of `length` do not leave, those of the youngest requests;
+        returns these, the oldest first.
         """
-        rows, lost = self.room.rows_at(length), []
-        keep = list(range(rows))
-        if rows != len(self.rows):
-            taken = self.taken
-            by_age = sorted(taken, key=lambda slot: self.rows[slot].serial)
-            lost = by_age[rows:]
-            keep = [slot for slot in taken if slot not in lost]
-        tickets = self._evict(lost)
-        self._resize(length, keep)
-        return tickets
+        by_age = sorted(self.requests, key=lambda state: state.arrival)
+        preempted = by_age[self.cache_lengths.slots_at(length) :]
+        if preempted:
+            automaton = jax.device_get(self.slots.automaton)._asdict()
+            for state in preempted:
+                slot = state.slot
+                assert slot is not None  # it is being decoded
+                state.automaton = {name: field[slot].item() for name, field in automaton.items()}
+                self.states[slot], state.slot = None, None
+        return preempted
 
-    def _evict(self, slots: Sequence[int]) -> list[RequestState]:
-        tickets = [self.rows[slot] for slot in slots]
-        state = jax.device_get(self.state.thinking)._asdict() if tickets else {}
-        for ticket in tickets:
-            ticket.state = {name: value[ticket.slot].item() for name, value in state.items()}
-            self.rows[ticket.slot], ticket.slot = None, None
-        return tickets
+    def resize(self, length: int) -> None:
+        """KV caches of `length` places, in as many slots as that leaves."""
+        count = self.cache_lengths.slots_at(length)
+        taken = [slot for slot, state in enumerate(self.states) if state is not None]
+        self._resize(length, list(range(count)) if count == len(self.states) else taken)
 
     def _resize(self, length: int, keep: Sequence[int]) -> None:
-        """Caches of `length`, the old slots `keep` first."""
-        rows = self.room.rows_at(length)
-        kept = np.zeros(rows, np.int32)
-        kept[: len(keep)] = keep
-        state, layers = self.programs.resize(self.state, self.layers, kept, length=length)
-        self.rows = [self.rows[i] for i in keep] + [None] * (rows - len(keep))
-        self.state = self.programs.release(state, np.array([t is not None for t in self.rows]))
-        self.layers, self.length = layers, length
-        for slot in self.taken:
-            self.rows[slot].slot = slot
+        """KV caches of `length`, the old slots `keep` first."""
+        count = self.cache_lengths.slots_at(length)
+        indices = np.zeros(count, np.int32)
+        indices[: len(keep)] = keep
+        slots, kv_cache = self.compiled.resize(self.slots, self.kv_cache, indices, length=length)
+        self.states = [self.states[slot] for slot in keep] + [None] * (count - len(keep))
+        self.slots = self.compiled.release(slots, np.array([s is not None for s in self.states]))
+        self.kv_cache, self.cache_length = kv_cache, length
+        for slot, state in enumerate(self.states):
+            if state is not None:
+                state.slot = slot
 
-    def free(self, slots: Sequence[int], running: np.ndarray | None = None) -> None:
-        """Take these slots' tickets away. running: what the device still works on, None for all."""
-        keep = np.ones(len(self.rows), bool)
+    def free(self, slots: Sequence[int], active: np.ndarray | None = None) -> None:
+        """Take these slots' requests away. active: bool [slots] of what the device still works on,
+        None for all.
+        """
+        keep = np.ones(len(self.states), bool)
         for slot in slots:
-            keep[slot], self.rows[slot] = False, None
-        if (~keep & (True if running is None else running)).any():
-            self.state = self.programs.release(self.state, keep)
+            keep[slot], self.states[slot] = False, None
+        if (~keep & (True if active is None else active)).any():
+            self.slots = self.compiled.release(self.slots, keep)
 
-    def warm_up(self, params: Any, prefilled: Sequence[tuple[int, Any]]) -> None:
-        """Run every program once for every cache length; prefilled: (width, caches) of batches."""
-        for length in self.room.buckets:
+    def warm_up(self, params: Any, prefilled: Sequence[tuple[int, KVCache]]) -> None:
+        """Run every program once per cache length; prefilled: (width, KV cache) of each batch."""
+        for length in self.cache_lengths.buckets:
             self._resize(length, [])
-            for other in self.room.buckets:
-                keep = np.zeros(self.room.rows_at(other), np.int32)
-                self.programs.resize(self.state, self.layers, keep, length=other)
-            for width, layers in prefilled:
-                self.state, self.layers = self.programs.insert(
-                    self.state, self.layers, layers, admission.empty(len(self.rows), width)
+            for other in self.cache_lengths.buckets:
+                keep = np.zeros(self.cache_lengths.slots_at(other), np.int32)
+                self.compiled.resize(self.slots, self.kv_cache, keep, length=other)
+            for width, kv_cache in prefilled:
+                self.slots, self.kv_cache = self.compiled.insert(
+                    self.slots, self.kv_cache, kv_cache, admission.empty(len(self.states), width)
                 )
             self._decode(params, 0, 1)
-        self._resize(self.room.buckets[0], [])
+        self._resize(self.cache_lengths.buckets[0], [])

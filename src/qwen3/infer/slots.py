@@ -1,12 +1,14 @@
-"""The device's slots and caches, and how answers get into and out of them: pure and jittable.
+"""The device's slots and their KV cache, and how answers get into and out of them: pure functions.
 
-A cache is a tuple of L LayerCaches, or one with a leading L where the execution scans its layers.
-A slot (row) holds one answer. Shapes never depend on the requests.
+A KV cache holds the keys and values of all layers: a tuple of L LayerCaches, or one LayerCache with
+a leading L where the execution scans its layers. Row s of every array belongs to slot s, which
+serves one answer at a time. Shapes never depend on the requests.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,138 +21,146 @@ from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import sampling
 
+KVCache: TypeAlias = LayerCache | tuple[LayerCache, ...]
 PADDING, PROMPT, SAMPLED, FORCED = 0, 1, 2, 3  # kinds of history tokens
 
 
 class Slots(NamedTuple):
-    """What each of S slots is about; everything but counts and seen is one short row of numbers."""
+    """The decode state of S slots, without their KV cache."""
 
-    token: jax.Array  # the next input
-    length: jax.Array  # tokens in the cache
-    left: jax.Array  # tokens that may still be made
-    active: jax.Array
-    key: jax.Array  # uint32 [S, 2]
-    rules: sampling.Rules
-    stops: jax.Array  # [S, MOST_STOP_IDS], -1 for none
-    counts_SV: jax.Array  # generated tokens, forced ones left out
-    seen_SV: jax.Array  # tokens of prompt and answer
-    thinking: budget.Automaton
+    token: jax.Array  # int32 [S]: the next input
+    length: jax.Array  # int32 [S]: tokens in the KV cache
+    tokens_left: jax.Array  # int32 [S]: tokens that may still be generated
+    active: jax.Array  # bool [S]: whether the slot's answer goes on
+    key: jax.Array  # uint32 [S, 2]: of the answer's random numbers
+    rules: sampling.Rules  # [S] each
+    stop_ids: jax.Array  # int32 [S, MOST_STOP_IDS], -1 for none
+    counts_SV: jax.Array  # int32: how often a token was sampled; forced ones do not count
+    seen_SV: jax.Array  # bool: tokens of prompt and answer
+    automaton: budget.Automaton  # [S] each
 
 
 class Admission(NamedTuple):
-    """Rows to be filled: the first `count` of S entries. Host arrays.
+    """Host arrays that tell `insert` what goes into which slot: the first `count` of S entries."""
 
-    slot: where to; source: row of the prefilled batch; seeds: uint32 [S, 3]; history, kinds
-    [S, T + 1]: the tokens so far, the first input included, and what each is.
-    """
-
-    count: Any
-    slot: Any
-    source: Any
-    token: Any
-    length: Any
-    left: Any
-    seeds: Any
+    count: Any  # int32 []
+    slot: Any  # int32 [S]: destination
+    source: Any  # int32 [S]: row of the prefilled batch
+    token: Any  # int32 [S]: the first input, the last token so far
+    length: Any  # int32 [S]: tokens in the KV cache, all but the last
+    tokens_left: Any  # int32 [S]
+    seeds: Any  # uint32 [S, 3]
     rules: sampling.Rules
-    stops: Any
-    history: Any
-    kinds: Any
-    thinking: budget.Automaton
+    stop_ids: Any  # int32 [S, MOST_STOP_IDS]
+    history: Any  # int32 [S, T + 1]: the tokens so far, prompt and answer
+    kinds: Any  # int8 [S, T + 1]: PADDING, PROMPT, SAMPLED or FORCED, of each of them
+    automaton: budget.Automaton
 
 
 def new_slots(slots: int, vocab: int) -> Slots:
-    """Empty ones."""
+    """Device state of `slots` empty slots."""
     zeros = jnp.zeros(slots, jnp.int32)
     return Slots(
         token=zeros,
         length=zeros,
-        left=zeros,
+        tokens_left=zeros,
         active=jnp.zeros(slots, bool),
         key=jnp.zeros((slots, 2), jnp.uint32),
         rules=sampling.neutral(slots),
-        stops=jnp.full((slots, MOST_STOP_IDS), -1, jnp.int32),
+        stop_ids=jnp.full((slots, MOST_STOP_IDS), -1, jnp.int32),
         counts_SV=jnp.zeros((slots, vocab), jnp.int32),
         seen_SV=jnp.zeros((slots, vocab), bool),
-        thinking=automaton({name: zeros for name in budget.Automaton._fields}),
+        automaton=budget.automaton(dict.fromkeys(budget.DTYPES, zeros)),
     )
 
 
-def automaton(fields) -> budget.Automaton:
-    return budget.Automaton(
-        **{name: jnp.asarray(value, budget.DTYPES[name]) for name, value in fields.items()}
-    )
-
-
-def insert(slots: Slots, layers: Any, prompts: Any, new: Admission) -> tuple[Slots, Any]:
-    """Put arrivals into their slots; `prompts` is what prefill gave."""
-    keys = sampling.row_keys(new.seeds)
-
-    def one(i, carry):
-        slots, layers = carry
-        row, source = new.slot[i], new.source[i]
-
-        def put(places, cache, prompt):
-            axis = cache.ndim - 4
-            taken = jax.lax.dynamic_slice_in_dim(prompt, source, 1, axis)
-            length = min(taken.shape[places], cache.shape[places])
-            taken = jax.lax.slice_in_dim(taken, 0, length, axis=places)
-            start = [0] * cache.ndim
-            start[axis] = row
-            return jax.lax.dynamic_update_slice(cache, taken.astype(cache.dtype), start)
-
-        layers = _each_cache(put, layers, prompts)
-        kinds, vocab = new.kinds[i], slots.counts_SV.shape[1]
-        seen = jnp.where(kinds != PADDING, new.history[i], vocab)
-        made = jnp.where(kinds == SAMPLED, new.history[i], vocab)
-        seen_V = jnp.zeros(vocab, bool).at[seen].set(True, mode="drop")
-        counts_V = jnp.zeros(vocab, jnp.int32).at[made].add(1, mode="drop")
-        filled = Slots(
-            token=new.token[i],
-            length=new.length[i],
-            left=new.left[i],
-            active=True,
-            key=keys[i],
-            rules=jax.tree.map(lambda x: x[i], new.rules),
-            stops=new.stops[i],
-            counts_SV=counts_V,
-            seen_SV=seen_V,
-            thinking=jax.tree.map(lambda x: x[i], new.thinking),
-        )
-        return jax.tree.map(lambda old, x: old.at[row].set(x), slots, filled), layers
-
-    return jax.lax.fori_loop(0, new.count, one, (slots, layers))
-
-
-def resize(slots: Slots, layers: Any, keep: jax.Array, *, length: int) -> tuple[Slots, Any]:
-    """Slots `keep` (old indices, in the new order) with caches of another length."""
-
-    def cache(places, x):
-        x = jnp.take(x, keep, axis=x.ndim - 4)
-        if length <= x.shape[places]:
-            return jax.lax.slice_in_dim(x, 0, length, axis=places)
-        pad = [(0, 0)] * x.ndim
-        pad[places] = (0, length - x.shape[places])
-        return jnp.pad(x, pad)
-
-    return jax.tree.map(lambda x: x[keep], slots), _each_cache(cache, layers)
-
-
-def _each_cache(function, layers, *others):
-    """function(axis of the places, array, ...) of every cache: keys have them last."""
-    return jax.tree.map(
-        lambda *caches: LayerCache(
-            function(-1, *(each.keys for each in caches)),
-            function(-2, *(each.values for each in caches)),
-        ),
-        layers,
-        *others,
-        is_leaf=lambda x: isinstance(x, LayerCache),
-    )
-
-
-def new_layers(
-    config: ModelConfig, slots: int, length: int, execution: Execution
-) -> LayerCache | tuple[LayerCache, ...]:
+def new_kv_cache(config: ModelConfig, slots: int, length: int, execution: Execution) -> KVCache:
+    """An empty KV cache of `length` places for each slot."""
     return transformer.new_cache(
         config, slots, length, execution.dtype, stacked=execution.scan
     ).layers
+
+
+def insert(
+    slots: Slots, kv_cache: KVCache, prefilled: KVCache, new: Admission
+) -> tuple[Slots, KVCache]:
+    """Put `new` answers into their slots, with their rows of the `prefilled` KV cache."""
+    keys = sampling.row_keys(new.seeds)
+    vocab = slots.counts_SV.shape[1]
+
+    def one(i: jax.Array, carry: tuple[Slots, KVCache]) -> tuple[Slots, KVCache]:
+        slots, kv_cache = carry
+        slot = new.slot[i]
+
+        def put(places: int, cache: jax.Array, batch: jax.Array) -> jax.Array:
+            row = jax.lax.dynamic_slice_in_dim(batch, new.source[i], 1, batch.ndim - 4)
+            row = _whole_row(row, places, cache.shape[places], new.length[i])
+            start: list[Any] = [0] * cache.ndim
+            start[cache.ndim - 4] = slot
+            return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)
+
+        kv_cache = _each_array(put, kv_cache, prefilled)
+        kinds, history = new.kinds[i], new.history[i]
+        # The id `vocab` stands for tokens that do not count: mode="drop" leaves it out.
+        seen = jnp.where(kinds != PADDING, history, vocab)
+        sampled = jnp.where(kinds == SAMPLED, history, vocab)
+        filled = Slots(
+            token=new.token[i],
+            length=new.length[i],
+            tokens_left=new.tokens_left[i],
+            active=jnp.array(True),
+            key=keys[i],
+            rules=jax.tree.map(lambda x: x[i], new.rules),
+            stop_ids=new.stop_ids[i],
+            counts_SV=jnp.zeros(vocab, jnp.int32).at[sampled].add(1, mode="drop"),
+            seen_SV=jnp.zeros(vocab, bool).at[seen].set(True, mode="drop"),
+            automaton=jax.tree.map(lambda x: x[i], new.automaton),
+        )
+        return jax.tree.map(lambda old, x: old.at[slot].set(x), slots, filled), kv_cache
+
+    return jax.lax.fori_loop(0, new.count, one, (slots, kv_cache))
+
+
+def _whole_row(row: jax.Array, places: int, length: int, tokens: jax.Array) -> jax.Array:
+    """A prefilled row's first `tokens` places, and zeros up to the cache's `length`.
+
+    Zeros because a place without a token has weight 0 in attention, and 0 * NaN is NaN: nothing
+    that an earlier answer or the prompt's padding left behind may stay in the slot.
+    """
+    width = min(row.shape[places], length)
+    row = jax.lax.slice_in_dim(row, 0, width, axis=places)
+    index = jax.lax.broadcasted_iota(jnp.int32, row.shape, row.ndim + places)
+    row = jnp.where(index < tokens, row, 0)
+    padding = [(0, 0)] * row.ndim
+    padding[places] = (0, length - width)
+    return jnp.pad(row, padding)
+
+
+def resize(slots: Slots, kv_cache: KVCache, keep: jax.Array, *, length: int) -> tuple[Slots, Any]:
+    """Slots `keep` (old indices, in the new order) with a KV cache of `length` places."""
+
+    def resized(places: int, cache: jax.Array) -> jax.Array:
+        cache = jnp.take(cache, keep, axis=cache.ndim - 4)
+        if length <= cache.shape[places]:
+            return jax.lax.slice_in_dim(cache, 0, length, axis=places)
+        padding = [(0, 0)] * cache.ndim
+        padding[places] = (0, length - cache.shape[places])
+        return jnp.pad(cache, padding)
+
+    return jax.tree.map(lambda x: x[keep], slots), _each_array(resized, kv_cache)
+
+
+def _each_array(function: Callable[..., jax.Array], cache: KVCache, *others: KVCache) -> KVCache:
+    """function(axis of the places, array, ...) of every array of a KV cache, and of others beside.
+
+    The places are the last axis of keys [.., K, H, S] and the last but one of values [.., K, S, H].
+    """
+    return jax.tree.map(
+        lambda *layers: LayerCache(
+            function(-1, *(layer.keys for layer in layers)),
+            function(-2, *(layer.values for layer in layers)),
+        ),
+        cache,
+        *others,
+        is_leaf=lambda x: isinstance(x, LayerCache),
+    )
