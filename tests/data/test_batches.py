@@ -10,7 +10,7 @@ import pytest
 
 from qwen3.data import corpora
 from qwen3.data.batches import FIELDS, Batches
-from qwen3.data.mixture import Part, Stage
+from qwen3.data.mixture import MixturePart, Stage
 from qwen3.mesh import batch_sharding, make_mesh
 from qwen3.train.prefetch import Feed
 
@@ -142,7 +142,7 @@ def test_the_report_counts_what_was_read(mixed):
 def test_filters_reach_the_batch(make, tokenizer):
     labels = [{"language": ("en", "zh")[d % 2]} for d in range(100)]
     corpus = make("c", [6] * 100, labels)
-    stage = Stage("s", {"only": Part(1, "c", keep={"language": ["zh"]})}, 12, 4)
+    stage = Stage("s", {"only": MixturePart(1, "c", keep={"language": ["zh"]})}, 12, 4)
     batch = Batches(stage, {"c": corpus}, 0, vocab=290)[1]
     assert set(batch["tokens"][:, [0, 6]].ravel() % 2) == {1}
 

@@ -143,7 +143,7 @@ def test_sources_without_text_and_odd_labels_are_errors(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no document with text"):
         prepare(TextFiles(tmp_path / "blank.txt"), tokenizer, tmp_path / "c")
     (tmp_path / "odd.jsonl").write_text('{"text":"a","domain":"x"}\n{"text":"b","domain":3}\n')
-    with pytest.raises(ValueError, match="label 'domain' is 3.0 in document 1 and words before it"):
+    with pytest.raises(ValueError, match="odd.jsonl, line 2: label 'domain' is 3.0, and words in"):
         prepare(JsonLinesFiles(tmp_path / "odd.jsonl"), tokenizer, tmp_path / "c")
     (tmp_path / "ids.jsonl").write_text('{"ids":[1, 290]}\n')
     with pytest.raises(ValueError, match="token id 290 outside the tokenizer's 290 ids"):

@@ -7,12 +7,12 @@ from qwen3.data.mixture import (
     LONG_CONTEXT,
     PERIOD,
     LengthBands,
-    Part,
+    MixturePart,
     Schedule,
     Stage,
     apportion,
-    copies,
-    kept,
+    emphasis_factors,
+    label_filter,
     permutation,
 )
 from qwen3.data.stream import RowStream
@@ -57,30 +57,30 @@ def test_permutations_are_fixed_for_all_time():
 
 def test_filters_keep_words_and_bounds_and_drop_what_lacks_the_label(make):
     corpus = make("c", [5, 5, 5, 5], LABELS)
-    assert kept(corpus, {"language": ["en"]}).tolist() == [True, False, True, False]
-    assert kept(corpus, {"quality": (0.5, None)}).tolist() == [True, False, False, True]
-    assert kept(corpus, {"quality": (None, 0.5)}).tolist() == [False, True, False, True]
-    both = kept(corpus, {"language": ["en", "zh"], "quality": (0.5, 1)})
+    assert label_filter(corpus, {"language": ["en"]}).tolist() == [True, False, True, False]
+    assert label_filter(corpus, {"quality": (0.5, None)}).tolist() == [True, False, False, True]
+    assert label_filter(corpus, {"quality": (None, 0.5)}).tolist() == [False, True, False, True]
+    both = label_filter(corpus, {"language": ["en", "zh"], "quality": (0.5, 1)})
     assert both.tolist() == [True, False, False, False]
     with pytest.raises(
         ValueError, match=r"no document has language 'fr'; choose from \['en', 'zh'\]"
     ):
-        kept(corpus, {"language": ["fr"]})
+        label_filter(corpus, {"language": ["fr"]})
     with pytest.raises(
         ValueError, match=r"no label 'domain'; choose from \['language', 'quality'\]"
     ):
-        kept(corpus, {"domain": ["code"]})
+        label_filter(corpus, {"domain": ["code"]})
 
 
 def test_emphasis_multiplies_over_labels(make):
     corpus = make("c", [5, 5, 5, 5], LABELS)
     table = {"language": {"en": 2.0}, "quality": {0.1: 0.5, 0.6: 3.0}}
-    assert copies(corpus, table).tolist() == [6.0, 0.5, 2.0, 0.5]
+    assert emphasis_factors(corpus, table).tolist() == [6.0, 0.5, 2.0, 0.5]
 
 
 def test_emphasis_shows_a_document_so_many_times_an_epoch(make):
     corpus = make("c", [5] * 40, [{"domain": "abcd"[d % 4]} for d in range(40)])
-    part = Part(corpus="c", emphasis={"domain": {"a": 2.0, "b": 0.5, "c": 0.0}})
+    part = MixturePart(corpus="c", emphasis={"domain": {"a": 2.0, "b": 0.5, "c": 0.0}})
     stream = RowStream(corpus, part, Stage("s", {"c": part}, 16, 1), [0])
     per_epoch = [np.bincount(shown(stream, e), minlength=40) for e in range(8)]
     total = np.sum(per_epoch, 0)
@@ -99,7 +99,7 @@ def test_an_epoch_shows_every_document_once_in_another_order(make):
 
 def test_a_stream_gives_the_same_row_whatever_was_asked_before(make):
     corpus = make("c", [3 + d % 20 for d in range(100)])
-    part = Part(corpus="c")
+    part = MixturePart(corpus="c")
     bands = LengthBands(((12, 32, 0.6), (0, 12, 0.4)))
     stage = Stage("s", {"c": part}, 32, 1, lengths=bands)
     first, second = (RowStream(corpus, part, stage, [0]) for _ in range(2))

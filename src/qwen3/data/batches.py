@@ -1,14 +1,15 @@
-"""Batch = f(seed, stage, step): any row of any step, from the stage's description and prepared
-corpora alone.
+"""Batch = f(seed, stage, step): any row of any step of pretraining, from the description of the
+stage and prepared corpora alone.
 
-No iterator and no state: hosts, workers and restarts ask for the rows they need and get the same
-ones.
+There is no iterator and no state: hosts, workers and restarts ask for the rows they need and get
+the same ones.
 """
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +22,19 @@ ORDER = 1  # raise this when a change here, in mixture, stream or packing gives 
 
 
 class Batches:
-    """`batches[step]` -> dict of [batch, length] arrays as the losses take them (`FIELDS`); a grain
-    random-access source.
+    """`batches[step]` -> dict of [batch, length] arrays as the losses take them (`FIELDS`); a
+    random-access source of grain.
 
-    corpora: name -> Corpus, at least those the stage names. seed: int. vocab: rows of the model's
-        vocabulary matrix. Each document ends with <|endoftext|>. With documents masked, segment ids
-        count 1, 2, ... in a row, positions restart and the slot of <|endoftext|> has weight 0.
-        Across documents, a row is one segment, positions run on and <|endoftext|> predicts the next
-        document's first token. Where a row cuts a document, its last slot still predicts the token
-        that follows. Padding has <|endoftext|>, segment 0 and weight 0.
-    hash: changes whenever the batches do, for checkpoints. ValueError for a stage these corpora
-        cannot serve.
+    Each document ends with <|endoftext|>. With documents masked, segment ids count 1, 2, ... in a
+    row, positions restart and the slot of <|endoftext|> has weight 0 in the loss mask. Across
+    documents, a row is one segment, positions run on and <|endoftext|> predicts the next document's
+    first token. Where a row cuts a document, its last slot still predicts the token that follows.
+    Padding has <|endoftext|>, segment 0 and weight 0.
+
+    corpora: name -> Corpus, at least those that the stage names. vocab: rows of the model's
+        vocabulary matrix.
+    hash: changes whenever the batches do; checkpoints store it.
+    Raises ValueError for a stage that these corpora cannot serve.
     """
 
     def __init__(self, stage: Stage, corpora: Mapping[str, Corpus], seed: int, *, vocab: int):
@@ -61,17 +64,17 @@ class Batches:
         if not stage.repeat_small:
             self._check_sizes()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 1 << 40  # epochs follow one another without end
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         return self.rows(step, range(self.stage.batch))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Batches({self.stage.name!r}, seed {self.seed}, hash {self.hash})"
 
-    def rows(self, step, rows):
-        """The given rows (ints below `stage.batch`) of a step, in that order: dict of
+    def rows(self, step: int, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Some rows (ints below `stage.batch`) of a step, in that order: dict of
         [len(rows), length] arrays.
         """
         if step < 0:
@@ -88,7 +91,13 @@ class Batches:
             )
         return batch
 
-    def _fill(self, row, corpus, spans):
+    def _fill(
+        self,
+        row: dict[str, np.ndarray],
+        corpus: Corpus,
+        spans: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ) -> None:
+        """Write the spans (documents, starts, lengths) into the [length] arrays of a row."""
         at, across = 0, self.stage.across_documents
         tokens, targets, weights, positions, segment_ids = row.values()
         documents, starts, lengths = spans
@@ -108,8 +117,8 @@ class Batches:
                 targets[at - 1], weights[at - 1] = tokens[at], 1
             at = end
 
-    def report(self, step):
-        """What the first `step` steps read.
+    def report(self, step: int) -> dict[str, Any]:
+        """Counts of what the first `step` steps read.
 
         Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, so cut) and
         `epoch_rows` (rows of its first epoch); `wasted` is the share of slots that are padding.
@@ -127,28 +136,27 @@ class Batches:
             "wasted": 1 - sum(p[1] for p in progress) / slots if slots else 0.0,
         }
 
-    def _check_sizes(self):
+    def _check_sizes(self) -> None:
         shares = self._schedule.quotas / PERIOD
         for name, stream, corpus, share in zip(
             self.names, self._streams, self._corpora, shares, strict=True
         ):
-            there, needed = stream.first_epoch, int(np.ceil(share * self.stage.batch))
-            if there < needed:
+            available, needed = stream.first_epoch, int(np.ceil(share * self.stage.batch))
+            if available < needed:
                 raise ValueError(
-                    f"stage {self.stage.name!r}: {name!r} ({corpus.folder}) makes {there} rows "
-                    f"of {self.stage.length} tokens, "
-                    f"a batch takes {needed}; give it more text, a smaller weight, batch or "
-                    f"length, or repeat_small=True"
+                    f"stage {self.stage.name!r}: {name!r} ({corpus.folder}) makes {available} rows "
+                    f"of {self.stage.length} tokens, a batch takes {needed}; give it more text, a "
+                    f"smaller weight, batch or length, or repeat_small=True"
                 )
 
 
-def _one_tokenizer(stage, corpora, vocab):
-    """The <|endoftext|> of the one tokenizer all corpora were made with; ValueError if they
-    differ or it is too large.
+def _one_tokenizer(stage: Stage, corpora: Sequence[Corpus], vocab: int) -> int:
+    """The id of <|endoftext|> in the one tokenizer that all corpora were prepared with; ValueError
+    if tokenizers differ or have more ids than the model has rows.
     """
-    made_with = {corpus.manifest["tokenizer"]: corpus for corpus in corpora}
-    if len(made_with) > 1:
-        folders = [str(c.folder) for c in made_with.values()]
+    tokenizers = {corpus.manifest["tokenizer"]: corpus for corpus in corpora}
+    if len(tokenizers) > 1:
+        folders = [str(corpus.folder) for corpus in tokenizers.values()]
         raise ValueError(f"stage {stage.name!r} mixes corpora of different tokenizers: {folders}")
     largest = max(corpora, key=lambda corpus: corpus.vocab)
     if largest.vocab > vocab:

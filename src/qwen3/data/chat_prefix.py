@@ -1,4 +1,4 @@
-"""Going on with a conversation whose tokens are already there (RL rollouts, KV reuse, training).
+"""Continuing a conversation whose tokens are already there: RL rollouts, prefix cache, training.
 
 The template drops the thinking of earlier turns and the empty block of all but the last answer, and
 tool results share one turn. So the rendering of k messages is often no prefix of the rendering of
@@ -16,8 +16,8 @@ from qwen3.data.chat_render import generation_prompt, pieces, render
 
 
 def render_suffix(messages: Sequence[Mapping], *, enable_thinking: bool | None = None) -> str:
-    """What follows a sampled assistant turn that ended in <|im_end|>: its line break, the new user,
-    tool or later system messages, and the next generation prompt.
+    """The text behind a sampled assistant turn that ended in <|im_end|>: its line break, the new
+    user, tool or later system messages, and the next generation prompt.
 
     Equal to the tail of render(everything, keep_thinking=True, add_generation_prompt=True), and
     independent of what came before. ValueError for an assistant message: those are sampled.
@@ -50,7 +50,8 @@ def prefix_breaks(
 def training_views(
     messages: Sequence[Mapping], *, tools: Sequence[Mapping] | None = None
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """[(k, answers)]: train on the assistant messages `answers` in the rendering of messages[:k].
+    """The samples [(k, answers)] of a dialogue: train on the assistant messages `answers` in the
+    rendering of messages[:k].
 
     Every assistant message is in exactly one view, and is there just as in the rendering that ends
     with it. Neighbours share a view as long as one rendering is a prefix of the next; a chat of n
@@ -60,8 +61,9 @@ def training_views(
     for i, message in enumerate(messages):
         if message.get("role") != "assistant":
             continue
-        text, answers = render(messages[: i + 1], tools=tools), (i,)
+        text = render(messages[: i + 1], tools=tools)
+        earlier: tuple[int, ...] = ()
         if views and text.startswith(views[-1][0]):
-            answers = views.pop()[2] + answers
-        views.append((text, i + 1, answers))
+            earlier = views.pop()[2]
+        views.append((text, i + 1, (*earlier, i)))
     return [(k, answers) for _, k, answers in views]

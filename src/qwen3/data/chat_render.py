@@ -1,4 +1,5 @@
-"""Messages -> the text a model reads, equal to the official template (the later of its two texts).
+"""Messages -> the text that a model reads, equal to the official Qwen3 chat template (the later of
+its two published texts).
 
 A message is {"role": "system" | "user" | "assistant" | "tool", "content": str, ...}; an assistant's
 may also have "reasoning_content" and "tool_calls" ([{"name", "arguments"}], the OpenAI wrapping
@@ -9,18 +10,18 @@ vanish, content that is no string is empty, control tokens in a user's text are 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qwen3.data.chat_template import EMPTY_THINK, TOOLS_INTRO, TOOLS_OUTRO
 
-Message = Mapping
+Message = Mapping[str, Any]
 
 
 class RenderedPiece(NamedTuple):
-    """A stretch of the rendered text: which message it belongs to (-1: none) and what it is."""
+    """A stretch of the rendered text."""
 
     text: str
-    turn: int
+    turn: int  # index of the message that it belongs to; -1: none
     part: str  # "frame" | "content" | "think" | "empty_think" | "calls" | "end"
 
 
@@ -63,7 +64,7 @@ def pieces(
     keep_thinking: bool = False,
     continue_final_message: bool = False,
 ) -> list[RenderedPiece]:
-    """`render`, still in pieces; every message that is shown has exactly one "content" piece."""
+    """The pieces of `render`; every message that is shown has exactly one "content" piece."""
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise ValueError(f"message {i} is {message!r}, wanted a mapping with role and content")
@@ -95,7 +96,7 @@ def pieces(
 
 def last_query(messages: Sequence[Message]) -> int:
     """Index of the last user message that is a question, not a tool result typed as one; len - 1
-    if there is none. Thinking up to there is not shown."""
+    if there is none. Thinking before it is not shown."""
     for i in reversed(range(len(messages))):
         text = messages[i].get("content")
         if messages[i].get("role") == "user" and isinstance(text, str):
@@ -105,13 +106,17 @@ def last_query(messages: Sequence[Message]) -> int:
 
 
 def is_tool_result(text: str) -> bool:
-    """A user's text that is a tool result; the slightest thing around the tags makes it none."""
+    """Whether a user's text is a tool result; the slightest thing around the tags makes it none."""
     return text.startswith("<tool_response>") and text.endswith("</tool_response>")
 
 
 def split_thought(message: Message) -> tuple[str, str]:
-    """(thought, answer) of an assistant message: the field if it is a string, "" included, else
-    the first block in the content; text between the first and the last </think> is lost."""
+    """(thought, answer) of an assistant message.
+
+    The thought is the field "reasoning_content" if it is a string, "" included, else the first
+    block in the content; text between the first and the last </think> is then lost, as in the
+    template.
+    """
     content, thought = _string(message.get("content")), message.get("reasoning_content")
     if isinstance(thought, str):
         return thought, content
@@ -121,11 +126,11 @@ def split_thought(message: Message) -> tuple[str, str]:
     return blocks[0].rstrip("\n").split("<think>")[-1].lstrip("\n"), blocks[-1].lstrip("\n")
 
 
-def _opening(first: Message, tools) -> list[RenderedPiece]:
+def _opening(first: Message, tools: Sequence[Mapping] | None) -> list[RenderedPiece]:
     """The system turn: the first message's prompt, the tools, both or nothing."""
     is_system = first.get("role") == "system"
-    prompt = first.get("content")
-    if is_system and not isinstance(prompt, str):
+    prompt = first.get("content") if is_system else ""
+    if not isinstance(prompt, str):
         raise ValueError(f"the first system message has content {prompt!r}, wanted a string")
     if not tools:
         return _turn("system", prompt, 0) if is_system else []
@@ -176,7 +181,8 @@ def _assistant(
     return out
 
 
-def _calls(calls, *, after_text: bool) -> str:
+def _calls(calls: Sequence, *, after_text: bool) -> str:
+    """Tool calls as the template writes them; the first is set off from a text before it."""
     lines = []
     for call in calls:
         call = (isinstance(call, Mapping) and call.get("function")) or call
@@ -197,16 +203,16 @@ def _cut_after_content(out: list[RenderedPiece], turn: int) -> list[RenderedPiec
 
 
 def generation_prompt(enable_thinking: bool | None) -> str:
-    """Opens an assistant turn; the hard switch (False) also puts an empty block there."""
+    """The opening of an assistant turn; the hard switch (False) adds an empty thinking block."""
     return "<|im_start|>assistant\n" + (EMPTY_THINK if enable_thinking is False else "")
 
 
-def _json(value) -> str:
+def _json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError as error:
         raise ValueError(f"{value!r} does not go into JSON: {error}") from error
 
 
-def _string(content) -> str:
+def _string(content: object) -> str:
     return content if isinstance(content, str) else ""

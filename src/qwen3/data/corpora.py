@@ -1,11 +1,13 @@
 """Corpora: text tokenised once into a store of token ids that training maps into memory.
 
 A folder holds `tokens.bin` (ids of all documents, each ended by <|endoftext|>), `offsets.npy`
-(int64 [documents + 1]), one `label.*.npy` per label and `corpus.json` (what it was made from,
-counts, checksums). It is built beside its place and renamed into it, so a folder that exists is
-whole; asked for again with the same sources and tokenizer, it is used again. The store is local (it
-is mapped into memory); sources may be remote.
+(int64 [documents + 1]), one `label.*.npy` per label and `corpus.json` (sources, counts, checksums).
+It is built beside its place and renamed into it, so that a folder that exists is complete; asked
+for again with the same sources and tokenizer, it is used again. The store is local (it is mapped
+into memory); sources may be remote.
 """
+
+from __future__ import annotations
 
 import errno
 import functools
@@ -14,12 +16,14 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from qwen3.data.sources import Document
-from qwen3.data.token_store import sha256, write
+from qwen3.data.sources import Document, Source
+from qwen3.data.token_store import sample, sha256, write
 from qwen3.data.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -32,35 +36,32 @@ class Corpus:
     included.
 
     tokens: all ids, mapped. offsets: int64 [documents + 1]. lengths: int64 [documents], in tokens.
-    hash: of the contents alone, wherever they lie. ValueError if the folder is not whole.
+    hash: of the contents alone, wherever they lie.
+
+    Opening compares the size of every file and the checksum of a sample of it (all of it up to
+    1 MiB, else 64 blocks); `verify` reads every byte. Raises ValueError naming a damaged file.
     """
 
-    def __init__(self, folder, *, verify=False):
+    def __init__(self, folder: str | os.PathLike, *, verify: bool = False):
         self.folder = Path(folder)
         self.manifest = _read_manifest(self.folder)
         for name, facts in self.manifest["files"].items():
-            path = self.folder / name
-            size = path.stat().st_size if path.exists() else None
-            if size != facts["bytes"]:
-                raise ValueError(
-                    f"{path}: {size} bytes, {facts['bytes']} expected: damaged, prepare it again"
-                )
-            if verify and sha256(path) != facts["sha256"]:
-                raise ValueError(f"{path}: wrong checksum: damaged, prepare it again")
+            _check_file(self.folder / name, facts, verify)
         # As plain arrays: slicing a np.memmap costs ten times as much.
         tokens = np.memmap(self.folder / "tokens.bin", self.manifest["dtype"], "r")
         self.tokens = tokens.view(np.ndarray)
         self.offsets = np.load(self.folder / "offsets.npy", mmap_mode="r").view(np.ndarray)
-        self.lengths, self._labels = np.diff(self.offsets), {}
+        self.lengths = np.diff(self.offsets)
+        self._labels: dict[str, np.ndarray] = {}
         self.endoftext, self.vocab = self.manifest["endoftext"], self.manifest["vocab"]
         hashes = {name: facts["sha256"] for name, facts in self.manifest["files"].items()}
-        facts = [hashes, self.manifest["labels"], self.endoftext]
-        self.hash = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        contents = [hashes, self.manifest["labels"], self.endoftext]
+        self.hash = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Document:
         if not -len(self) <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         index %= len(self)
@@ -68,15 +69,15 @@ class Corpus:
         labels = {name: self.label_value(name, index) for name in self.manifest["labels"]}
         return Document(np.asarray(self.tokens[begin:end]), labels)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return Corpus, (self.folder,)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Corpus({str(self.folder)!r}, {len(self)} documents, hash {self.hash})"
 
-    def label(self, name):
-        """Label codes int32 [documents] (-1 missing) for words, or float32 [documents] (NaN
-        missing) for numbers.
+    def label(self, name: str) -> np.ndarray:
+        """A label of all documents: codes int32 [documents] for words (-1: missing), or float32
+        [documents] for numbers (NaN: missing). ValueError naming the labels there are.
         """
         if name not in self.manifest["labels"]:
             raise ValueError(
@@ -87,45 +88,52 @@ class Corpus:
             self._labels[name] = np.load(self.folder / f"label.{name}.npy", mmap_mode="r")
         return self._labels[name]
 
-    def words(self, name):
-        """The words that a label's codes stand for, or None where the label is a number."""
+    def words(self, name: str) -> list[str] | None:
+        """The words that the codes of a label stand for, or None where the label is a number."""
         return self.manifest["labels"][name]
 
-    def label_value(self, name, index):
-        """One document's label: word, number, or None where it is missing."""
+    def label_value(self, name: str, index: int) -> str | float | None:
+        """The label of one document: word, number, or None where it is missing."""
         value, words = self.label(name)[index], self.words(name)
         if words is None:
             return None if np.isnan(value) else float(value)
         return words[value] if value >= 0 else None
 
 
-def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
-    """Tokenise `sources` (one source or several) into `folder`, or reuse what lies there -> Corpus.
+def prepare(
+    sources: Source | Sequence[Source],
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike,
+    *,
+    rebuild: bool = False,
+) -> Corpus:
+    """Tokenise sources into `folder`, or reuse the corpus of these sources that lies there.
 
-    Raises BadData for a file or row that cannot be read, ValueError if the folder holds something
-    else or is damaged (`rebuild=True` replaces it) or the sources hold no text, OSError if the disk
-    is full; the folder is then as it was before. Several processes may prepare the same folder.
+    Takes some 200 MB of memory for the library's encodings, and for a document of more than 256k
+    characters about 15 MB per MB of it. Raises BadData for a file or row that cannot be read,
+    ValueError if the folder holds something else or is damaged (`rebuild=True` replaces it) or the
+    sources hold no text, OSError if the disk is full; the folder is then as it was before. Several
+    processes may prepare the same folder.
     """
     if "://" in str(folder):
         raise ValueError(f"{folder}: a corpus is mapped into memory, so its folder must be local")
-    sources = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+    several = list(sources) if isinstance(sources, Sequence) else [sources]
     folder = Path(folder)
     facts = {
         "format": FORMAT,
         "tokenizer": fingerprint(tokenizer),
-        "sources": [s.describe() for s in sources],
+        "sources": [source.describe() for source in several],
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
     _tidy(folder)
-    if (corpus := _reused(folder, key, rebuild)) is not None:
+    if (corpus := _reusable(folder, key, rebuild)) is not None:
         return corpus
     building = folder.with_name(f".{folder.name}.building.{socket.gethostname()}.{os.getpid()}")
     try:
         building.mkdir(parents=True)
-        manifest = facts | {"key": key} | write(sources, tokenizer, building)
+        manifest = facts | {"key": key} | write(several, tokenizer, building)
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
-        if not _moved(building, folder, rebuild):
-            return _reused(folder, key, rebuild)  # another process was first
+        _move(building, folder, rebuild)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = building.parent
@@ -137,31 +145,48 @@ def prepare(sources, tokenizer: Tokenizer, folder, *, rebuild=False):
         raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Corpus(folder)
+    # Where another process was first, its corpus; which must then be of the same sources.
+    return _reusable(folder, key, rebuild=False) or Corpus(folder)
 
 
 @functools.lru_cache(maxsize=8)
-def fingerprint(tokenizer):
-    """Hash of a tokenizer's whole definition: equal exactly if it gives equal ids."""
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Hash of the complete definition of a tokenizer: equal exactly if it gives equal ids."""
     return hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()[:16]
 
 
-def _read_manifest(folder):
+def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
+    """ValueError if a file is not the one that the manifest describes."""
+    size = path.stat().st_size if path.exists() else None
+    if size != facts["bytes"]:
+        raise ValueError(
+            f"{path}: {size} bytes, {facts['bytes']} expected: damaged, prepare it again"
+        )
+    # Corpora of earlier versions have no checksum of a sample.
+    differs = "sample" in facts and sample(path) != facts["sample"]
+    if differs or (verify and sha256(path) != facts["sha256"]):
+        raise ValueError(f"{path}: wrong checksum: damaged, prepare it again")
+
+
+def _read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise ValueError(
             f"{folder} holds no prepared corpus ({MANIFEST} is missing); run `qwen3 corpus prepare`"
         )
-    manifest = json.loads(path.read_text())
-    if manifest["format"] != FORMAT:
-        raise ValueError(
-            f"{folder}: corpus format {manifest['format']}, not {FORMAT}; prepare it again"
-        )
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["format"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}), prepare it again") from error
+    if version != FORMAT:
+        raise ValueError(f"{folder}: corpus format {version}, not {FORMAT}; prepare it again")
     return manifest
 
 
-def _reused(folder, key, rebuild):
-    """The corpus there, if it has this key; None if there is none, or one that may be replaced."""
+def _reusable(folder: Path, key: str, rebuild: bool) -> Corpus | None:
+    """The corpus in the folder, if it has this key; None if there is none, or, with `rebuild`, one
+    that may be replaced. ValueError for a folder that holds something else."""
     if not folder.exists():
         return None
     try:
@@ -178,8 +203,8 @@ def _reused(folder, key, rebuild):
     )
 
 
-def _moved(building, folder, rebuild):
-    """Rename into place; False, without `rebuild`, if meanwhile something lies there."""
+def _move(building: Path, folder: Path, rebuild: bool) -> None:
+    """Rename into place, unless, without `rebuild`, something lies there meanwhile."""
     old = building.with_name(building.name + OLD)
     if rebuild and folder.exists():
         os.rename(folder, old)
@@ -188,18 +213,16 @@ def _moved(building, folder, rebuild):
     except OSError as error:
         if rebuild or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        return False
     shutil.rmtree(old, ignore_errors=True)
-    return True
 
 
-def _tidy(folder):
-    """Clear away what builds of this folder left when they were killed on this machine; a corpus
-    that was set aside for one that never came is put back."""
+def _tidy(folder: Path) -> None:
+    """Delete what builds of this folder left when they were killed on this machine; a corpus that
+    was set aside for one that never came is put back."""
     prefix = f".{folder.name}.building.{socket.gethostname()}."
     for path in sorted(folder.parent.glob(f"{prefix}*")) if folder.parent.exists() else ():
         process = path.name.removeprefix(prefix).removesuffix(OLD)
-        if not process.isdigit() or _alive(int(process)):
+        if not process.isdecimal() or _alive(int(process)):
             continue
         if path.name.endswith(OLD) and not folder.exists():
             os.rename(path, folder)
@@ -207,7 +230,7 @@ def _tidy(folder):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(process):
+def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,7 +1,9 @@
-"""`qwen3 corpus prepare | stats | show`."""
+"""The commands `qwen3 corpus prepare | stats | show`."""
 
 import argparse
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +11,8 @@ from qwen3.data import corpora, packing, sources
 from qwen3.data.tokenizer import Tokenizer
 
 
-def add_parser(subparsers) -> None:
-    """Registers `corpus` and its commands; each sets `run`, called with the parsed arguments."""
+def add_parser(subparsers: Any) -> None:
+    """Add `corpus` and its commands; each sets `run`, called with the parsed arguments."""
     parser = subparsers.add_parser("corpus", help="prepare, measure or look at tokenised corpora")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -45,7 +47,13 @@ def add_parser(subparsers) -> None:
 class _Pair(argparse.Action):
     """Collects NAME=VALUE into a dict."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         name, equals, value = values.partition("=")
         if not (name and equals and value):
             parser.error(f"{option_string} {values!r} is not of the form {self.metavar}")
@@ -53,6 +61,7 @@ class _Pair(argparse.Action):
 
 
 def run_prepare(args: argparse.Namespace) -> None:
+    """Tokenise files into a corpus, and on request store it as a TFDS set too."""
     options = {
         "text": args.text,
         "unit": args.unit,
@@ -76,12 +85,13 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 
 def run_stats(args: argparse.Namespace) -> None:
+    """Print what a corpus holds and what packing it wastes."""
     for line in describe(corpora.Corpus(args.folder, verify=args.verify), args.length):
         print(line)
 
 
-def describe(corpus, length):
-    """Lines of text: counts, length quantiles, label tables, and what rows of `length` waste."""
+def describe(corpus: corpora.Corpus, length: int) -> Iterator[str]:
+    """Lines of text: counts, quantiles of lengths, labels, and what rows of `length` waste."""
     facts, lengths = corpus.manifest, corpus.lengths
     left_out = f"{facts['empty']:,} empty and {len(facts['skipped']):,} broken left out"
     yield f"documents   {len(corpus):,} ({left_out})"
@@ -107,6 +117,7 @@ def describe(corpus, length):
 
 
 def run_show(args: argparse.Namespace) -> None:
+    """Print some documents of a corpus."""
     corpus, tokenizer = corpora.Corpus(args.folder), Tokenizer.load(args.tokenizer)
     if corpora.fingerprint(tokenizer) != corpus.manifest["tokenizer"]:
         raise ValueError(f"{args.folder} was not prepared with the tokenizer {args.tokenizer}")
@@ -114,10 +125,10 @@ def run_show(args: argparse.Namespace) -> None:
         document = corpus[i]
         labels = " ".join(f"{name}={value}" for name, value in document.labels.items())
         print(f"--- {i}: {len(document.content):,} tokens {labels}")
-        print(tokenizer.decode(document.content)[: args.characters])
+        print(tokenizer.decode(np.asarray(document.content))[: args.characters])
 
 
-def _number(value):
+def _number(value: str) -> float | str:
     try:
         return float(value)
     except ValueError:

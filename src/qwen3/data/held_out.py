@@ -1,36 +1,42 @@
 """A held-out part of a source, for evaluation before and after a stage."""
 
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
-from qwen3.data.sources import FileSource
+from qwen3.data.sources import Document, Source
 
 
 @dataclasses.dataclass
-class Fold:
-    """The documents of `source` that are (`held`) or are not the last of every `every` ones."""
+class SourceSplit:
+    """The training part or the held-out part of a source; a source of documents itself."""
 
-    source: FileSource
-    every: int
-    held: bool
+    source: Source
+    every: int  # the last of every `every` documents is held out
+    held: bool  # the held-out part, or the rest
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every < 2:
             raise ValueError(f"one document of every {self.every} held out: needs at least 2")
 
     @property
-    def skipped(self):
+    def skipped(self) -> list[str]:
         return self.source.skipped
 
-    def __iter__(self):
+    @property
+    def skip_broken(self) -> bool:
+        return getattr(self.source, "skip_broken", False)
+
+    def __iter__(self) -> Iterator[Document]:
         for i, document in enumerate(self.source):
             if (i % self.every == self.every - 1) == self.held:
                 yield document
 
-    def describe(self):
-        """What a prepared corpus is keyed by."""
+    def describe(self) -> dict[str, Any]:
+        """The facts that key a prepared corpus."""
         return self.source.describe() | {"fold": [self.every, self.held]}
 
 
-def hold_out(source, *, every=50):
+def hold_out(source: Source, *, every: int = 50) -> tuple[SourceSplit, SourceSplit]:
     """(training source, held-out source): each `every`-th document is held out, none is in both."""
-    return Fold(source, every, False), Fold(source, every, True)
+    return SourceSplit(source, every, False), SourceSplit(source, every, True)

@@ -1,5 +1,5 @@
-"""What a stage trains on: weighted parts of corpora, label filters and emphasis, length bands,
-and whose row comes when.
+"""What a stage trains on: a weighted mixture of corpora with label filters, emphasis and length
+bands, and the schedule that says which corpus each row comes from.
 """
 
 import dataclasses
@@ -7,46 +7,46 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from qwen3.data.corpora import Corpus
 
 PERIOD = 1 << 16  # rows after which the order of the parts repeats; weights are rounded to 1/PERIOD
 UNITS = ("tokens", "documents")
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """One part of a mixture.
+class MixturePart:
+    """One part of a mixture: a corpus, how much of it, and which of its documents.
 
-    weight: share of the stage's rows, relative to the other parts. corpus: name of its corpus
-        (default: the part's name).
     keep: label -> allowed words, or (low, high) for a number (None: no bound); a document without
         the label is left out.
-    emphasis: label -> {word: factor}, or {at least: factor} for a number: a document is seen factor
-        times an epoch (0.5: every other epoch), factors of several labels multiply, and documents
-        not named count 1.
+    emphasis: label -> {word: factor}, or {at least: factor} for a number. A document is seen factor
+        times an epoch (0.5: every other epoch); factors of several labels multiply, and documents
+        that are not named count 1.
     """
 
-    weight: float = 1.0
-    corpus: str = ""
+    weight: float = 1.0  # share of the stage's rows, relative to the other parts
+    corpus: str = ""  # name of the corpus; "": the name of the part
     keep: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
     emphasis: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class LengthBands:
-    """Which lengths a stage reads, in tokens, and how much of each: (shortest, longest, share) per
-    band, bounds included.
+    """Which document lengths a stage reads and how much of each.
 
     A length in several bands belongs to the first. Lengths are counted after documents are cut to
-    rows. unit: shares of `tokens` or of `documents`. Per epoch the scarcest band is read once, and
-    of the others as much as the shares ask, going on in the next epoch where this one stopped.
+    rows. Per epoch the scarcest band is read once, and of the others as much as the shares ask,
+    going on in the next epoch where this one stopped.
     """
 
-    bands: tuple[tuple[int, int, float], ...]
-    unit: str = "tokens"
+    bands: tuple[tuple[int, int, float], ...]  # (shortest, longest, share), lengths in tokens
+    unit: str = "tokens"  # shares of "tokens" or of "documents"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "bands", tuple(tuple(band) for band in self.bands))
         if self.unit not in UNITS:
             raise ValueError(f"length bands in {self.unit!r}: choose from {UNITS}")
@@ -57,8 +57,8 @@ class LengthBands:
                     f"share above 0"
                 )
 
-    def scaled(self, length):
-        """The same bands for rows of `length` instead of the longest one here."""
+    def scaled(self, length: int) -> "LengthBands":
+        """The same bands, scaled so that the longest length is `length`."""
         longest = max(high for _, high, _ in self.bands)
         bands = tuple(
             (low * length // longest, high * length // longest, s) for low, high, s in self.bands
@@ -66,32 +66,26 @@ class LengthBands:
         return dataclasses.replace(self, bands=bands)
 
 
-# Report 3.2: 75% of the text is 16,384-32,768 tokens long, 25% is 4,096-16,384.
+# Qwen3 report 3.2: 75% of the text is 16,384-32,768 tokens long, 25% is 4,096-16,384.
 LONG_CONTEXT = LengthBands(((16_384, 32_768, 0.75), (4_096, 16_384, 0.25)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """The data of one training stage.
+    """The data of one training stage. Raises ValueError for sizes or weights that cannot be."""
 
-    mixture: part name -> weight, or `Part`. length: tokens of a row. batch: rows of a step over all
-        hosts.
-    lengths: bands of document lengths, or None for all. across_documents: let attention run over
-        the documents of a row (one segment, positions run on, <|endoftext|> predicts the next
-        document) instead of masking each.
-    repeat_small: allow a corpus with fewer rows than a batch takes of it, whose rows then repeat in
-        the batch.
-    """
-
-    name: str
-    mixture: Mapping[str, float | Part]
-    length: int
-    batch: int
-    lengths: LengthBands | None = None
+    name: str  # seeds the data order, together with the seed of the run
+    mixture: Mapping[str, float | MixturePart]  # part name -> weight, or all of its settings
+    length: int  # tokens of a row (sequence length)
+    batch: int  # batch size: rows of a step over all hosts
+    lengths: LengthBands | None = None  # bands of document lengths; None: all lengths
+    # Let attention run over the documents of a row (one segment, positions run on, <|endoftext|>
+    # predicts the next document) instead of masking each.
     across_documents: bool = False
+    # Allow a corpus with fewer rows than a batch takes of it; its rows then repeat in the batch.
     repeat_small: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.length < 2 or self.batch < 1:
             raise ValueError(
                 f"stage {self.name!r}: rows of {self.length} tokens (at least 2), {self.batch} "
@@ -109,56 +103,62 @@ class Stage:
                 f"above 0"
             )
 
-    def parts(self):
-        """Part name -> Part with its corpus filled in; those of weight 0 too."""
-        parts = {n: p if isinstance(p, Part) else Part(float(p)) for n, p in self.mixture.items()}
-        return {n: dataclasses.replace(p, corpus=p.corpus or n) for n, p in parts.items()}
+    def parts(self) -> dict[str, MixturePart]:
+        """Part name -> part with its corpus filled in, parts of weight 0 included."""
+        parts = {
+            name: part if isinstance(part, MixturePart) else MixturePart(float(part))
+            for name, part in self.mixture.items()
+        }
+        return {
+            name: dataclasses.replace(part, corpus=part.corpus or name)
+            for name, part in parts.items()
+        }
 
 
 class Schedule:
-    """Which part each row of a stage comes from: row r is row `rank` of part `source`, at even
-    distances.
+    """Which part of the mixture each row of a stage comes from, at even distances.
 
-    weights [parts] -> every PERIOD rows hold round(weight share * PERIOD) rows of a part, at least
-    1.
+    weights: [parts]. Every PERIOD rows hold round(weight share * PERIOD) rows of a part, at least
+    one.
     """
 
-    def __init__(self, weights):
+    def __init__(self, weights: Sequence[float]):
         self.quotas = apportion(weights, PERIOD)
+        # Row k of a part with quota q falls at the time (k + 1/2) / q; rows are sorted by time.
         times = np.concatenate([(np.arange(q) + 0.5) / q for q in self.quotas])
         source = np.repeat(np.arange(len(self.quotas)), self.quotas)
         rank = np.concatenate([np.arange(q) for q in self.quotas])
         order = np.argsort(times, kind="stable")
         self.source, self.rank = source[order], rank[order]
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: int) -> tuple[int, int]:
         """Row of the stage -> (part, row of that part's own endless sequence)."""
         cycle, place = divmod(row, PERIOD)
         source = int(self.source[place])
         return source, int(cycle * self.quotas[source] + self.rank[place])
 
-    def before(self, row):
-        """int [parts]: rows of each part among the first `row` rows."""
+    def before(self, row: int) -> np.ndarray:
+        """int [parts]: rows of each part among the first `row` rows of the stage."""
         cycle, place = divmod(row, PERIOD)
         return cycle * self.quotas + np.bincount(self.source[:place], minlength=len(self.quotas))
 
 
-def apportion(weights, total):
-    """Whole numbers [n] that add to `total` in proportion to weights [n] > 0, each at least 1
-    (largest remainders).
+def apportion(weights: Sequence[float], total: int) -> np.ndarray:
+    """Whole numbers [n] that add to `total` in proportion to weights [n] > 0, each at least 1, by
+    the method of largest remainders.
     """
-    weights = np.asarray(weights, np.float64)
-    exact = weights / weights.sum() * total
-    whole = np.floor(exact).astype(np.int64)
-    whole[np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]] += 1
-    while not whole.all():
-        whole[np.argmin(whole)] += 1
-        whole[np.argmax(whole)] -= 1
-    return whole
+    shares = np.asarray(weights, np.float64)
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: total - int(counts.sum())]] += 1
+    while not counts.all():
+        counts[np.argmin(counts)] += 1
+        counts[np.argmax(counts)] -= 1
+    return counts
 
 
-def kept(corpus, keep):
-    """bool [documents]: those whose labels pass every filter of `Part.keep`."""
+def label_filter(corpus: Corpus, keep: Mapping[str, Sequence]) -> np.ndarray:
+    """bool [documents]: those whose labels pass every filter of `MixturePart.keep`."""
     mask = np.ones(len(corpus), bool)
     for label, allowed in keep.items():
         values, words = corpus.label(label), corpus.words(label)
@@ -171,8 +171,8 @@ def kept(corpus, keep):
     return mask
 
 
-def copies(corpus, emphasis):
-    """float64 [documents]: how many times an epoch shows each document, by `Part.emphasis`."""
+def emphasis_factors(corpus: Corpus, emphasis: Mapping[str, Mapping]) -> np.ndarray:
+    """float64 [documents]: how often an epoch shows each document, by `MixturePart.emphasis`."""
     factors = np.ones(len(corpus))
     for label, table in emphasis.items():
         if bad := [f for f in table.values() if not (math.isfinite(f) and f >= 0)]:
@@ -191,8 +191,8 @@ def copies(corpus, emphasis):
     return factors
 
 
-def _code(corpus, label, word):
-    words = corpus.words(label)
+def _code(corpus: Corpus, label: str, word: str) -> int:
+    words = corpus.words(label) or []
     if word not in words:
         raise ValueError(
             f"{corpus.folder}: no document has {label} {word!r}; choose from {sorted(words)}"
@@ -200,9 +200,9 @@ def _code(corpus, label, word):
     return words.index(word)
 
 
-def permutation(key, count):
-    """A permutation int64 [count] that depends on the JSON of `key` alone: Philox's raw stream
-    is fixed for all versions.
+def permutation(key: Sequence[Any], count: int) -> np.ndarray:
+    """A permutation int64 [count] that depends on the JSON of `key` alone: the raw stream of the
+    Philox generator is the same in all versions of numpy.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).digest()
     raw = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(count)

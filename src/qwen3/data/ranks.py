@@ -1,7 +1,7 @@
-"""A rank file (`base64-bytes rank` per line) becomes a byte-level vocabulary and its merges.
+"""A rank file (`base64-bytes rank` per line) -> byte-level vocabulary and merges of a tokenizer.
 
-Ranks order the merges: a token of two or more bytes was made by joining the two pieces that the
-merges of lower rank leave of its bytes. The file does not store the pairs, so they are recovered.
+Ranks order the merges: a token of two or more bytes joins the two pieces that the merges of lower
+rank leave of its bytes. The file does not store these pairs, so they are recovered.
 """
 
 import base64
@@ -13,16 +13,21 @@ Merges = list[tuple[str, str]]
 
 
 def byte_alphabet() -> list[str]:
-    """The printable character that stands for each byte 0..255 in byte-level BPE (GPT-2's map):
-    printable Latin-1 bytes stand for themselves, the other 68 take U+0100 onwards in order."""
+    """The printable character that stands for each byte 0..255 in byte-level BPE (GPT-2's map).
+
+    Printable Latin-1 bytes stand for themselves, the other 68 take U+0100 onwards in order.
+    """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = iter(range(256, 512))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
 
 
 def read_ranks(path: str | Path, *, expected: int | None = None) -> list[bytes]:
-    """Tokens by rank. ValueError with file and line for a missing or broken file, and for a count
-    other than `expected` (a file cut at the end of a line is otherwise a valid smaller one)."""
+    """The tokens of a rank file, by rank.
+
+    Raises ValueError naming file and line for a missing or broken file, and for a count other than
+    `expected`: a file cut at the end of a line would else be a valid smaller one.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no rank file at {path}")
@@ -31,11 +36,11 @@ def read_ranks(path: str | Path, *, expected: int | None = None) -> list[bytes]:
         if not line.strip():
             continue
         try:
-            code, rank = line.split()
-            token, rank = base64.b64decode(code, validate=True), int(rank)
+            code, digits = line.split()
+            token, rank = base64.b64decode(code, validate=True), int(digits)
         except (ValueError, binascii.Error):
-            shown = line[:40]
-            raise ValueError(f"{path}:{number}: not `base64-bytes rank`: {shown!r}") from None
+            start = line[:40]
+            raise ValueError(f"{path}:{number}: not `base64-bytes rank`: {start!r}") from None
         if rank != len(tokens) or not token or token in tokens:
             raise ValueError(
                 f"{path}:{number}: {token!r} with rank {rank}, wanted a new token of rank "
@@ -57,14 +62,15 @@ def recover_merges(tokens: list[bytes]) -> tuple[dict[str, int], Merges]:
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise ValueError(f"{len(missing)} of the 256 single bytes have no rank, first {missing[0]}")
-    merges = []
+    merges: Merges = []
     for rank, token in enumerate(tokens):
         if len(token) == 1:
             continue
         pieces = _merge_below(token, ranks, rank)
         if len(pieces) != 2:
             raise ValueError(f"rank {rank}: no pair of lower ranks makes {token!r}")
-        merges.append(tuple("".join(alphabet[byte] for byte in piece) for piece in pieces))
+        left, right = ("".join(alphabet[byte] for byte in piece) for piece in pieces)
+        merges.append((left, right))
     vocab = {"".join(alphabet[byte] for byte in token): rank for token, rank in ranks.items()}
     return vocab, merges
 

@@ -1,97 +1,142 @@
 """One opened file as a sequence of documents, by index: text and JSON lines, Parquet, ArrayRecord.
 
-`row(fields, where)` and `parse(...)` come from the source: they make a `Document` of what is read.
+The source gives the function that makes a `Document` of what is read. A document or file that
+cannot be read is a BadData naming it.
 """
 
+from __future__ import annotations
+
+import mmap
 import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qwen3.data.jsonl import parse_row
+from qwen3.data import parquet
 from qwen3.data.unpacked import BadData, Unpacked, line_starts, optional
 
+if TYPE_CHECKING:
+    from qwen3.data.sources import Document
 
-class Nothing(list):
-    """A file without documents."""
+Buffer = bytes | mmap.mmap
+Spans = tuple[np.ndarray, np.ndarray]  # int64 (starts, ends), in bytes
+BLANKS = np.frombuffer(b" \t\r\n\x0b\x0c", np.uint8)
 
-    def close(self):
+
+class OpenedFile(Protocol):
+    """The documents of one file. An index beyond the last is an error of the caller."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Document: ...
+
+    def close(self) -> None: ...
+
+
+class EmptyFile:
+    """What a file that was left out is read as."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> Document:
+        raise IndexError(index)
+
+    def close(self) -> None:
         pass
 
 
-class Spans:
-    """Byte ranges of one unpacked file, each parsed when asked for."""
+class TextSpans:
+    """Documents that are byte ranges of one unpacked file; blank ranges are dropped.
 
-    def __init__(self, unpacked, starts, ends, parse):
-        data = unpacked.data
-        # Blank spans are dropped; only short ones can be told apart cheaply, and only those are
-        # looked at.
-        short = np.flatnonzero(ends - starts <= 8)
-        blank = [i for i in short if not data[starts[i] : ends[i]].strip()]
-        keep = np.ones(len(starts), bool)
-        keep[blank] = False
-        self._numbers = np.flatnonzero(keep) + 1
-        self._starts, self._ends = starts[keep], ends[keep]
+    parse(data, url, number of the range from 1, its first byte) -> Document.
+    """
+
+    def __init__(
+        self, unpacked: Unpacked, spans: Spans, parse: Callable[[bytes, str, int, int], Document]
+    ):
+        starts, ends = spans
+        blank = _blank(unpacked.data, starts, ends)
+        self._numbers = np.flatnonzero(~blank) + 1
+        self._starts, self._ends = starts[~blank], ends[~blank]
         self._unpacked, self._parse = unpacked, parse
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, i):
-        begin, end = int(self._starts[i]), int(self._ends[i])
-        return self._parse(
-            self._unpacked.data[begin:end], self._unpacked.url, int(self._numbers[i]), begin
-        )
+    def __getitem__(self, index: int) -> Document:
+        begin, end = int(self._starts[index]), int(self._ends[index])
+        data = self._unpacked.data[begin:end]
+        return self._parse(data, self._unpacked.url, int(self._numbers[index]), begin)
 
-    def close(self):
+    def close(self) -> None:
         self._unpacked.close()
 
 
+def _blank(data: Buffer, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """bool [spans]: those without anything but whitespace; few are looked at beyond a byte."""
+    first = np.frombuffer(data, np.uint8)[np.minimum(starts, len(data) - 1)]
+    blank = (ends <= starts) | np.isin(first, BLANKS)
+    for i in np.flatnonzero(blank):
+        blank[i] = not data[starts[i] : ends[i]].strip()
+    return blank
+
+
 class ParquetFile:
-    """Rows of a Parquet file; the row group read last is held."""
+    """Rows of a Parquet file; the row group read last is held in memory.
 
-    def __init__(self, url, source):
-        pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
-        self._url, self._source = url, source
+    parse(row, where) -> Document. wanted: names of the columns to read.
+    """
+
+    def __init__(self, url: str, wanted: set[str], parse: Callable[[Mapping, str], Document]):
+        reader = optional("pyarrow.parquet").ParquetFile
+        self._url, self._parse = url, parse
         self._copy = Unpacked(url, binary=True)
-        try:
-            self._file = parquet.ParquetFile(self._copy.path, memory_map=True)
-        except pyarrow.ArrowInvalid as error:
-            raise BadData(f"{url}: not a whole Parquet file ({error})") from error
-        groups = [
-            self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)
-        ]
-        self._starts = np.concatenate([[0], np.cumsum(groups, dtype=np.int64)])
-        names = self._file.schema_arrow.names
-        self._columns = [name for name in names if name in source.wanted]
-        self._errors = (OSError, pyarrow.ArrowException)
-        self._group, self._rows = None, None
+        with parquet.damage_named(f"{url}: not a whole Parquet file"):
+            self._file = reader(self._copy.path, memory_map=True)
+            groups = range(self._file.num_row_groups)
+            sizes = [self._file.metadata.row_group(g).num_rows for g in groups]
+            self._columns = [name for name in self._file.schema_arrow.names if name in wanted]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._group = -1
+        self._rows: list[dict[str, Any] | BadData] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, i):
-        group = int(np.searchsorted(self._starts, i, side="right")) - 1
+    def __getitem__(self, index: int) -> Document:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        first = int(self._starts[group])
         if group != self._group:
-            try:
-                table = self._file.read_row_group(group, columns=self._columns)
-            except self._errors as error:
-                raise BadData(f"{self._url}, row group {group}: unreadable ({error})") from error
-            self._group, self._rows = group, table.to_pylist()
-        return self._source.row(self._rows[i - int(self._starts[group])], f"{self._url}, row {i}")
+            self._rows, self._group = self._read(group), group
+        row = self._rows[index - first]
+        if isinstance(row, BadData):
+            raise row
+        return self._parse(row, f"{self._url}, row {index + 1}")
 
-    def close(self):
+    def _read(self, group: int) -> list[dict[str, Any] | BadData]:
+        first, end = self._starts[group : group + 2].tolist()
+        fault = f"{self._url}, rows {first + 1} to {end}: unreadable"
+        with parquet.damage_named(fault):
+            table = self._file.read_row_group(group, columns=self._columns)
+            if table.num_rows != end - first:
+                raise BadData(f"{fault} ({table.num_rows} rows stored)")
+            return parquet.decoded(table, self._url, first + 1)
+
+    def close(self) -> None:
         self._file.close()
         self._copy.close()
-        self._rows = None
+        self._rows = []
 
 
 class ArrayRecordFile:
-    """Records of an ArrayRecord file."""
+    """Records of an ArrayRecord file. parse(record, where) -> Document."""
 
-    def __init__(self, url, source):
+    def __init__(self, url: str, parse: Callable[[bytes, str], Document]):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self._url, self._source = url, source
+        self._url, self._parse = url, parse
         self._copy = Unpacked(url, binary=True)
         try:
             self._records = ArrayRecordDataSource([self._copy.path])
@@ -99,25 +144,22 @@ class ArrayRecordFile:
         except (RuntimeError, ValueError) as error:
             raise BadData(f"{url}: not a whole ArrayRecord file ({error})") from error
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, i):
-        where = f"{self._url}, record {i}"
+    def __getitem__(self, index: int) -> Document:
+        where = f"{self._url}, record {index}"
         try:
-            data = self._records[i]
+            data = self._records[index]
         except (RuntimeError, ValueError) as error:
             raise BadData(f"{where}: unreadable ({error})") from error
-        fields = (
-            {self._source.text: data} if self._source.record == "text" else parse_row(data, where)
-        )
-        return self._source.row(fields, where)
+        return self._parse(data, where)
 
-    def close(self):
+    def close(self) -> None:
         self._copy.close()
 
 
-def decode(data, where):
+def decode(data: bytes, where: str) -> str:
     """UTF-8 bytes -> str, or BadData naming `where`."""
     try:
         return data.decode("utf-8")
@@ -125,19 +167,24 @@ def decode(data, where):
         raise BadData(f"{where}: not UTF-8 (byte {error.start} on: {error.reason})") from error
 
 
-def lines(data):
-    """int64 (starts, ends) of the lines of a buffer."""
+def lines(data: Buffer) -> Spans:
+    """The lines of a buffer, each with its newline."""
     starts = line_starts(data)
     return starts[:-1], starts[1:]
 
 
-def _whole(data):
+def _file(data: Buffer) -> Spans:
     return np.array([0]), np.array([len(data)])
 
 
-def _paragraphs(data):
+def _paragraphs(data: Buffer) -> Spans:
     gaps = np.array([m.span() for m in re.finditer(rb"\n\s*\n", data)], np.int64).reshape(-1, 2)
     return np.append(0, gaps[:, 1]), np.append(gaps[:, 0], len(data))
 
 
-CUTS = {"file": _whole, "line": lines, "paragraph": _paragraphs}
+# What a document of a text file is -> the spans of the documents.
+UNITS: dict[str, Callable[[Buffer], Spans]] = {
+    "file": _file,
+    "line": lines,
+    "paragraph": _paragraphs,
+}

@@ -1,7 +1,7 @@
-"""Token sequences -> packed training rows, and values of rows back to their sequences.
+"""Token sequences -> packed training rows (a batch), and values of rows back to their sequences.
 
-Tokens are the interface of post-training: a sequence keeps what was sampled or rendered and a
-weight for each token. Position t of a row predicts token t + 1 of its sequence.
+Tokens are the interface of post-training: a sequence keeps the ids that were sampled or rendered
+and a weight for each (the loss mask). Slot t of a row predicts token t + 1 of its sequence.
 """
 
 from __future__ import annotations
@@ -21,34 +21,33 @@ FIELDS = {
     "positions": np.int32,
     "segment_ids": np.int32,
 }
-POST_TRAINING_FIELDS = {**FIELDS, "mode": np.int32}  # and the thinking mode of each token
+POST_TRAINING_FIELDS = {**FIELDS, "mode": np.int32}  # adds the thinking mode of each token
+# What GRPO adds: advantages, log-probs of the policy before the update and of the sampler.
 POLICY_FIELDS = {name: np.float32 for name in ("advantages", "old_logp", "rollout_logp")}
 
 
 @dataclass
 class TokenSequence:
-    """tokens: int [n], n >= 2. weights: float [n], of the loss at predicting each token (that of
-    the first is never used). mode: index into losses.rows.MODES. fields: more values per token,
-    [n] or [n, K], moved like the weights.
-    """
+    """Tokens of one rendering or rollout, and what training needs to know of each."""
 
-    tokens: np.ndarray
-    weights: np.ndarray
-    mode: int = 1
+    tokens: np.ndarray  # int [n], n >= 2
+    weights: np.ndarray  # float [n], of the loss at predicting each; the first is never used
+    mode: int = 1  # index into losses.forward.MODES
+    # More values per token, [n] or [n, K], moved like the weights.
     fields: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def __len__(self):
-        """Slots that it takes in a row: the last token is only predicted."""
+    def __len__(self) -> int:
+        """Slots of a row that the sequence takes: its last token is only predicted."""
         return len(self.tokens) - 1
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Where each sequence lies: its row and first slot, both int [sequences]; rows there are."""
+    """Where each sequence lies in the rows of a batch."""
 
-    row: np.ndarray
-    start: np.ndarray
-    rows: int
+    row: np.ndarray  # int [sequences]
+    start: np.ndarray  # int [sequences], the first slot in that row
+    rows: int  # number of rows
 
 
 def layout(lengths: Sequence[int], length: int) -> RowLayout:
@@ -56,26 +55,29 @@ def layout(lengths: Sequence[int], length: int) -> RowLayout:
 
     Raises ValueError for a sequence that is longer than a row, or has no token to predict.
     """
-    lengths = np.asarray(lengths, np.int64)
-    for bad in np.flatnonzero((lengths > length) | (lengths < 1)):
-        raise ValueError(f"sequence {bad} needs {lengths[bad]} slots; a row has 1 to {length}")
-    row = best_fit(lengths, length)
-    start, used = np.zeros(len(lengths), np.int64), {}
-    for index, where in enumerate(row.tolist()):
-        start[index] = used.get(where, 0)
-        used[where] = start[index] + lengths[index]
-    return RowLayout(row, start, len(used))
+    slots = np.asarray(lengths, np.int64)
+    for bad in np.flatnonzero((slots > length) | (slots < 1)):
+        raise ValueError(f"sequence {bad} needs {slots[bad]} slots; a row has 1 to {length}")
+    rows = best_fit(slots, length)
+    start = np.zeros(len(slots), np.int64)
+    used: dict[int, int] = {}
+    for index, row in enumerate(rows.tolist()):
+        start[index] = used.get(row, 0)
+        used[row] = start[index] + slots[index]
+    return RowLayout(rows, start, len(used))
 
 
 def fill(
     sequences: Sequence[TokenSequence], where: RowLayout, length: int, *, pad: int, rows: int
-) -> dict:
+) -> dict[str, np.ndarray]:
     """The batch of [rows, length] arrays that the losses take; rows without a sequence are padding.
 
-    `pad` is the id at padded places, whose segment and weight are 0.
+    pad: the id at padded places, whose segment and weight are 0.
     """
     assert where.rows <= rows, (where.rows, rows)
-    batch = {name: np.zeros((rows, length), dtype) for name, dtype in POST_TRAINING_FIELDS.items()}
+    batch: dict[str, np.ndarray] = {
+        name: np.zeros((rows, length), dtype) for name, dtype in POST_TRAINING_FIELDS.items()
+    }
     batch["tokens"][:] = batch["targets"][:] = pad
     for name, value in (sequences[0].fields if sequences else {}).items():
         kind = np.int32 if np.issubdtype(value.dtype, np.integer) else np.float32
@@ -98,18 +100,21 @@ def fill(
 def read_back(
     values: np.ndarray, sequences: Sequence[TokenSequence], where: RowLayout
 ) -> list[np.ndarray]:
-    """Of [rows, length] values each sequence's own, [n]; that of its first token is 0."""
-    found = []
+    """The values [n] of each sequence from values [rows, length] of a batch.
+
+    Slot t holds the value of predicting token t + 1, so that of the first token is 0.
+    """
+    by_sequence = []
     for sequence, row, start in zip(sequences, where.row, where.start, strict=True):
-        mine = values[row, start : start + len(sequence)]
-        found.append(np.concatenate([np.zeros(1, values.dtype), mine]))
-    return found
+        predicted = values[row, start : start + len(sequence)]
+        by_sequence.append(np.concatenate([np.zeros(1, values.dtype), predicted]))
+    return by_sequence
 
 
 def round_up(rows: int, multiple: int, most: int) -> int:
-    """`rows` as one of at most four sizes, each a multiple of `multiple`: few shapes to compile.
+    """`rows` rounded up to one of at most four multiples of `multiple`: few shapes to compile.
 
-    most: the largest number of rows there can be.
+    most: the largest number of rows that a batch can have.
     """
     grain = -(-most // (4 * multiple)) * multiple
     return max(grain, -(-rows // grain) * grain)

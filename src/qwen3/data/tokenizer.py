@@ -5,7 +5,7 @@
     tokenizer = Tokenizer.load(folder); tokenizer.save(folder)   # the form transformers loads
 
 Ids of the added tokens are attributes (`tokenizer.im_end`), see `special_tokens.ADDED_TOKENS`;
-nothing else in the project may hard-code an id. Facts: report 3.1, golden tokenizer_facts.
+nothing else in the project may hard-code an id. (Qwen3 report 3.1)
 """
 
 import re
@@ -24,7 +24,11 @@ SMALLEST = 256 + len(ADDED_TOKENS)
 
 
 class Tokenizer:
-    """Text <-> ids. Wraps a `tokenizers.Tokenizer` whose added tokens include Qwen3's 26."""
+    """Text <-> ids, by a `tokenizers.Tokenizer` whose added tokens include Qwen3's 26.
+
+    vocab_size: number of ids. added: text -> id of the added tokens. Raises ValueError when one of
+    the 26 is missing.
+    """
 
     endoftext: int
     im_start: int
@@ -54,28 +58,31 @@ class Tokenizer:
 
     @property
     def eos(self) -> int:
+        """The id that ends an assistant's turn."""
         return self.im_end
 
     @property
     def pad(self) -> int:
+        """The id that fills the slots of a batch without a token."""
         return self.endoftext
 
     @property
     def stop_ids(self) -> tuple[int, int]:
-        """Either ends a generation, as in the released generation config."""
+        """The ids that end a generation, as in the released generation config."""
         return self.im_end, self.endoftext
 
     # The model's vocabulary matrix has more rows than the tokenizer has tokens.
 
     @property
     def vocab_rows(self) -> int:
-        """Rows to give a model: 151,936 for the released vocabulary, else the next 128."""
+        """Rows of the embedding to give a model: 151,936 for the released vocabulary, else the next
+        multiple of 128."""
         if self.vocab_size == OFFICIAL_RANKS + len(ADDED_TOKENS):
             return OFFICIAL_ROWS
         return -(-self.vocab_size // 128) * 128
 
     def check_fits(self, rows: int) -> None:
-        """ValueError if a model with `rows` vocabulary rows cannot hold every id."""
+        """Raise ValueError if a model with `rows` vocabulary rows cannot hold every id."""
         if rows < self.vocab_size:
             raise ValueError(
                 f"the tokenizer has {self.vocab_size} ids, the model only {rows} vocabulary rows; "
@@ -83,7 +90,7 @@ class Tokenizer:
             )
 
     def never_sampled(self, rows: int) -> np.ndarray:
-        """Bool [rows]: True for ids that no text has, to be masked when sampling."""
+        """bool [rows]: True for ids that no text has, whose logits are masked when sampling."""
         self.check_fits(rows)
         mask = np.ones(rows, bool)
         mask[list(self.backend.get_vocab(with_added_tokens=True).values())] = False
@@ -104,12 +111,16 @@ class Tokenizer:
     # Text in, text out.
 
     def encode(self, text: str, *, allow_special: bool = True) -> list[int]:
-        """Ids of text. With allow_special=False a control token written in the text is plain
-        text: what a user typed can then never end a turn or open a system one."""
+        """The ids of a text.
+
+        With allow_special=False a control token written in the text is plain text: what a user
+        typed can then never end a turn or open a system one.
+        """
         return self._coder(allow_special).encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = True) -> list[list[int]]:
-        """`encode` of many texts, on all cores."""
+        """`encode` of many texts, on all cores. It takes some 200 bytes of memory per byte of text
+        meanwhile: see `text_pieces` for long ones."""
         coder = self._coder(allow_special)
         batch = coder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
@@ -117,25 +128,31 @@ class Tokenizer:
     def encode_spans(
         self, text: str, *, literal: Sequence[tuple[int, int]] = ()
     ) -> tuple[list[int], list[int]]:
-        """(ids, character of `text` where each token starts). Control tokens that touch a `literal`
-        span [start, end) are plain text there. Without literal spans ids equal encode(text)."""
-        parts, ids, starts, at = [], [], [], 0  # parts: (start, plain text, id that follows)
+        """(ids, character of `text` where each token starts).
+
+        Control tokens that touch a `literal` span [start, end) are plain text there. Without
+        literal spans the ids equal encode(text).
+        """
+        parts: list[tuple[int, str, int | None]] = []  # (start, plain text, added id behind it)
+        ids: list[int] = []
+        starts: list[int] = []
+        at = 0
         for match in self._added_pattern.finditer(text):
             if not any(a < match.end() and match.start() < b for a, b in literal):
                 parts.append((at, text[at : match.start()], self.added[match.group()]))
                 at = match.end()
         parts.append((at, text[at:], None))
         plain = self._plain.encode_batch([part for _, part, _ in parts], add_special_tokens=False)
-        for (start, part, follower), encoding in zip(parts, plain, strict=True):
+        for (start, part, added), encoding in zip(parts, plain, strict=True):
             ids += encoding.ids
             starts += [start + offset for offset, _ in encoding.offsets]
-            if follower is not None:
-                ids.append(follower)
+            if added is not None:
+                ids.append(added)
                 starts.append(start + len(part))
         return ids, starts
 
-    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD. ValueError for an unknown id."""
+    def decode(self, ids: Sequence[int] | np.ndarray, *, skip_special: bool = False) -> str:
+        """The text of ids; bytes that are not UTF-8 become U+FFFD. ValueError for an unknown id."""
         ids = [int(i) for i in ids]
         for i in ids:
             if not 0 <= i < self.vocab_size:
@@ -145,21 +162,24 @@ class Tokenizer:
     def _coder(self, allow_special: bool) -> tokenizers.Tokenizer:
         return self.backend if allow_special else self._plain
 
-    # Ways to get one, and the way to keep it.
+    # Loading, saving, training.
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """From a Hugging Face folder. ValueError for a missing or broken tokenizer.json, for a
-        vocabulary without Qwen3's added tokens, or one in another form than Qwen3's."""
+        """Load a folder in the layout of the Hugging Face hub.
+
+        Raises ValueError for a missing or broken tokenizer.json, and for a tokenizer in another
+        form than Qwen3's or without its added tokens.
+        """
         return cls(_form(tokenizer_files.read(folder)))
 
     def save(self, folder: str | Path) -> None:
-        """tokenizer.json and tokenizer_config.json with the chat template, for transformers."""
+        """Write tokenizer.json, and tokenizer_config.json with the chat template."""
         tokenizer_files.write(self.backend, folder)
 
     @classmethod
     def from_ranks(cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS) -> "Tokenizer":
-        """From a rank file of `expected` ranks (None: any). ValueError names a bad line."""
+        """Build one from a rank file of `expected` ranks (None: any), see `ranks.read_ranks`."""
         vocab, merges = ranks.recover_merges(ranks.read_ranks(path, expected=expected))
         return cls(_with_added_tokens(_form(tokenizers.Tokenizer(models.BPE(vocab, merges)))))
 
@@ -167,7 +187,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], size: int) -> "Tokenizer":
         """Learn merges from texts until there are `size` ids, the 26 added tokens included.
 
-        ValueError for size < 282 (256 bytes + 26) or for texts too few to give that many merges.
+        Raises ValueError for size < 282 (256 bytes + 26) and for texts too few to give that many
+        merges.
         """
         if size < SMALLEST:
             raise ValueError(f"size {size} is below {SMALLEST}: 256 bytes and 26 added tokens")
@@ -185,7 +206,7 @@ class Tokenizer:
 
 
 def _form(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Qwen3's steps around a BPE model."""
+    """Put Qwen3's normaliser, pre-tokeniser, decoder and post-processor around a BPE model."""
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

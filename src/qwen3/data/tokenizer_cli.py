@@ -1,16 +1,17 @@
-"""`qwen3 tokenizer train | import | show`."""
+"""The commands `qwen3 tokenizer train | import | show`."""
 
 import argparse
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from qwen3.data import sources
 from qwen3.data.special_tokens import ADDED_TOKENS, OFFICIAL_RANKS
 from qwen3.data.tokenizer import SMALLEST, Tokenizer
 
 
-def add_parser(subparsers) -> None:
-    """Registers `tokenizer` and its commands; each sets `run`, called with the parsed arguments."""
+def add_parser(subparsers: Any) -> None:
+    """Add `tokenizer` and its commands; each sets `run`, called with the parsed arguments."""
     parser = subparsers.add_parser("tokenizer", help="train, import or show a tokenizer")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -37,6 +38,7 @@ def add_parser(subparsers) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
+    """Learn a tokenizer from the texts of files and save it."""
     opened = [sources.open_source(path, skip_broken=args.skip_broken) for path in args.files]
     tokenizer = Tokenizer.train(_texts(opened), args.size)
     tokenizer.save(args.out)
@@ -47,6 +49,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_import(args: argparse.Namespace) -> None:
+    """Build a tokenizer from a rank file and save it."""
     expected = None if args.any_size else OFFICIAL_RANKS
     tokenizer = Tokenizer.from_ranks(args.ranks, expected=expected)
     tokenizer.save(args.out)
@@ -54,6 +57,7 @@ def run_import(args: argparse.Namespace) -> None:
 
 
 def run_show(args: argparse.Namespace) -> None:
+    """Print the sizes and special tokens of a tokenizer, or the tokens of a text."""
     tokenizer = Tokenizer.load(args.folder)
     if args.text is None:
         print(describe(tokenizer))
@@ -72,6 +76,7 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def describe(tokenizer: Tokenizer) -> str:
+    """The number of ids, of added tokens and of vocabulary rows, as a phrase."""
     return (
         f"{tokenizer.vocab_size:,} ids ({len(tokenizer.added)} added), "
         f"{tokenizer.vocab_rows:,} vocabulary rows"
