@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.sources import Document, Source
+from qwen3.data.document import Document, Source
 from qwen3.data.token_store import sample, sha256, write
 from qwen3.data.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from qwen3.data.sources import Document, Source
+from qwen3.data.document import Document, Source
 
 
 @dataclasses.dataclass

@@ -9,15 +9,13 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from qwen3.data import parquet
+from qwen3.data.document import Document
 from qwen3.data.unpacked import BadData, Unpacked, line_starts, optional
-
-if TYPE_CHECKING:
-    from qwen3.data.sources import Document
 
 Buffer = bytes | mmap.mmap
 Spans = tuple[np.ndarray, np.ndarray]  # int64 (starts, ends), in bytes
@@ -157,14 +155,6 @@ class ArrayRecordFile:
 
     def close(self) -> None:
         self._copy.close()
-
-
-def decode(data: bytes, where: str) -> str:
-    """UTF-8 bytes -> str, or BadData naming `where`."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadData(f"{where}: not UTF-8 (byte {error.start} on: {error.reason})") from error
 
 
 def lines(data: Buffer) -> Spans:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from qwen3.data.document import Document, RowSource, decode, leave_out
 from qwen3.data.jsonl import parse_row
 from qwen3.data.readers import (
     UNITS,
@@ -23,65 +24,21 @@ from qwen3.data.readers import (
     OpenedFile,
     ParquetFile,
     TextSpans,
-    decode,
     lines,
 )
 from qwen3.data.unpacked import BadData, Unpacked, find, stamp
 
-LABELS = ("language", "domain", "quality", "safety")
 BOM = "\ufeff"
-LARGEST_LABEL = float(np.finfo(np.float32).max)  # corpora store numbers so
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A text with its labels, or the tokens of one in a corpus that is tokenised already."""
-
-    content: str | np.ndarray  # text, or token ids int [n]
-    labels: Mapping[str, str | float | None]  # name -> word or number; None where it is missing
-    place: str = dataclasses.field(default="", compare=False)  # file and line, for messages
-
-
-class Source(Protocol):
-    """What `corpora.prepare` reads: documents in a fixed order.
-
-    A source with a true `skip_broken` lets documents that cannot be used be left out; `skipped`
-    then has a message for each.
-    """
-
-    @property
-    def skipped(self) -> list[str]: ...
-
-    def __iter__(self) -> Iterator[Document]: ...
-
-    def describe(self) -> dict[str, Any]:
-        """The facts that key a prepared corpus: they change when the documents may."""
-        ...
-
-
-def leave_out(source: Source, error: BadData) -> None:
-    """Note `error` in `source.skipped` where the source skips what is broken, else raise it."""
-    if not getattr(source, "skip_broken", False):
-        raise BadData(f"{error}; correct it, or give skip_broken=True to leave it out") from error
-    source.skipped.append(str(error))
 
 
 @dataclasses.dataclass
-class FileSource:
+class FileSource(RowSource):
     """Documents of many files in sorted order. A subclass says how one file is read."""
 
-    paths: str | os.PathLike | Sequence[str | os.PathLike]  # path, folder, glob or URL, or several
-    _: dataclasses.KW_ONLY
-    text: str = "text"  # name of the field that holds the text
-    # label -> field of the row; fields called language, domain, quality, safety are taken unasked.
-    label_fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # given to every document
-    skip_broken: bool = False  # leave out files and rows that cannot be read
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         paths = [self.paths] if isinstance(self.paths, (str, os.PathLike)) else list(self.paths)
         self.files = [url for path in paths for url in find(path)]
-        self.skipped: list[str] = []
         self._open_files: dict[int, OpenedFile] = {}
         self._starts: np.ndarray | None = None  # first document of each file, and their number
 
@@ -135,29 +92,6 @@ class FileSource:
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("paths", "_")]
         options = {name: getattr(self, name) for name in names}
         return {"source": type(self).__name__, **options, "files": [stamp(f) for f in self.files]}
-
-    @property
-    def wanted(self) -> set[str]:
-        """Names of the fields that are read, where a format can read some alone."""
-        return {self.text, *LABELS, *self.label_fields.values()}
-
-    def row(self, fields: Mapping[str, Any], where: str) -> Document:
-        """A row of a file -> Document; BadData naming `where` if its text or a label is unfit."""
-        content = fields.get(self.text)
-        if isinstance(content, (list, np.ndarray)):
-            content = _ids(content, where)
-        elif isinstance(content, bytes):
-            content = decode(content, where)
-        elif not isinstance(content, str):
-            fault = (
-                f"is {type(content).__name__}"
-                if self.text in fields
-                else f"not in {sorted(fields)}"
-            )
-            raise BadData(f"{where}: the text field {self.text!r} {fault}")
-        names = {name: name for name in LABELS if name in fields} | dict(self.label_fields)
-        labels = {name: _label(fields.get(field), where, field) for name, field in names.items()}
-        return Document(content, labels | dict(self.labels), where)
 
 
 @dataclasses.dataclass
@@ -222,7 +156,7 @@ class ArrayRecord(FileSource):
 
 
 TFDS = "tfds:"
-FORMATS: dict[str, type[FileSource]] = {
+FORMATS: dict[str, type[RowSource]] = {
     ".txt": TextFiles,
     ".md": TextFiles,
     ".jsonl": JsonLinesFiles,
@@ -232,7 +166,7 @@ FORMATS: dict[str, type[FileSource]] = {
 }
 
 
-def open_source(path: str | os.PathLike, **options: Any) -> FileSource:
+def open_source(path: str | os.PathLike, **options: Any) -> RowSource:
     """The source for a path, folder, glob or URL by its ending (`FORMATS`; .gz and .zst are looked
     through), or for "tfds:NAME".
 
@@ -248,7 +182,7 @@ def open_source(path: str | os.PathLike, **options: Any) -> FileSource:
     return kind(path.removeprefix(TFDS), **options)
 
 
-def _kind(path: str) -> type[FileSource]:
+def _kind(path: str) -> type[RowSource]:
     if path.startswith(TFDS):
         from qwen3.data.tfds_source import Tfds
 
@@ -260,27 +194,3 @@ def _kind(path: str) -> type[FileSource]:
     raise ValueError(
         f"{path}: unknown kind of file; known endings: {sorted(FORMATS)}, plain or .gz or .zst"
     )
-
-
-def _ids(content: Any, where: str) -> np.ndarray:
-    try:
-        ids = np.asarray(content)
-    except ValueError:  # lists of different lengths
-        ids = np.zeros((0, 0))
-    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or not ids.size):
-        raise BadData(f"{where}: a list that is not one of token ids")
-    if ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise BadData(f"{where}: token id {ids.max()}")
-    return ids.astype(np.int64)
-
-
-def _label(value: Any, where: str, field: str) -> str | float | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return decode(value, where)
-    if isinstance(value, (bool, int, float, np.number)):
-        if value != value or -LARGEST_LABEL <= value <= LARGEST_LABEL:  # NaN is a missing number
-            return float(value)
-        raise BadData(f"{where}: label {field!r} is {str(value)[:20]}, beyond a 32-bit float")
-    raise BadData(f"{where}: label {field!r} is {type(value).__name__}, not a word or a number")

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from qwen3.data.corpora import Corpus
-from qwen3.data.sources import Document, FileSource, leave_out
+from qwen3.data.document import Document, RowSource, leave_out
 from qwen3.data.unpacked import BadData, optional
 
 
 @dataclasses.dataclass
-class Tfds(FileSource):
+class Tfds(RowSource):
     """A split of a set. `paths` is a name such as "wikipedia/20230601.en:1.0.0", or a folder that
     holds a prepared set; `text` is the feature with the text, or with int token ids [n].
 
@@ -33,9 +33,9 @@ class Tfds(FileSource):
     data_dir: str | None = None  # where prepared sets lie; None: the default of TFDS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         tfds = optional("tensorflow_datasets")
         name = str(self.paths)
-        self.files, self.skipped = [name], []
         if self.data_dir is None and (folder := _prepared(name)) is not None:
             self._builder = tfds.builder_from_directory(folder)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.sources import Document, Source, leave_out
+from qwen3.data.document import Document, Source, leave_out
 from qwen3.data.text_pieces import text_pieces
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.data.unpacked import BadData
