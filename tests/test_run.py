@@ -22,6 +22,9 @@ class Config:
     steps: int = 3
 
 
+ALONE = {"num_processes": None, "process_id": None}  # JAX asks the cluster
+
+
 def echo(config, workdir):
     return config, workdir
 
@@ -48,7 +51,7 @@ def test_settings_of_the_command_line_reach_the_run():
     [
         ("step=5", "'step' is none of"),
         ("stages.s3.name=x", "'s3' is none of 0, 1, s1, s2"),
-        ("steps=many", "'many' is no int"),
+        ("steps=many", "steps: 'many' is no"),
     ],
 )
 def test_a_wrong_setting_leaves_with_code_2_and_the_choices(capsys, setting, words):
@@ -80,16 +83,16 @@ def test_hosts_join_where_there_are_several(monkeypatch, alone, environment, joi
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     run.join_hosts()
-    assert alone == ([{}] if joins else [])
+    assert alone == ([ALONE] if joins else [])
 
 
 def test_hosts_join_by_hand_and_when_asked(monkeypatch, alone):
-    run.join_hosts(asked=True)
+    run.join_hosts(always=True)
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     run.join_hosts()
-    assert alone == [{}, {"num_processes": 2, "process_id": 1}]
+    assert alone == [ALONE, {"num_processes": 2, "process_id": 1}]
 
 
 def test_a_stored_config_is_itself_and_a_change_inside_a_stage_is_named():

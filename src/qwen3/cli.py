@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Iterable, Sequence
 
 COMMANDS = {
     "chat": "qwen3.infer.chat_cli",
@@ -20,11 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command. A user's mistake is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="qwen3", description="The Qwen3 recipe in JAX.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    version = importlib.import_module("qwen3").__version__
+    parser.add_argument("--version", action="version", version=f"qwen3 {version}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
-    # Help needs all commands; a command needs itself, and some take seconds to import.
-    named = arguments[0] if arguments else ""
-    for name in [named] if named in COMMANDS else COMMANDS:
+    for name in _needed(arguments):
         importlib.import_module(COMMANDS[name]).add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     try:
@@ -36,12 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-class _Version(argparse.Action):
-    """Prints `qwen3.__version__`, imported only when asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"qwen3 {importlib.import_module('qwen3').__version__}")
-        parser.exit()
+def _needed(arguments: Sequence[str]) -> Iterable[str]:
+    """The commands to import, which can take seconds: one, none for the version, all for help."""
+    first = arguments[0] if arguments else ""
+    return [first] if first in COMMANDS else [] if first == "--version" else COMMANDS
 
 
 if __name__ == "__main__":

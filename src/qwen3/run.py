@@ -1,4 +1,4 @@
-"""`main(stage.run, CONFIG)`: what every experiment file ends with.
+"""The command line of every experiment file, which ends with `main(stage.run, CONFIG)`.
 
     python experiments/NAME.py --workdir DIR [--set a.b=c ...]
 
@@ -21,8 +21,8 @@ from qwen3.config import override, to_json
 
 log = logging.getLogger("qwen3")
 
-# Environments in which more than one process was started: variable -> does its value say so?
-SEVERAL_HOSTS = {
+# Environment variables of launchers, and whether their value means more than one process.
+SEVERAL_HOSTS: dict[str, Callable[[str], bool]] = {
     "JAX_COORDINATOR_ADDRESS": bool,
     "TPU_WORKER_HOSTNAMES": lambda value: "," in value,
     "MEGASCALE_COORDINATOR_ADDRESS": bool,
@@ -36,17 +36,10 @@ def main(
 ) -> Any:
     """Read the command line, join the other hosts, and return run(config, workdir).
 
-    `run` opens the workdir and writes config.json there.
+    `run` opens the workdir and writes config.json there. With --show the config is printed and
+    None is returned.
     """
-    parser = argparse.ArgumentParser(description=sys.modules[run.__module__].__doc__.split("\n")[0])
-    parser.add_argument("--workdir", required=True, help="local or gs://; goes on where it stands")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="change a setting; repeatable"
-    )
-    parser.add_argument("--show", action="store_true", help="print the config and leave")
-    parser.add_argument(
-        "--distributed", action="store_true", help="join the other hosts, also where unasked"
-    )
+    parser = _parser(sys.modules[run.__module__].__doc__ or "")
     options = parser.parse_args(arguments)
     try:
         config = override(config, options.set)
@@ -62,23 +55,46 @@ def main(
     return run(config, options.workdir)
 
 
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--workdir", required=True, help="local or gs://; goes on where it stands")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="change a setting; repeatable"
+    )
+    parser.add_argument("--show", action="store_true", help="print the config and leave")
+    parser.add_argument(
+        "--distributed", action="store_true", help="join the other hosts, also where unasked"
+    )
+    return parser
+
+
 def use_compile_cache() -> None:
     """Keep compiled programs between runs, where JAX_COMPILATION_CACHE_DIR says, or at home."""
-    if not jax.config.jax_compilation_cache_dir:
+    # jax defines its settings at run time, unseen by a type checker.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qwen3" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def join_hosts(asked: bool = False) -> None:
-    """jax.distributed where the environment tells of several hosts, or when asked.
+def join_hosts(always: bool = False) -> None:
+    """jax.distributed if the environment tells of several hosts, or `always`.
 
     JAX_COORDINATOR_ADDRESS comes with JAX_NUM_PROCESSES and JAX_PROCESS_ID; on TPU pods and under
     Slurm or Open MPI JAX finds the rest by itself.
     """
-    told = any(says(os.environ[name]) for name, says in SEVERAL_HOSTS.items() if name in os.environ)
-    if not (told or asked) or jax.distributed.is_initialized():
+    several = any(
+        means_several(os.environ[name])
+        for name, means_several in SEVERAL_HOSTS.items()
+        if name in os.environ
+    )
+    if not (several or always) or jax.distributed.is_initialized():
         return
-    given = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    numbers = {key: int(os.environ[name]) for key, name in given.items() if name in os.environ}
-    jax.distributed.initialize(**numbers)
+    jax.distributed.initialize(
+        num_processes=_number("JAX_NUM_PROCESSES"), process_id=_number("JAX_PROCESS_ID")
+    )
     log.info("process %d of %d", jax.process_index(), jax.process_count())
+
+
+def _number(variable: str) -> int | None:
+    """An environment variable's number, None where it is not set."""
+    return int(os.environ[variable]) if variable in os.environ else None

@@ -17,8 +17,9 @@ from qwen3 import cli
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.model import sizes
-from qwen3.plan import chips, fit, plan_cli, summary, target
+from qwen3.plan import chips, fit, plan_cli, target
 from qwen3.plan.compiling import plan
+from qwen3.plan.plan_text import plan_text
 from qwen3.plan.steps import Setting
 
 plan_table = pytest.importorskip("plan_table")  # beside the experiments, see conftest
@@ -105,10 +106,10 @@ def test_every_transport_compiles_for_a_v5e(transport, kind):
     assert found.fits and found.flops["experts"] > 0 and found.flops["attention"] > 0
 
 
-def test_forward_of_a_dense_model_and_its_report():
+def test_forward_of_a_dense_model_and_its_text():
     dense = plan(setting(model="small", step="forward", params_dtype="bfloat16"))
     assert dense.flops_ratio == pytest.approx(1.0, abs=0.02)
-    text = summary.text(dense)
+    text = plan_text(dense)
     for word in ("fits", "all-gather", "predicted step", "MFU", "how it was counted"):
         assert word in text
     assert json.loads(json.dumps(dense.to_dict()))["prediction"]["seconds"] > 0

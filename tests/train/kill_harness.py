@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qwen3.train.checkpoint import DOOMED, TEMPORARY, load_params, newest
+from qwen3.train.checkpoint import load_params, newest
+from qwen3.train.checkpoint_folder import DOOMED, TEMPORARY
 
 Moment = Callable[[Path], bool]
 

@@ -13,6 +13,8 @@ from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.train import checkpoint as ck
 from qwen3.train import optim
+from qwen3.train.checkpoint_folder import DOOMED, TEMPORARY
+from qwen3.train.manifest import MANIFEST, read_manifest
 from qwen3.train.state import abstract, create
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir, cut_back
@@ -65,7 +67,7 @@ def test_a_save_in_the_background_is_bitwise_though_the_state_moves_on(tmp_path)
     restored = open_in(tmp_path).restore(one_device())
     assert same(restored.state, kept) and restored.skipped == []
     assert restored.extra == {"stage": 2, "mixture": "ab12"}
-    seal = ck.read_manifest(tmp_path / "1")
+    seal = read_manifest(tmp_path / "1")
     assert seal["config"]["optim"]["peak"] == 0.1 and seal["metrics"] == {"loss": 2.5}
 
 
@@ -134,9 +136,9 @@ def flip(file):
         (lambda path: truncate(largest_file(path)), "bytes instead of"),
         (lambda path: flip(largest_file(path)), "another checksum"),
         (lambda path: largest_file(path).unlink(), "is missing"),
-        (lambda path: truncate(path / ck.MANIFEST), "cannot be read"),
-        (lambda path: (path / ck.MANIFEST).unlink(), "cannot be read"),
-        (lambda path: (path / ck.MANIFEST).write_text("[1]"), "cannot be read"),
+        (lambda path: truncate(path / MANIFEST), "cannot be read"),
+        (lambda path: (path / MANIFEST).unlink(), "cannot be read"),
+        (lambda path: (path / MANIFEST).write_text("[1]"), "cannot be read"),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_passed_over_with_the_reason(
@@ -181,8 +183,8 @@ def test_damaged_checkpoints_do_not_count_when_old_ones_are_deleted(tmp_path):
 
 def test_leftovers_of_a_killed_process_are_no_checkpoints_and_go(tmp_path):
     fill(tmp_path, [1])
-    shutil.copytree(tmp_path / "1", tmp_path / f"2{ck.TEMPORARY}")
-    shutil.copytree(tmp_path / "1", tmp_path / f"3{ck.DOOMED}")
+    shutil.copytree(tmp_path / "1", tmp_path / f"2{TEMPORARY}")
+    shutil.copytree(tmp_path / "1", tmp_path / f"3{DOOMED}")
     checkpoints = open_in(tmp_path)
     assert checkpoints.steps() == [1]
     assert int(checkpoints.restore(one_device()).state.step) == 1
@@ -194,7 +196,7 @@ def test_leftovers_of_a_killed_process_are_no_checkpoints_and_go(tmp_path):
 def test_another_config_is_refused_field_by_field_but_free_settings_may_change(tmp_path):
     fill(tmp_path, [1])
     other = {"optim": {"peak": 0.2, "betas": (0.9, 0.95)}, "seed": 3, "mesh": {"data": 8}}
-    with pytest.raises(ck.OtherCheckpoint, match=r"optim\.peak: 0\.1 -> 0\.2$"):
+    with pytest.raises(ck.CheckpointMismatch, match=r"optim\.peak: 0\.1 -> 0\.2$"):
         open_in(tmp_path, other, free=("mesh",)).restore(one_device())
     moved = {**SETTINGS, "mesh": {"data": 8}}
     assert open_in(tmp_path, moved, free=("mesh",)).restore(one_device()) is not None
@@ -205,9 +207,9 @@ def test_other_arrays_are_refused_by_name(tmp_path):
     template = one_device()
     wide = template.params["head"].update(shape=(64, 16))
     params = {**template.params, "head": wide}
-    with pytest.raises(ck.OtherCheckpoint, match=r"params\.head: \[32, 16\] -> \[64, 16\]"):
+    with pytest.raises(ck.CheckpointMismatch, match=r"params\.head: \[32, 16\] -> \[64, 16\]"):
         open_in(tmp_path).restore(template.replace(params=params))
-    with pytest.raises(ck.OtherCheckpoint, match=r"params\.head"):
+    with pytest.raises(ck.CheckpointMismatch, match=r"params\.head"):
         ck.load_params(tmp_path, params)
 
 

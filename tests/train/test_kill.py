@@ -10,7 +10,8 @@ from pathlib import Path
 import kill_harness as harness
 import pytest
 
-from qwen3.train.checkpoint import read_manifest, steps_in
+from qwen3.train.checkpoint import steps_in
+from qwen3.train.manifest import read_manifest
 
 SCRIPT = Path(__file__).with_name("toy_run.py")
 

@@ -1,1 +1,1 @@
-"""Plans for TPUs that are not here: see `command` for the command, `steps.STEPS` for the steps."""
+"""Plans for TPU slices on a machine without a TPU: memory, FLOPs, traffic, predicted step time."""

@@ -1,4 +1,4 @@
-"""What a TPU chip can do, as its maker states it."""
+"""Published figures of TPU chips: memory, peak FLOPs, bandwidths, and the shapes of slices."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One generation. `devices`: JAX devices a chip shows up as; every other figure is per chip.
-
-    hbm in bytes; flops: bf16 a second; bandwidth: HBM bytes a second; ici: bytes a second that a
-    chip can send over all its links together (half of the published two-way figure).
-    axes: of a slice.
-    """
+    """One TPU generation; every figure is per chip."""
 
     name: str
-    hbm: float
-    flops: float
-    bandwidth: float
-    ici: float
-    devices: int = 1
-    axes: int = 3
-    source: str = ""
+    hbm: float  # bytes of memory
+    flops: float  # bf16 FLOPs a second at peak
+    bandwidth: float  # HBM bytes a second
+    ici: float  # bytes a second sent over all links together: half the published two-way figure
+    devices: int = 1  # JAX devices that a chip shows up as
+    axes: int = 3  # dimensions of a slice
+    source: str = ""  # where the figures are published
 
     def per_device(self, figure: str) -> float:
+        """A figure's share of one JAX device: per_device("hbm") in bytes."""
         return getattr(self, figure) / self.devices
 
     def wrap(self, shape: str) -> tuple[bool, bool, bool]:
-        """Which axes of a slice are rings: all of a cube of at least 4 x 4 x 4; in the plane, those
-        of 16 chips. On axes that are no rings the compiler makes all-reduces of zero-padded wholes
-        out of all-gathers."""
+        """Which axes of a slice are rings (wrap-around links).
+
+        All axes of a cube of at least 4 x 4 x 4; in the plane, axes of 16 chips. On an axis that
+        is no ring the compiler turns all-gathers into all-reduces of zero-padded arrays, at twice
+        the traffic (docs/log/2026-11-22-tpu-slices-have-rings.md).
+        """
         sizes = [int(size) for size in shape.split("x")]
         if self.axes == 3:
             return (min(sizes) >= 4,) * 3
@@ -55,7 +54,10 @@ _EXAMPLES = {2: "AxB, such as 2x2, 4x4, 8x16", 3: "AxBxC, such as 2x2x1, 2x4x4, 
 
 
 def chip_of(topology: str) -> Chip:
-    """The chip of "v5p:4x4x4". Raises ValueError naming the kinds and forms there are."""
+    """The chip of a topology such as "v5p:4x4x4".
+
+    Raises ValueError naming the known kinds and the form of a slice.
+    """
     kind, _, shape = topology.partition(":")
     if kind not in CHIPS:
         raise ValueError(
@@ -69,5 +71,5 @@ def chip_of(topology: str) -> Chip:
 
 
 def shapes(chip: Chip) -> str:
-    """How to write a slice of these chips."""
+    """How to write the shape of a slice of these chips, with examples."""
     return _EXAMPLES[chip.axes]

@@ -1,11 +1,11 @@
-"""One plan: compile a step for devices that are not there, and read off what it takes."""
+"""One plan: compile a step for devices that are not attached, and read off what it takes."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
@@ -21,8 +21,7 @@ FLOPS_METHOD = (
     "own count takes a loop's body once), plus Pallas kernels: a grouped product 2 R K N, causal "
     "attention half the square, 2 products of it forwards and 5 backwards; recomputation included"
 )
-
-
+# Measured against the chip's limit: docs/log/2026-11-28-hbm-is-the-compilers-peak.md.
 MEMORY_METHOD = (
     "HBM: the compiler's own peak, which it compares with the chip's memory, and the program. The "
     "sum of arguments, outputs and temporaries less what is aliased counts buffers that are never "
@@ -32,33 +31,34 @@ MEMORY_METHOD = (
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """All amounts are per JAX device and step; a chip of `devices_per_chip` devices has as many
-    times that. memory: bytes of arguments, outputs, aliased (both at once), temporaries, program
-    and peak; `used` is peak and program. Without the memory (`fits` is False and XLA gave up) only
-    the setting, `used`, `limit`, `reason` and `advice` are there.
+    """What one step takes. All amounts are per JAX device and step.
+
+    If the compiler gave up for lack of memory (`fits` is False, `prediction` None), only the
+    fields up to `advice` are filled.
     """
 
     setting: Setting
-    devices: int
+    devices: int  # JAX devices of the slice
     devices_per_chip: int
-    parameters: int
-    limit: float
+    parameters: int  # of the whole model
+    limit: float  # bytes of HBM
     fits: bool
-    used: float
+    used: float  # bytes of HBM: the compiler's peak and the program
+    # Bytes of arguments, outputs, aliased (both at once), temporaries, program and peak.
     memory: dict[str, float] = field(default_factory=dict)
-    reason: str = ""
-    advice: tuple[str, ...] = ()
+    reason: str = ""  # what the compiler said when it gave up
+    advice: tuple[str, ...] = ()  # what would make it fit, the least costly first
     tokens: float = 0.0
-    flops: dict[str, float] = field(default_factory=dict)
-    flops_per_token: float = 0.0
-    analytic_flops_per_token: float = 0.0
-    flops_ratio: float = 0.0
-    flops_ratio_with_tiles: float = 0.0
-    xla_flops_loops_once: float = 0.0
+    flops: dict[str, float] = field(default_factory=dict)  # by kind, see `flops.count`
+    flops_per_token: float = 0.0  # executed, recomputation included
+    analytic_flops_per_token: float = 0.0  # by the model's formula
+    flops_ratio: float = 0.0  # executed / analytic
+    flops_ratio_with_tiles: float = 0.0  # the same with whole tiles of kernels counted
+    xla_flops_loops_once: float = 0.0  # XLA's own count, which takes a loop's body once
     xla_bytes_loops_once: float = 0.0
-    bytes_accessed: float = 0.0
+    bytes_accessed: float = 0.0  # of HBM
     collectives: tuple[traffic.Collective, ...] = ()
-    unknown_loops: tuple[str, ...] = ()
+    unknown_loops: tuple[str, ...] = ()  # loops whose length could not be read: counted once
     lower_seconds: float = 0.0
     compile_seconds: float = 0.0
     prediction: predict.Prediction | None = None
@@ -69,7 +69,7 @@ class CompiledStep:
 
 
 def plan(setting: Setting, *, keep_text: str = "") -> CompiledStep:
-    """Compile `setting`. keep_text: a file for the optimized program.
+    """Compile `setting`. keep_text: a file for the optimized program (HLO text).
 
     Raises ValueError for what does not exist or does not divide, naming the choices.
     """
@@ -77,38 +77,36 @@ def plan(setting: Setting, *, keep_text: str = "") -> CompiledStep:
     model = sizes.size(setting.model)
     devices = target.devices(setting.topology)
     mesh = meshes.make_mesh(setting.mesh, devices)
-    facts = {
-        "setting": setting,
-        "devices": len(devices),
-        "devices_per_chip": chip.devices,
-        "parameters": sizes.count_parameters(model).total,
-        "limit": chip.per_device("hbm"),
-    }
+    step = CompiledStep(
+        setting=setting,
+        devices=len(devices),
+        devices_per_chip=chip.devices,
+        parameters=sizes.count_parameters(model).total,
+        limit=chip.per_device("hbm"),
+        fits=False,
+        used=math.inf,
+    )
     with jax.set_mesh(mesh), target.no_cache():
-        work = steps.build(setting, model, mesh)
+        planned = steps.build(setting, model, mesh)
         start = time.perf_counter()
-        lowered = work.function.lower(*work.arguments)
+        lowered = planned.function.lower(*planned.arguments)
         middle = time.perf_counter()
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             used, reason = out_of_memory(str(error))
-            return CompiledStep(
-                **facts, fits=False, used=used, reason=reason, advice=advice(setting)
-            )
+            return replace(step, used=used, reason=reason, advice=advice(setting))
         end = time.perf_counter()
     text = compiled.as_text()
     if keep_text:
         with open(keep_text, "w") as file:
             file.write(text)
-    facts |= {"lower_seconds": middle - start, "compile_seconds": end - middle}
-    return _read(facts, chip, compiled, hlo.parse(text), work)
+    step = replace(step, lower_seconds=middle - start, compile_seconds=end - middle)
+    return _counted(_measured(step, compiled), chip, compiled, hlo.parse(text), planned)
 
 
-def _read(
-    facts: dict, chip: Chip, compiled: Any, program: hlo.Program, work: steps.Work
-) -> CompiledStep:
-    setting, devices = facts["setting"], facts["devices"]
+def _measured(step: CompiledStep, compiled: Any) -> CompiledStep:
+    """The step with its memory, as the compiler states it."""
     memory = compiled.memory_analysis()
     parts = {
         "arguments": memory.argument_size_in_bytes,
@@ -119,36 +117,46 @@ def _read(
         "peak": memory.peak_memory_in_bytes,
     }
     used = parts["peak"] + parts["program"]
-    counted = flops.count(program)
-    executed = sum(counted.values()) - counted.get("tiles", 0.0)
-    sent = traffic.collectives(program, devices)
+    fits = used <= step.limit
+    return replace(
+        step, fits=fits, used=used, memory=parts, advice=() if fits else advice(step.setting)
+    )
+
+
+def _counted(
+    step: CompiledStep,
+    chip: Chip,
+    compiled: Any,
+    program: hlo.Program,
+    planned: steps.PlannedStep,
+) -> CompiledStep:
+    """The step with its FLOPs and traffic, and the time predicted from them."""
+    by_kind = flops.count(program)
+    executed = sum(by_kind.values()) - by_kind.get("tiles", 0.0)
+    collectives = traffic.collectives(program, step.devices)
     moved = traffic.hbm_bytes(program)
-    tokens, paper = work.tokens / devices, work.flops / devices
+    tokens, analytic = planned.tokens / step.devices, planned.flops / step.devices
     xla = compiled.cost_analysis() or {}
     prediction = predict.predict(
         chip,
-        flops=counted,
+        flops=by_kind,
         hbm_bytes=moved,
-        sent=sum(c.bytes for c in sent),
+        sent=sum(collective.bytes for collective in collectives),
         tokens=tokens,
-        analytic=paper,
+        analytic=analytic,
     )
-    return CompiledStep(
-        **facts,
-        fits=used <= facts["limit"],
-        used=used,
-        memory=parts,
-        advice=() if used <= facts["limit"] else advice(setting),
+    return replace(
+        step,
         tokens=tokens,
-        flops=counted,
+        flops=by_kind,
         flops_per_token=executed / tokens,
-        analytic_flops_per_token=paper / tokens,
-        flops_ratio=executed / paper,
-        flops_ratio_with_tiles=sum(counted.values()) / paper,
+        analytic_flops_per_token=analytic / tokens,
+        flops_ratio=executed / analytic,
+        flops_ratio_with_tiles=sum(by_kind.values()) / analytic,
         xla_flops_loops_once=xla.get("flops", math.nan),
         xla_bytes_loops_once=xla.get("bytes accessed", math.nan),
         bytes_accessed=moved,
-        collectives=tuple(sent),
+        collectives=tuple(collectives),
         unknown_loops=tuple(sorted(program.unknown_loops)),
         prediction=prediction,
     )
@@ -158,15 +166,18 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def out_of_memory(message: str) -> tuple[float, str]:
-    """(bytes wanted, the compiler's line) of a failed compile; raises RuntimeError for others."""
-    used = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
-    if not used:
+    """(bytes needed, the compiler's line) of a compile that failed for lack of memory.
+
+    Raises RuntimeError for any other failure.
+    """
+    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
+    if not match:
         raise RuntimeError(f"the TPU compiler failed: {message.strip()[:2000]}")
-    return float(used.group(1)) * _UNITS[used.group(2)], used.group(0)
+    return float(match.group(1)) * _UNITS[match.group(2)], match.group(0)
 
 
 def advice(setting: Setting) -> tuple[str, ...]:
-    """What would make it smaller, the least costly first."""
+    """Options of `qwen3 plan` that lower the memory, the least costly first."""
     train = setting.step in steps.TRAINING
     stronger = {"none": "full", "dots": "full", "attention": "full", "full": "offload"}
     remat = stronger.get(setting.remat)
@@ -184,4 +195,4 @@ def advice(setting: Setting) -> tuple[str, ...]:
         (train and setting.optim.moments == "float32", "--moments bfloat16: 2 bytes a weight less"),
         (True, "more chips, weights over all of them; --fit searches"),
     )
-    return tuple(text for wanted, text in offers if wanted)
+    return tuple(text for applies, text in offers if applies)

@@ -1,4 +1,4 @@
-"""Reading a compiled program: the text that XLA prints after its last pass, as plain records.
+"""A compiled program (HLO): the text that XLA prints after its last pass, as plain records.
 
 Loops run their bodies a number of times that the loop's condition tells; `walk` gives every
 instruction together with how often it runs, which XLA's own cost analysis leaves out.
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+# Bytes an element, by XLA's name of the dtype.
 BYTES = {
     "pred": 1,
     "s8": 1,
@@ -37,7 +38,9 @@ BYTES = {
     "f8e4m3": 1,
     "token": 0,
 }
+INTEGERS = ("s32", "u32", "s64")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_HEADING = re.compile(r"^(ENTRY )?%([\w.\-]+).*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%(\S+) = ")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|called_computations)=\{?%([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -45,33 +48,40 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 @dataclass
 class Instruction:
+    """One line of a computation."""
+
     name: str
-    shapes: list[tuple[str, tuple[int, ...]]]
+    shapes: list[tuple[str, tuple[int, ...]]]  # (dtype, dimensions) of each result
     opcode: str
-    operands: list[str]
-    attributes: str
-    root: bool
+    operands: list[str]  # names; of a constant or parameter, what stands in the parentheses
+    attributes: str  # the rest of the line
+    root: bool  # whether it is the computation's result
 
     @property
     def bytes(self) -> float:
+        """Bytes of the results."""
         return sum(BYTES.get(kind, 4) * math.prod(dims) for kind, dims in self.shapes)
 
     @property
     def elements(self) -> int:
+        """Elements of the first result."""
         return math.prod(self.shapes[0][1])
 
-    def named(self, pattern: str) -> str | None:
-        found = re.search(pattern, self.attributes)
-        return found and found.group(1)
+    def attribute(self, pattern: str) -> str | None:
+        """The first group of a regular expression in the attributes, None where it is absent."""
+        match = re.search(pattern, self.attributes)
+        return match and match.group(1)
 
     @property
     def scope(self) -> str:
         """jax's name for it, such as jit(step)/.../experts/dot_general."""
-        return self.named(r'op_name="([^"]*)"') or ""
+        return self.attribute(r'op_name="([^"]*)"') or ""
 
 
 @dataclass
 class Computation:
+    """A function of the program: a fusion's or a loop's body, or the entry."""
+
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
 
@@ -81,27 +91,30 @@ class Computation:
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        found: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
-        for each in self.instructions.values():
-            for operand in each.operands:
-                found.setdefault(operand, []).append(each)
-        return found
+        """The instructions that read each result, by its name."""
+        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+        for instruction in self.instructions.values():
+            for operand in instruction.operands:
+                users.setdefault(operand, []).append(instruction)
+        return users
 
     @property
     def parameters(self) -> list[Instruction]:
-        """In order of their numbers."""
-        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
-        return sorted(found, key=lambda i: int(i.operands[0]))
+        """The computation's arguments, in order of their numbers."""
+        parameters = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(parameters, key=lambda i: int(i.operands[0]))
 
 
 @dataclass
 class Program:
+    """A whole compiled program."""
+
     computations: dict[str, Computation]
-    entry: str
-    unknown_loops: set[str] = field(default_factory=set)
+    entry: str  # name of the computation that is run
+    unknown_loops: set[str] = field(default_factory=set)  # loops whose length cannot be read
 
     def walk(self, *, fused: bool) -> Iterator[tuple[Computation, Instruction, float]]:
-        """(computation, instruction, times it runs), all that is reached from the entry.
+        """(computation, instruction, times it runs) of all instructions that the entry reaches.
 
         fused: go into fusions too, for arithmetic; without, a fusion is one instruction, for what
         travels to and from memory. A loop whose length cannot be read counts once and is noted in
@@ -109,37 +122,41 @@ class Program:
         """
         return self._walk(self.entry, 1.0, fused)
 
-    def _walk(self, name: str, times: float, fused: bool):
+    def _walk(
+        self, name: str, times: float, fused: bool
+    ) -> Iterator[tuple[Computation, Instruction, float]]:
         computation = self.computations[name]
-        for each in computation.instructions.values():
-            yield computation, each, times
-            if each.opcode == "fusion" and not fused:
+        for instruction in computation.instructions.values():
+            yield computation, instruction, times
+            if instruction.opcode == "fusion" and not fused:
                 continue
-            if each.opcode == "while":
-                yield from self._walk(called(each)[0], times * self.trips(each), fused)
-            elif each.opcode in ("fusion", "call", "conditional") or each.opcode == "async-start":
-                for inner in called(each):
+            if instruction.opcode == "while":
+                trips = self.trips(instruction)
+                yield from self._walk(called(instruction)[0], times * trips, fused)
+            elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
+                for inner in called(instruction):
                     yield from self._walk(inner, times, fused)
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop that counts from 0 in steps of 1 runs: the bound in its condition."""
-        known = loop.named(r'known_trip_count":?\{"?n"?:"?(\d+)')
+        known = loop.attribute(r'known_trip_count":?\{"?n"?:"?(\d+)')
         if known:
             return int(known)
-        condition = self.computations[loop.named(r"condition=%([\w.\-]+)")]
-        bounds = list(self._constants(condition))
+        condition = loop.attribute(r"condition=%([\w.\-]+)")
+        bounds = list(self._constants(self.computations[condition])) if condition else []
         if len(bounds) != 1:
             self.unknown_loops.add(loop.name)
             return 1
         return bounds[0]
 
-    def _constants(self, computation: Computation):
-        for each in computation.instructions.values():
-            if each.opcode == "constant" and each.shapes[0][0] in ("s32", "u32", "s64"):
-                if re.fullmatch(r"\d+", each.operands[0]):
-                    yield int(each.operands[0])
-            elif each.opcode == "fusion":
-                yield from self._constants(self.computations[called(each)[0]])
+    def _constants(self, computation: Computation) -> Iterator[int]:
+        """Integer constants of a computation and of the fusions in it."""
+        for instruction in computation.instructions.values():
+            if instruction.opcode == "fusion":
+                yield from self._constants(self.computations[called(instruction)[0]])
+            elif instruction.opcode == "constant" and instruction.shapes[0][0] in INTEGERS:
+                if re.fullmatch(r"\d+", instruction.operands[0]):
+                    yield int(instruction.operands[0])
 
 
 def called(instruction: Instruction) -> list[str]:
@@ -153,32 +170,33 @@ def called(instruction: Instruction) -> list[str]:
 
 
 def parse(text: str) -> Program:
-    """What `compiled.as_text()` says."""
+    """The program that `compiled.as_text()` prints."""
     computations: dict[str, Computation] = {}
-    entry, current = "", None
+    entry = ""
+    current: Computation | None = None
     for line in _logical_lines(text):
-        if line.startswith(("%", "ENTRY")) and line.rstrip().endswith("{"):
-            name = re.search(r"%([\w.\-]+)", line).group(1)
+        if heading := _HEADING.match(line):
+            name = heading.group(2)
             current = computations[name] = Computation(name)
-            entry = name if line.startswith("ENTRY") else entry
+            entry = name if heading.group(1) else entry
         elif line == "}":
             current = None
         elif current is not None and (start := _LINE.match(line)):
-            each = _instruction(line, start)
-            current.instructions[each.name] = each
+            instruction = _instruction(line, start)
+            current.instructions[instruction.name] = instruction
     return Program(computations, entry)
 
 
 def _logical_lines(text: str) -> Iterator[str]:
     """Lines with an instruction each: a kernel's metadata may go on over several of the text."""
-    held = ""
+    logical = ""
     for line in text.splitlines():
         if line == "}" or line.startswith(("%", "ENTRY")) or _LINE.match(line):
-            yield held
-            held = line
+            yield logical
+            logical = line
         else:
-            held += line
-    yield held
+            logical += line
+    yield logical
 
 
 def _instruction(line: str, start: re.Match) -> Instruction:
@@ -200,6 +218,7 @@ def _instruction(line: str, start: re.Match) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
+    """Index of the parenthesis that closes the one at `opening`."""
     depth = 0
     for at in range(opening, len(text)):
         depth += {"(": 1, ")": -1}.get(text[at], 0)

@@ -6,12 +6,16 @@ import argparse
 import dataclasses
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 from qwen3.config import MeshConfig, OptimConfig
 
+if TYPE_CHECKING:
+    from qwen3.plan.steps import Setting
 
-def add_parser(subparsers) -> None:
-    """Registers `plan`; sets `run`, called with the parsed arguments."""
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command `plan`; its `run` is called with the parsed arguments."""
     parser = subparsers.add_parser(
         "plan", help="memory, FLOPs and predicted speed of a step on TPUs that are not here"
     )
@@ -39,13 +43,13 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: fits; 1: does not."""
+    """Print the plan, or the plans of --fit. Exit code 0: it fits the chips; 1: it does not."""
     from qwen3.plan import target
 
     target.prepare()
     from qwen3.plan.compiling import plan
     from qwen3.plan.fit import search
-    from qwen3.plan.summary import text
+    from qwen3.plan.plan_text import plan_text
 
     try:
         if args.fit:
@@ -57,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise ValueError(str(error)) from error
     if args.json:
-        found = [each.to_dict() for each in plans]
-        print(json.dumps(found if args.fit else found[0], indent=1))
+        records = [step.to_dict() for step in plans]
+        print(json.dumps(records if args.fit else records[0], indent=1))
     else:
-        print("\n\n".join(text(each) for each in plans))
+        print("\n\n".join(plan_text(step) for step in plans))
     return 0 if plans[0].fits else 1
 
 
-def setting(args: argparse.Namespace):
+def setting(args: argparse.Namespace) -> Setting:
     """The Setting that the arguments describe."""
     from qwen3.plan.steps import Setting
 

@@ -1,7 +1,8 @@
-"""From counts to seconds: a roofline with stated efficiencies."""
+"""From counts to seconds: a roofline model with stated efficiencies."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwen3.plan.chips import Chip
@@ -20,27 +21,30 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds of one step by resource; `bound` names the longest; mfu counts analytic FLOPs."""
+    """Predicted time of one step."""
 
-    compute: float
-    memory: float
-    links: float
-    bound: str
-    seconds: float
-    mfu: float
+    compute: float  # seconds of arithmetic
+    memory: float  # seconds of HBM traffic
+    links: float  # seconds of traffic between chips (ICI)
+    bound: str  # the longest of the three
+    seconds: float  # of the step: the longest, as the others overlap with it
+    mfu: float  # model FLOPs utilisation, counting analytic FLOPs
     tokens_per_second_per_chip: float
 
 
 def predict(
     chip: Chip,
     *,
-    flops: dict[str, float],
+    flops: Mapping[str, float],
     hbm_bytes: float,
     sent: float,
     tokens: float,
     analytic: float,
 ) -> Prediction:
-    """All amounts are of one device and one step; flops as `flops.count` gives them."""
+    """Predicts a step from amounts of one device: FLOPs by kind, as `flops.count` gives them.
+
+    hbm_bytes, sent: bytes of HBM and ICI traffic. analytic: FLOPs that the model's formula gives.
+    """
     peak = chip.per_device("flops")
     kernels = sum(amount for kind, amount in flops.items() if kind != "matmul")
     times = {
@@ -48,13 +52,12 @@ def predict(
         "memory": hbm_bytes / (MEMORY * chip.per_device("bandwidth")),
         "links": sent / (LINKS * chip.per_device("ici")),
     }
-    bound = max(times, key=times.get)
+    bound = max(times, key=times.__getitem__)
     seconds = times[bound]
-    rate = tokens * chip.devices / seconds
     return Prediction(
         **times,
         bound=bound,
         seconds=seconds,
         mfu=analytic / peak / seconds,
-        tokens_per_second_per_chip=rate,
+        tokens_per_second_per_chip=tokens * chip.devices / seconds,
     )

@@ -1,6 +1,6 @@
 """What can be planned: a table of steps, each a jitted function with abstract, placed arguments.
 
-Another module adds its own: `STEPS["mine"] = build` with `build(setting, model, mesh) -> Work`.
+Another module adds a step with `STEPS["name"] = build`, build(setting, model, mesh) -> PlannedStep.
 """
 
 from __future__ import annotations
@@ -25,50 +25,45 @@ from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.stages import builders
 from qwen3.stages.start import abstract_parameters
 from qwen3.train import optim, state
-from qwen3.train.step import make_step
+from qwen3.train.step import Loss, Prepass, make_step
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What to plan. batch_per_device: rows of `length` tokens of one step, over all devices.
+    """What to plan: a step of a model on a slice, and how it is spread and computed."""
 
-    For prefill and decode: prompts, or slots with caches of `length` places.
-    chunk: rows of logits at once a device. teacher: a size, for distillation. execution: changes
-    to `Execution.for_mesh`. optim.moments is the dtype of the optimizer's first moments.
-    """
-
-    model: str
-    topology: str
+    model: str  # a size of `model.sizes`, such as 30b-a3b
+    topology: str  # such as v5p:4x4x4
     mesh: MeshConfig = MeshConfig()
-    step: str = "train"
-    batch_per_device: float = 1
-    length: int = 4096
+    step: str = "train"  # a name in STEPS
+    batch_per_device: float = 1  # batch size / devices: rows, prompts (prefill) or slots (decode)
+    length: int = 4096  # tokens a row; for decode, places of a KV cache
     microbatches: int = 1
-    remat: str = "full"
-    chunk: int = 1024
-    teacher: str = "32b"
+    remat: str = "full"  # what the backward pass recomputes
+    chunk: int = 1024  # rows of logits at once a device
+    teacher: str = "32b"  # size of the teacher, for distillation
     params_dtype: str = "float32"
-    optim: OptimConfig = OptimConfig()
-    execution: tuple[tuple[str, Any], ...] = ()
+    optim: OptimConfig = OptimConfig()  # only `moments`, the dtype of first moments, matters here
+    execution: tuple[tuple[str, Any], ...] = ()  # changes to `Execution.for_mesh`
 
-    def replace(self, **changes) -> Setting:
+    def replace(self, **changes: Any) -> Setting:
         return dataclasses.replace(self, **changes)
 
 
-class Work(NamedTuple):
-    """function.lower(*arguments) is the program; it does `tokens` tokens and, on paper, `flops`."""
+class PlannedStep(NamedTuple):
+    """A step to compile: function.lower(*arguments) is the program."""
 
-    function: Any
-    arguments: tuple
-    tokens: int
-    flops: float
+    function: Any  # jitted, or a `train.step.Step`
+    arguments: tuple  # ShapeDtypeStructs with shardings
+    tokens: int  # over all devices
+    flops: float  # analytic, over all devices
 
 
-Build = Callable[[Setting, ModelConfig, Mesh], Work]
+Build = Callable[[Setting, ModelConfig, Mesh], PlannedStep]
 
 
 def rows(setting: Setting, mesh: Mesh) -> int:
-    """Rows of the whole batch. Raises ValueError where it does not divide over the mesh."""
+    """The batch size of the step. Raises ValueError if it does not divide over the mesh."""
     count = setting.batch_per_device * mesh.size
     ways = mesh.size // mesh.shape["context"] // mesh.shape["tensor"]
     if count != int(count) or count % (ways * setting.microbatches):
@@ -88,41 +83,54 @@ def execution(setting: Setting, mesh: Mesh) -> Execution:
     return Execution.for_mesh(mesh, remat=setting.remat, **dict(setting.execution))
 
 
-def _optimised(setting, model, mesh, loss, prepass=None, frozen=(), policy=None, flops=0.0):
-    """An AdamW step of a loss: fp32 weights and gradients, products in the compute dtype."""
+def _optimizer_step(
+    setting: Setting,
+    model: ModelConfig,
+    mesh: Mesh,
+    loss: Loss,
+    prepass: Prepass | None = None,
+    frozen: Any = (),
+    policy: Grpo | None = None,
+    flops: float = 0.0,
+) -> PlannedStep:
+    """An AdamW step of a loss: fp32 weights and gradients, products in the compute dtype.
+
+    flops: analytic FLOPs a token beside the model's own.
+    """
     tx = optim.build(setting.optim, optim.schedule(setting.optim, 1_000_000))
     step = make_step(loss, tx, microbatches=setting.microbatches, prepass=prepass)
     parameters = abstract_parameters(model, mesh, jnp.dtype(setting.params_dtype))
     batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length, policy=policy)
     tokens = batch["tokens"].size
     flops += flops_per_token(model, setting.length)
-    return Work(step, (state.abstract(parameters, tx), batch, frozen), tokens, tokens * flops)
+    arguments = (state.abstract(parameters, tx), batch, frozen)
+    return PlannedStep(step, arguments, tokens, tokens * flops)
 
 
-def train(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """Next token: chunked cross-entropy, experts balanced over the global batch."""
+def train(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """Pretraining: chunked cross-entropy, load-balancing loss over the global batch."""
     loss, prepass = builders.next_token(model, execution(setting, mesh))
-    return _optimised(setting, model, mesh, partial(loss, chunk=setting.chunk), prepass)
+    return _optimizer_step(setting, model, mesh, partial(loss, chunk=setting.chunk), prepass)
 
 
-def grpo(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """The policy gradient on rollouts that are there."""
+def grpo(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """GRPO's policy gradient on a batch of rollouts; sampling them is the decode step."""
     policy = Grpo()
     loss = builders.policy_gradient(model, execution(setting, mesh), policy)
-    return _optimised(setting, model, mesh, loss, policy=policy)
+    return _optimizer_step(setting, model, mesh, loss, policy=policy)
 
 
-def distill(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
+def distill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     """On-policy distillation with the teacher (bf16) on the same devices."""
     teacher = sizes.size(setting.teacher)
     loss = builders.divergence(model, teacher, execution(setting, mesh), Distill())
     frozen = builders.teacher_shapes(teacher, mesh)
     extra = flops_per_token(teacher, setting.length, train=False)
-    return _optimised(setting, model, mesh, loss, frozen=frozen, flops=extra)
+    return _optimizer_step(setting, model, mesh, loss, frozen=frozen, flops=extra)
 
 
-def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """Cross-entropy of a batch, as for a held-out loss."""
+def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """Cross-entropy of a batch without gradients, as for a held-out loss."""
     if setting.microbatches != 1:
         raise ValueError(f"the forward step has no microbatches, so not {setting.microbatches}")
     loss, _ = builders.next_token(model, execution(setting, mesh))
@@ -131,37 +139,41 @@ def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
     tokens = batch["tokens"].size
     flops = tokens * flops_per_token(model, setting.length, train=False)
     function = jax.jit(lambda params, batch: loss(params, batch, (), chunk=setting.chunk)[1])
-    return Work(function, (parameters, batch), tokens, flops)
+    return PlannedStep(function, (parameters, batch), tokens, flops)
 
 
-def prefill(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """The engine reads prompts of `length` tokens; weights in the compute dtype, no logits. What
-    the last layer does beyond its keys and values is counted on paper, but left out by XLA.
+def prefill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """The engine fills KV caches from prompts of `length` tokens; no logits.
+
+    Weights are in the compute dtype. What the last layer does beyond its keys and values is
+    counted in the analytic FLOPs, but left out by XLA.
     """
-    made, count = _engine(setting, model, mesh)
-    weights, _, _ = made.shapes(count, setting.length)
-    tokens = _whole(mesh, (count, setting.length))
-    each = flops_per_token(model, setting.length, train=False) - 2 * model.vocab * model.hidden
-    arguments = (weights, tokens, _whole(mesh, (count,)))
-    return Work(made.prefill, arguments, tokens.size, tokens.size * each)
+    programs, count = _engine(setting, model, mesh)
+    weights, _, _ = programs.shapes(count, setting.length)
+    tokens = _replicated(mesh, (count, setting.length))
+    head = 2 * model.vocab * model.hidden
+    flops = flops_per_token(model, setting.length, train=False) - head
+    arguments = (weights, tokens, _replicated(mesh, (count,)))
+    return PlannedStep(programs.prefill, arguments, tokens.size, tokens.size * flops)
 
 
-def decode(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """The engine makes one token in each slot, with caches of `length` places, all of them read."""
-    made, count = _engine(setting, model, mesh)
+def decode(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """The engine decodes one token in each slot, with full KV caches of `length` places."""
+    programs, count = _engine(setting, model, mesh)
     tables = jax.eval_shape(lambda: budget.tables(None, model.vocab))
-    tables = jax.tree.map(lambda x: _whole(mesh, x.shape, x.dtype), tables)
-    scalar = _whole(mesh, ())
-    rest = (tables, _whole(mesh, (model.vocab,), bool), scalar, scalar)
-    # Half the square of twice the length: every slot's cache is full.
-    each = flops_per_token(model, 2 * setting.length, train=False)
-    return Work(made.decode, (*made.shapes(count, setting.length), *rest), count, count * each)
+    tables = jax.tree.map(lambda x: _replicated(mesh, x.shape, x.dtype), tables)
+    scalar = _replicated(mesh, ())
+    rest = (tables, _replicated(mesh, (model.vocab,), bool), scalar, scalar)
+    arguments = (*programs.shapes(count, setting.length), *rest)
+    # The formula counts half the square (causal); here every query reads the whole cache.
+    flops = flops_per_token(model, 2 * setting.length, train=False)
+    return PlannedStep(programs.decode, arguments, count, count * flops)
 
 
 def _engine(
     setting: Setting, model: ModelConfig, mesh: Mesh
 ) -> tuple[compiled.CompiledPrograms, int]:
-    """An engine's programs and its slots; a block is one token."""
+    """An engine's compiled programs, with blocks of one token, and its number of slots."""
     if setting.microbatches != 1:
         raise ValueError(
             f"the {setting.step} step has no microbatches, so not {setting.microbatches}"
@@ -170,7 +182,7 @@ def _engine(
     return compiled.build(model, run, mesh, 1, False), rows(setting, mesh)
 
 
-def _whole(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+def _replicated(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
 
@@ -185,8 +197,8 @@ STEPS: dict[str, Build] = {
 TRAINING, GENERATION = ("train", "grpo", "distill"), ("prefill", "decode")
 
 
-def build(setting: Setting, model: ModelConfig, mesh: Mesh) -> Work:
-    """Raises ValueError for an unknown step, naming those there are."""
+def build(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """The step that a setting names. Raises ValueError for an unknown one, naming the known."""
     if setting.step not in STEPS:
         raise ValueError(f"unknown step {setting.step!r}; there are {', '.join(STEPS)}")
     return STEPS[setting.step](setting, model, mesh)

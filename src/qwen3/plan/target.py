@@ -1,10 +1,11 @@
-"""A TPU slice that is not there: its devices as the TPU compiler knows them, and a mesh on them."""
+"""The devices of a TPU slice that is not attached, as the TPU compiler (libtpu) describes them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -35,9 +36,10 @@ def prepare() -> None:
 
 
 @contextlib.contextmanager
-def no_cache():
-    """Without the persistent compilation cache, which cannot read programs for absent devices."""
-    before = jax.config.jax_enable_compilation_cache
+def no_cache() -> Iterator[None]:
+    """Turn the persistent compilation cache off: it cannot read programs for absent devices."""
+    # jax defines its settings at run time, unseen by a type checker.
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield
@@ -61,7 +63,7 @@ def devices(topology: str) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     try:
-        with _quiet():
+        with _silent_stderr():
             wrap = chip.wrap(topology.partition(":")[2])
             return tuple(topologies.get_topology_desc(topology, "tpu", wrap=wrap).devices)
     except Exception as error:
@@ -72,14 +74,14 @@ def devices(topology: str) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def _quiet():
-    """libtpu complains on stderr that this is no TPU host; what is wrong comes as an exception."""
+def _silent_stderr() -> Iterator[None]:
+    """libtpu complains on stderr that this is no TPU host; real errors come as exceptions."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -37,11 +37,11 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Collective:
-    """All collectives of a kind in one program, for one device. bytes: sent over its links."""
+    """All collectives of one kind in a program, seen by one device."""
 
     kind: str
-    calls: float
-    bytes: float
+    calls: float  # in a step
+    bytes: float  # sent over the device's links
 
 
 def hbm_bytes(program: Program) -> float:
@@ -51,41 +51,42 @@ def hbm_bytes(program: Program) -> float:
     the chip can do better or worse.)
     """
     total = 0.0
-    for computation, each, times in program.walk(fused=False):
-        if each.opcode in _FREE or each.opcode.endswith("-done"):
+    for computation, instruction, times in program.walk(fused=False):
+        if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
             continue
-        total += times * _moved(program, computation, each)
+        total += times * _moved(program, computation, instruction)
     return total
 
 
-def _moved(program: Program, computation: Computation, each: Instruction) -> float:
-    if each.opcode == "fusion":
-        return _fusion(program, computation, each)
-    operands = [computation.instructions.get(name) for name in each.operands]
-    sizes = [o.bytes for o in operands if o is not None]
-    if each.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * each.bytes
-    if each.opcode == "dynamic-update-slice":
-        return 2 * sizes[1] if len(sizes) > 1 else each.bytes
-    if each.opcode in ("copy-start", "slice-start", "async-start") and sizes:
-        return 2 * min(sizes[0], each.bytes)
-    return each.bytes + sum(sizes)
+def _moved(program: Program, computation: Computation, instruction: Instruction) -> float:
+    if instruction.opcode == "fusion":
+        return _moved_by_fusion(program, computation, instruction)
+    operands = [computation.instructions.get(name) for name in instruction.operands]
+    sizes = [operand.bytes for operand in operands if operand is not None]
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * instruction.bytes
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * sizes[1] if len(sizes) > 1 else instruction.bytes
+    if instruction.opcode in ("copy-start", "slice-start", "async-start") and sizes:
+        return 2 * min(sizes[0], instruction.bytes)
+    return instruction.bytes + sum(sizes)
 
 
-def _fusion(program: Program, computation: Computation, each: Instruction) -> float:
-    inner = program.computations[called(each)[0]]
+def _moved_by_fusion(program: Program, computation: Computation, fusion: Instruction) -> float:
+    inner = program.computations[called(fusion)[0]]
     total, updated = 0.0, 0.0
-    for name, parameter in zip(each.operands, inner.parameters, strict=False):
+    for name, parameter in zip(fusion.operands, inner.parameters, strict=False):
         operand = computation.instructions.get(name)
         users = inner.users.get(parameter.name, [])
-        if users and all(u.opcode in ("dynamic-slice", "slice", "gather") for u in users):
-            total += sum(u.bytes for u in users)
-        elif users and all(_updates(u, parameter) for u in users):
-            sizes = [inner.instructions[u.operands[1]].bytes for u in users]
+        if users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users):
+            total += sum(user.bytes for user in users)
+        elif users and all(_updates(user, parameter) for user in users):
+            # Updated in place: the updates are read, and of the result only they are written.
+            sizes = [inner.instructions[user.operands[1]].bytes for user in users]
             total, updated = total + sum(sizes), updated + parameter.bytes - sum(sizes)
         elif operand is not None:
             total += operand.bytes
-    return total + max(each.bytes - updated, 0.0)
+    return total + max(fusion.bytes - updated, 0.0)
 
 
 def _updates(user: Instruction, parameter: Instruction) -> bool:
@@ -93,46 +94,47 @@ def _updates(user: Instruction, parameter: Instruction) -> bool:
 
 
 def collectives(program: Program, devices: int) -> list[Collective]:
-    """What one device sends, by kind, in the order of KINDS; loops are multiplied out."""
-    found: dict[str, dict[tuple, tuple[float, float]]] = {}
-    nth: dict[tuple, int] = {}
-    for computation, each, times in program.walk(fused=True):
-        kind = each.opcode.removesuffix("-start")
-        if kind == "async":
+    """What one device sends in a step, by kind, in the order of KINDS; loops are multiplied out."""
+    # kind -> (channel, source, occurrence) -> (calls, bytes)
+    sent: dict[str, dict[tuple, tuple[float, float]]] = {}
+    occurrences: dict[tuple, int] = {}
+    for computation, instruction, times in program.walk(fused=True):
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in KINDS:
             continue
-        if kind in KINDS:
-            group = _group(each.attributes, devices)
-            if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
-                kind = "reduce-scatter"
-            sent = _sent(kind, computation, each, group)
-            # One collective can stand in several fusions that overlap with it: in each once, with
-            # the same channel and source. (Of other collectives many may share a channel.)
-            channel = each.named(r"channel_id=(\d+)") or f"{computation.name}/{each.name}"
-            source = channel, each.scope, computation.name
-            nth[source] = nth.get(source, -1) + 1
-            channel = (*source[:2], nth[source])
-            old = found.setdefault(kind, {}).get(channel, (0.0, 0.0))
-            found[kind][channel] = max(old, (times, times * sent))
+        group = _group(instruction.attributes, devices)
+        if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"
+        amount = _sent(kind, computation, instruction, group)
+        # One collective can stand in several fusions that overlap with it: in each once, with
+        # the same channel and source. (Of other collectives many may share a channel.)
+        name = instruction.attribute(r"channel_id=(\d+)")
+        channel = name or f"{computation.name}/{instruction.name}"
+        source = (channel, instruction.scope, computation.name)
+        occurrences[source] = occurrences.get(source, -1) + 1
+        key = (channel, instruction.scope, occurrences[source])
+        previous = sent.setdefault(kind, {}).get(key, (0.0, 0.0))
+        sent[kind][key] = max(previous, (times, times * amount))
     return [
         Collective(kind, sum(t for t, _ in calls.values()), sum(b for _, b in calls.values()))
         for kind in KINDS
-        if (calls := found.get(kind))
+        if (calls := sent.get(kind))
     ]
 
 
-def _sent(kind: str, computation: Computation, each: Instruction, group: int) -> float:
+def _sent(kind: str, computation: Computation, collective: Instruction, group: int) -> float:
     """Bytes that one device of a group sends in the cheapest known algorithm."""
-    operands = [computation.instructions.get(name) for name in each.operands]
-    given = sum(o.bytes for o in operands if o is not None)
+    operands = [computation.instructions.get(name) for name in collective.operands]
+    local = sum(operand.bytes for operand in operands if operand is not None)
     share = (group - 1) / group
     return {
-        "all-gather": given * (group - 1),
-        "reduce-scatter": given * share,
-        "all-reduce": 2 * given * share,
-        "all-to-all": given * share,
+        "all-gather": local * (group - 1),
+        "reduce-scatter": local * share,
+        "all-reduce": 2 * local * share,
+        "all-to-all": local * share,
         # The operands are the rows, the buffer they land in and the sizes: the rows bound it.
         "ragged-all-to-all": (operands[0].bytes if operands and operands[0] else 0) * share,
-        "collective-permute": given,
+        "collective-permute": local,
     }[kind]
 
 

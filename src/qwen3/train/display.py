@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-# Metric, heading, how it is written. A metric that a run does not have is left out.
+# Metric, column heading, format. Metrics that a run does not have are left out.
 COLUMNS = (
     ("loss", "loss", "{:.4f}"),
     ("correct", "correct", "{:.3f}"),
@@ -27,17 +27,17 @@ COLUMNS = (
 
 
 class Display:
-    """A writer of `metrics.Meter`: stage, step, time left, and the columns above.
+    """A writer of `metrics.Meter` that shows stage, step, time left and the metrics of COLUMNS.
 
-    On a terminal one live table; otherwise a line at most every `period` seconds.
+    On a terminal one live table, otherwise a line at most every `period` seconds and at the end.
     """
 
     def __init__(
         self, *, stage: str, until: int, period: float = 10.0, console: Console | None = None
-    ):
+    ) -> None:
         self._stage, self._until, self._period = stage, until, period
         self._console = console or Console(file=sys.stderr)
-        self._shown = float("-inf")
+        self._shown = float("-inf")  # when the last line was printed
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=2)
@@ -54,13 +54,18 @@ class Display:
             self._shown = time.monotonic()
 
     def cells(self, step: int, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(heading, text) of every column."""
         left = (self._until - step) * values.get("seconds", 0.0)
         head = [
             ("stage", self._stage),
             ("step", f"{step}/{self._until}"),
             ("ETA", duration(left)),
         ]
-        return head + [(title, form.format(values[k])) for k, title, form in COLUMNS if k in values]
+        return head + [
+            (heading, form.format(values[metric]))
+            for metric, heading, form in COLUMNS
+            if metric in values
+        ]
 
     def close(self) -> None:
         if self._live is not None:
@@ -69,7 +74,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Hours:minutes:seconds, with days in front where there are any."""
+    """Seconds as hours:minutes:seconds, with days in front of a day or more."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -78,7 +83,7 @@ def duration(seconds: float) -> str:
 
 def _table(cells: list[tuple[str, str]]) -> Table:
     table = Table(show_edge=False)
-    for name, _ in cells:
-        table.add_column(name, justify="right")
+    for heading, _ in cells:
+        table.add_column(heading, justify="right")
     table.add_row(*(text for _, text in cells))
     return table

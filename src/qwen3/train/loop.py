@@ -1,4 +1,4 @@
-"""The one loop: batch, step, hooks; it waits for the device only where a hook needs the state."""
+"""The training loop: batch, step, hooks. It waits for the device only if a hook needs the state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,23 +16,25 @@ from qwen3.train.state import TrainState
 
 log = logging.getLogger("qwen3")
 
+# (step, state, metrics); the state is a TrainState, or None for a late hook.
+HookFunction = Callable[[int, Any, dict[str, Any]], None]
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class Hook:
-    """`call(step, state, metrics)` after every `every`-th step; a plain function is Hook(function).
+    """What happens beside training: recording, evaluation, saving.
 
-    A hook sees the state of its step, for which the loop waits. A `late` hook reads metrics only:
-    it is called with state None while the next step runs, so the device never waits for it.
-    `last` hooks are called also when the loop ends or is stopped (save). Hooks run in order and
-    share the metrics: what an evaluation adds to them, a save after it sees.
+    Hooks run in their order and share the metrics: what an evaluation adds to them, a save after
+    it sees. A plain function is `Hook(function)`.
     """
 
-    call: Callable[[int, TrainState | None, dict], None]
-    every: int = 1
-    late: bool = False
-    last: bool = False
+    call: HookFunction
+    every: int = 1  # steps between calls; a call sees the state of its step, which the loop awaits
+    late: bool = False  # metrics only (state None), while the next step runs: no device waits
+    last: bool = False  # called also when the loop ends or is stopped (save)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"a hook cannot run every {self.every} steps; at least 1 is needed")
 
@@ -40,78 +42,86 @@ class Hook:
         return step % self.every == 0 or (leaving and self.last)
 
 
+class _StepRecord(NamedTuple):
+    """One step as hooks see it; metrics may still be computed on the device."""
+
+    step: int
+    metrics: dict[str, Any]
+    times: dict[str, float]
+    leaving: bool
+
+
 def train(
     state: TrainState,
-    step: Callable[[TrainState, Any, Any], tuple[TrainState, dict]],
+    step: TrainStep,
     source: Any,
     *,
     frozen: Any = (),
     until: int,
-    hooks: Sequence[Hook | Callable] = (),
+    hooks: Sequence[Hook | HookFunction] = (),
 ) -> TrainState:
-    """Step from `state.step` until step `until`; returns the last state (the first is donated).
+    """Train from `state.step` to step `until`; returns the last state (the first is donated).
 
     `source` is a callable, batch = source(state), or indexed by the step, batch = source[step];
     an indexed one is read one batch ahead in a thread. Batch number n makes step n + 1.
     Hooks get metrics as numpy values, with "seconds" (wall time of the step) and "input_wait"
     (seconds of it spent waiting for the batch) added. Order: late hooks, then the others.
 
-    SIGTERM or SIGINT: the step is finished, the `last` hooks run, and Stopped (exit code 42) is
-    raised; on several processes all leave at the same step. Exceptions of source and hooks pass.
+    SIGTERM (a preemption notice) or SIGINT: the step is finished, the `last` hooks run, and
+    Stopped (exit code 42) is raised; on several processes all leave at the same step. Exceptions
+    of source and hooks pass.
     """
-    hooks = [hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks]
-    at = int(state.step)
-    ahead = None if callable(source) else Prefetch(source, at, until)
-    pending: tuple[int, dict, dict] | None = None
+    every_hook = [hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks]
+    late_hooks = [hook for hook in every_hook if hook.late]
+    state_hooks = [hook for hook in every_hook if not hook.late]
+    taken = int(state.step)
+    prefetch = None if callable(source) else Prefetch(source, taken, until)
+    previous: _StepRecord | None = None
     clock = time.perf_counter()
     try:
         with stop_requests() as stop:
-            while at < until:
-                asked = time.perf_counter()
-                batch = source(state) if ahead is None else ahead.next()
-                wait = time.perf_counter() - asked
-                with jax.profiler.StepTraceAnnotation("step", step_num=at):
+            while taken < until:
+                start_of_wait = time.perf_counter()
+                batch = source(state) if prefetch is None else prefetch.next()
+                input_wait = time.perf_counter() - start_of_wait
+                with jax.profiler.StepTraceAnnotation("step", step_num=taken):
                     state, metrics = step(state, batch, frozen)
-                at += 1
-                if pending:
-                    _call(hooks, *pending, None, late=True)
-                stopped = stop.reached(at)
-                leaving = stopped or at == until
-                present = any(hook.due(at, leaving) for hook in hooks if not hook.late)
+                taken += 1
+                # The device is busy with this step: now is the time for hooks of the one before.
+                if previous:
+                    _call(late_hooks, previous, None)
+                stopped = stop.reached(taken)
                 now = time.perf_counter()
-                pending = (at, metrics, {"seconds": now - clock, "input_wait": wait})
+                times = {"seconds": now - clock, "input_wait": input_wait}
                 clock = now
-                if present or leaving:
-                    _call(hooks, *pending, None, late=True, leaving=leaving)
-                    _call(hooks, *pending, state, late=False, leaving=leaving)
-                    pending = None
+                record = _StepRecord(taken, metrics, times, stopped or taken == until)
+                if record.leaving or any(hook.due(taken, False) for hook in state_hooks):
+                    _call(late_hooks, record, None)
+                    _call(state_hooks, record, state)
+                    previous = None
+                else:
+                    previous = record
                 if stopped:
-                    log.warning(
-                        "stopped by %s after step %d; start again to go on from the last "
-                        "checkpoint (exit code %d)",
-                        stop.name,
-                        at,
-                        STOPPED,
-                    )
-                    raise Stopped(at)
+                    _log_stop(stop.name, taken)
+                    raise Stopped(taken)
     finally:
-        if ahead is not None:
-            ahead.close()
+        if prefetch is not None:
+            prefetch.close()
     return state
 
 
-def _call(
-    hooks: Sequence[Hook],
-    at: int,
-    metrics: dict,
-    times: dict,
-    state: TrainState | None,
-    *,
-    late: bool,
-    leaving: bool = False,
-) -> None:
-    due = [hook for hook in hooks if hook.late == late and hook.due(at, leaving)]
+def _call(hooks: Sequence[Hook], record: _StepRecord, state: TrainState | None) -> None:
+    due = [hook for hook in hooks if hook.due(record.step, record.leaving)]
     if due:
-        fetched = {**jax.device_get(metrics), **times}
+        metrics = {**jax.device_get(record.metrics), **record.times}
         for hook in due:
-            hook.call(at, state, fetched)
+            hook.call(record.step, state, metrics)
+
+
+def _log_stop(name: str, step: int) -> None:
+    log.warning(
+        "stopped by %s after step %d; start again to go on from the last checkpoint (exit code %d)",
+        name,
+        step,
+        STOPPED,
+    )

@@ -1,4 +1,8 @@
-"""The seal of a checkpoint: what it is of, and size and checksum of every file."""
+"""The checkpoint manifest, checkpoint.json: what a checkpoint is of, and a checksum of every file.
+
+It is the last file written into a checkpoint, so a checkpoint without a readable manifest, or with
+a file that does not match it, is damaged and is never restored.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,19 @@ from etils import epath
 from qwen3.config import digest
 
 MANIFEST = "checkpoint.json"
-# Orbax changes these two when it commits, after the seal is written.
-UNSEALED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)
+# Orbax rewrites the first two when it commits, which is after the manifest was written.
+UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)
+BLOCK = 1 << 22  # bytes read at once for a checksum
 
 
 def write_manifest(path: epath.Path, about: dict) -> None:
-    """Seal the files below `path`; `about` is what `read_manifest` gives back."""
-    seal = {**about, "files": {name: _fingerprint(path / name) for name in _files(path)}}
-    (path / MANIFEST).write_text(json.dumps({**seal, "digest": digest(seal)}, indent=1))
+    """Write the manifest of all files below `path`; `about` is what `read_manifest` returns."""
+    manifest = {**about, "files": {name: _fingerprint(path / name) for name in _files(path)}}
+    (path / MANIFEST).write_text(json.dumps({**manifest, "digest": digest(manifest)}, indent=1))
 
 
 def read_manifest(path: Any) -> dict:
-    """step, extra, metrics, config and files of one checkpoint."""
+    """The manifest of one checkpoint: step, extra, metrics, config, files and digest."""
     return json.loads((epath.Path(path) / MANIFEST).read_text())
 
 
@@ -34,13 +39,13 @@ def problem(path: Any, *, read: bool = True) -> str | None:
     """
     path = epath.Path(path)
     try:
-        seal = read_manifest(path)
-        stated = seal.pop("digest")
+        manifest = read_manifest(path)
+        stated = manifest.pop("digest")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {MANIFEST} cannot be read ({type(error).__name__})"
-    if digest(seal) != stated:
+    if digest(manifest) != stated:
         return f"its {MANIFEST} has been changed"
-    for name, (size, crc) in seal["files"].items():
+    for name, (size, crc) in manifest["files"].items():
         file = path / name
         if not file.exists():
             return f"file {name} is missing"
@@ -53,27 +58,29 @@ def problem(path: Any, *, read: bool = True) -> str | None:
 
 
 def remote(path: epath.Path) -> bool:
+    """Whether the path lies on an object store (gs://...), not on a file system."""
     return "://" in str(path)
 
 
 def _files(path: epath.Path) -> list[str]:
-    """Relative names of all sealed files below."""
-    found = []
+    """Names, relative to `path`, of all files below it that a manifest lists."""
+    names = []
     for entry in path.iterdir():
         if entry.is_dir():
-            found += [f"{entry.name}/{name}" for name in _files(entry)]
-        elif entry.name not in UNSEALED:
-            found.append(entry.name)
-    return sorted(found)
+            names += [f"{entry.name}/{name}" for name in _files(entry)]
+        elif entry.name not in UNLISTED:
+            names.append(entry.name)
+    return sorted(names)
 
 
 def _fingerprint(file: epath.Path) -> tuple[int, int | None]:
+    """(bytes, CRC-32); object stores keep checksums of their own, so there the CRC is None."""
     return file.stat().length, None if remote(file) else _crc(file)
 
 
 def _crc(file: epath.Path) -> int:
     value = 0
     with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
+        while block := stream.read(BLOCK):
             value = zlib.crc32(block, value)
     return value

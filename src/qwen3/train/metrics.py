@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 import jax
 import numpy as np
 from etils import epath
 
+from qwen3.data import jsonl
 from qwen3.train.loop import Hook
+
+Record = Mapping[str, float | str]
+
+
+class RecordWriter(Protocol):
+    """Where records go: a file, TensorBoard, the display."""
+
+    def write(self, step: int, values: Record) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricsFile:
     """One JSON object a line, flushed line by line: a kill loses none that was written.
 
-    On object stores, which cannot append, the file is written whole every `period` seconds.
+    On object stores, which cannot append, the whole file is written every `period` seconds.
     """
 
-    def __init__(self, path: Any, *, period: float = 30.0):
+    def __init__(self, path: Any, *, period: float = 30.0) -> None:
         self._path, self._period = epath.Path(path), period
         self._remote = "://" in str(path)
         self._lines = self._path.read_text() if self._remote and self._path.exists() else ""
         self._written = time.monotonic()
-        self._stream = None if self._remote else open(str(path), "a", encoding="utf-8")
+        self._stream: TextIO | None = None
+        if not self._remote:
+            self._stream = open(str(path), "a", encoding="utf-8")
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        line = json.dumps({"step": step, **{k: _json(v) for k, v in values.items()}}) + "\n"
+    def write(self, step: int, values: Record) -> None:
+        line = jsonl.line({"step": step, **{k: _json(v) for k, v in values.items()}})
         if self._stream is not None:
             self._stream.write(line)
             self._stream.flush()
@@ -50,19 +62,19 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Scalars as TensorBoard events; steps from `step` on replace those of a killed run.
+    """Scalars as TensorBoard events; those after `step`, which a killed run left, are dropped.
 
     Needs tensorboardX (pip install "qwen3[tensorboard]"); ImportError says so.
     """
 
-    def __init__(self, directory: Any, *, step: int = 0):
+    def __init__(self, directory: Any, *, step: int = 0) -> None:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError('TensorBoard needs pip install "qwen3[tensorboard]"') from error
         self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Record) -> None:
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, step)
@@ -73,13 +85,13 @@ class TensorBoard:
 
 
 class Meter:
-    """From the metrics of every step to one record per `every` steps, for the writers.
+    """Condenses the metrics of every step into one record per `every` steps, for the writers.
 
     A record holds the metrics of its own step (so that a resumed run writes the same ones), what
-    `derived` {name: function of the step} adds (the learning rate), and of the steps since the
-    last record: "tokens_per_second", "seconds" per step, "input_wait" (share of the time), "mfu"
-    (tokens/s * flops_per_token / peak_flops of all devices; absent when no peak is given).
-    `labels` are written into every record (the stage's name).
+    `derived` {name: function of the step} adds (the learning rate), the `labels` (the stage's
+    name), and of the steps since the last record: "tokens_per_second", "seconds" per step,
+    "input_wait" (share of the time) and "mfu" (model FLOPs utilisation: tokens/s *
+    flops_per_token / peak_flops of all devices together; absent if no peak is given).
     Raises FloatingPointError when the loss is not finite and no spike skipping took care of it.
     """
 
@@ -93,7 +105,7 @@ class Meter:
         peak_flops: float = 0.0,
         derived: Mapping[str, Callable[[int], Any]] | None = None,
         labels: Mapping[str, str] | None = None,
-    ):
+    ) -> None:
         self._writers, self._every, self._tokens = writers, every, tokens_per_step
         self._flops = flops_per_token / peak_flops if peak_flops else 0.0
         self._derived, self._labels = dict(derived or {}), dict(labels or {})
@@ -102,7 +114,7 @@ class Meter:
     def hook(self) -> Hook:
         return Hook(self, late=True)
 
-    def __call__(self, step: int, state: None, metrics: dict) -> None:
+    def __call__(self, step: int, state: object, metrics: dict[str, Any]) -> None:
         self._steps += 1
         self._seconds += metrics["seconds"]
         self._wait += metrics["input_wait"]
@@ -110,7 +122,11 @@ class Meter:
             raise FloatingPointError(f"the loss is {float(metrics['loss'])} at step {step}")
         if step % self._every:
             return
-        record = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+        # Vectors, such as expert counts, are for hooks alone: a record holds scalars.
+        record: dict[str, float | str] = {
+            name: float(value) for name, value in metrics.items() if np.ndim(value) == 0
+        }
+        # Step n was taken at the rate of the schedule's place n - 1.
         record |= {name: float(function(step - 1)) for name, function in self._derived.items()}
         record |= {**self._labels, **self._speed()}
         if jax.process_index() == 0:
@@ -128,8 +144,8 @@ class Meter:
         return {**speed, "mfu": rate * self._flops} if self._flops else speed
 
 
-def _json(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they are written as text, numbers in 7 digits."""
+def _json(value: float | str) -> float | str:
+    """Numbers with 7 digits; NaN and infinity as text, since JSON knows neither."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else str(value)
     return value

@@ -1,83 +1,28 @@
-"""Learning rates as pure functions of the step, AdamW and Muon, and skipping of loss spikes.
-
-The report gives no rates. What it does say is kept: S2 decays faster than S1 (report 3.2), which
-is one schedule per stage, joined by `chain`. The rate depends on the global step that the train
-step hands in, never on a counter inside the optimizer: a skipped update cannot shift the schedule.
-"""
+"""The optimizer: gradient clipping, AdamW or Muon, decoupled weight decay, skipping of spikes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from qwen3.config import OptimConfig
+from qwen3.train.schedules import DECAYS, Rate, chain, schedule
+from qwen3.train.spikes import SpikeState, skip_spikes
 
-Rate = Callable[[Any], Any]
-
-# Share of the way from peak (0) to final (1), given the share of the decay that has passed.
-DECAYS = {
-    "constant": lambda x: jnp.zeros_like(x),
-    "linear": lambda x: x,
-    "cosine": lambda x: 0.5 * (1.0 - jnp.cos(jnp.pi * x)),
-    "wsd": lambda x: x,
-}
-
-
-def schedule(config: OptimConfig, steps: int, *, offset: int = 0) -> Rate:
-    """rate(step): warm-up to `peak`, then a decay that reaches `peak * final` at offset + steps.
-
-    Warm-up gives peak * (s + 1) / warmup, so the first step already moves. "wsd" stays at the peak
-    until the last `decay_share` of the steps and then falls linearly; the others decay over all
-    steps after the warm-up. Before `offset` the first rate holds, after the end the last one.
-    Raises ValueError on an unknown schedule or a warm-up longer than the steps.
-    """
-    if config.schedule not in DECAYS:
-        raise ValueError(f"schedule {config.schedule!r} is none of {', '.join(DECAYS)}")
-    if not 0 <= config.warmup <= steps:
-        raise ValueError(f"a warm-up of {config.warmup} steps does not fit into {steps} steps")
-    if not 0 < config.decay_share <= 1:
-        raise ValueError(f"decay_share {config.decay_share} is not in (0, 1]")
-    length = round(steps * config.decay_share) if config.schedule == "wsd" else steps
-    start = max(steps - length, config.warmup)
-    decay = DECAYS[config.schedule]
-
-    def rate(step):
-        at = jnp.clip(jnp.asarray(step) - offset, 0, steps).astype(jnp.float32)
-        gone = jnp.clip((at - start) / max(steps - start, 1), 0.0, 1.0)
-        warm = jnp.minimum(1.0, (at + 1.0) / max(config.warmup, 1))
-        return config.peak * warm * (1.0 - (1.0 - config.final) * decay(gone))
-
-    return rate
-
-
-def chain(stages: Sequence[tuple[OptimConfig, int]]) -> Rate:
-    """One rate over consecutive (config, steps) stages, each with its own schedule and offset."""
-    if not stages:
-        raise ValueError("a chain of schedules needs at least one stage")
-    rates, borders, offset = [], [], 0
-    for config, steps in stages:
-        rates.append(schedule(config, steps, offset=offset))
-        offset += steps
-        borders.append(offset)
-
-    def rate(step):
-        value = rates[-1](step)
-        for border, earlier in reversed(list(zip(borders[:-1], rates[:-1], strict=True))):
-            value = jnp.where(jnp.asarray(step) < border, earlier(step), value)
-        return value
-
-    return rate
+__all__ = ["DECAYS", "Rate", "SpikeState", "build", "chain", "decays", "schedule", "skip_spikes"]
 
 
 def build(config: OptimConfig, rate: Rate) -> optax.GradientTransformationExtraArgs:
-    """Clip by the global norm, then AdamW or Muon; the update takes `step=` and `value=` (loss).
+    """Gradient clipping, AdamW or Muon, weight decay; `update` takes `step=` and `value=` (loss).
 
-    With `skip_spikes` > 0 the whole of it is guarded (see `skip_spikes`).
+    `clip_norm` > 0 scales a gradient whose global norm is larger down to it. Weight decay is
+    decoupled (arXiv 1711.05101): it is added after the moments and scaled by the learning rate.
+    `skip_spikes` > 0 guards all of it (see `spikes.skip_spikes`). Raises ValueError on an unknown
+    optimizer.
     """
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer {config.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
@@ -96,10 +41,10 @@ def build(config: OptimConfig, rate: Rate) -> optax.GradientTransformationExtraA
 def decays(params: Any) -> Any:
     """True where weight decay applies: matrices. Norm gains stay free, stacked [L, D] ones too."""
 
-    def one(path, leaf):
+    def is_matrix(path: tuple, leaf: jax.Array) -> bool:
         return leaf.ndim >= 2 and not _leaf_name(path).endswith("norm")
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def _adamw(config: OptimConfig) -> optax.GradientTransformation:
@@ -122,99 +67,67 @@ MUON_AXES = {
 
 
 def _muon(config: OptimConfig) -> optax.GradientTransformation:
-    """Muon for the matrices inside the layers, Adam for the rest."""
+    """Muon for the matrices inside the layers, Adam for the rest. Its momentum is betas[1]."""
 
-    def masked(params):
+    def dimension_numbers(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda p, x: _axes(p, x) or optax.MaskedNode(), params
+            lambda path, leaf: _muon_axes(path, leaf) or optax.MaskedNode(), params
         )
 
-    def labels(params):
+    def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
-            lambda p, x: "muon" if _axes(p, x) else "adam", params
+            lambda path, leaf: "muon" if _muon_axes(path, leaf) else "adam", params
         )
 
     muon = optax.chain(
         optax.contrib.scale_by_muon(
-            beta=config.betas[1], weight_dimension_numbers=masked, mu_dtype=config.moments
+            beta=config.betas[1],
+            weight_dimension_numbers=dimension_numbers,
+            mu_dtype=config.moments,
         ),
         optax.stateless(lambda updates, params: _match_adam(updates)),
     )
     return optax.partition({"muon": muon, "adam": _adamw(config)}, labels)
 
 
-def _axes(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-    named = MUON_AXES.get(_leaf_name(path)) if leaf.ndim >= 3 else None
-    return optax.contrib.MuonDimensionNumbers(*named) if named else None
+def _muon_axes(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+    axes = MUON_AXES.get(_leaf_name(path)) if leaf.ndim >= 3 else None
+    return optax.contrib.MuonDimensionNumbers(*axes) if axes else None
 
 
 def _match_adam(updates: Any) -> Any:
-    """Bring an orthogonal update to Adam's rms of about 0.2, so that one rate serves both.
+    """Bring an orthogonal update to Adam's RMS of about 0.2, so that one rate serves both.
 
-    u * 0.2 * sqrt(max(fan in, fan out)) (arXiv 2502.16982, 2.2).
+    An orthogonal m x n matrix has RMS 1 / sqrt(max(m, n)), hence u * 0.2 * sqrt(max(fan in, fan
+    out)) (arXiv 2502.16982, 2.2).
     """
 
-    def one(path, update):
-        fans = [math.prod(update.shape[axis] for axis in axes) for axes in _axes(path, update)]
+    def scale(path: tuple, update: jax.Array) -> jax.Array:
+        numbers = _muon_axes(path, update)
+        assert numbers is not None, f"{path} is no matrix of Muon's"
+        fans = [math.prod(update.shape[axis] for axis in axes) for axes in numbers]
         return 0.2 * math.sqrt(max(fans)) * update
 
-    return jax.tree_util.tree_map_with_path(one, updates)
+    return jax.tree_util.tree_map_with_path(scale, updates)
 
 
 def _leaf_name(path: tuple) -> str:
     return str(getattr(path[-1], "key", path[-1]))
 
 
-OPTIMIZERS = {"adamw": _adamw, "muon": _muon}
+OPTIMIZERS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}
 
 
 def _scale_by_step(rate: Rate) -> optax.GradientTransformationExtraArgs:
-    def update(updates, state, params=None, *, step, **_):
+    """Multiply by minus the rate of the step that is handed in; the state holds no counter."""
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+    ) -> tuple[Any, Any]:
         scale = -rate(step)
         return jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-class SpikeState(NamedTuple):
-    """Norms of the last finite gradients (a ring), and whether the last update was skipped."""
-
-    norms: jax.Array
-    seen: jax.Array
-    skipped_last: jax.Array
-    inner: Any
-
-
-def skip_spikes(
-    inner: optax.GradientTransformation, *, factor: float, window: int = 128
-) -> optax.GradientTransformationExtraArgs:
-    """Leave parameters and moments untouched when loss or norm is not finite, or the norm spikes.
-
-    A spike is a norm above `factor` times the median of the last `window` finite norms; nothing
-    counts as one before the window is full. Spikes enter the window too: a lasting change of level
-    moves the median within half a window, so training cannot stall for ever.
-    Raises ValueError when factor <= 1 or window < 2.
-    """
-    if factor <= 1 or window < 2:
-        raise ValueError(f"skip_spikes needs factor > 1 and window >= 2, not {factor} and {window}")
-    inner = optax.with_extra_args_support(inner)
-
-    def init(params):
-        no = jnp.zeros((), jnp.float32)
-        seen = jnp.zeros((), jnp.int32)
-        return SpikeState(jnp.zeros((window,), jnp.float32), seen, no, inner.init(params))
-
-    def update(updates, state, params=None, *, value, **extra):
-        norm = optax.global_norm(updates)
-        finite = jnp.isfinite(norm) & jnp.isfinite(value)
-        spike = (state.seen >= window) & (norm > factor * jnp.median(state.norms))
-        good = finite & ~spike
-        moved, moments = inner.update(updates, state.inner, params, value=value, **extra)
-        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), moments, state.inner)
-        moved = jax.tree.map(lambda u: jnp.where(good, u, jnp.zeros_like(u)), moved)
-        slot = state.seen % window
-        norms = state.norms.at[slot].set(jnp.where(finite, norm, state.norms[slot]))
-        seen = state.seen + finite.astype(jnp.int32)
-        return moved, SpikeState(norms, seen, 1.0 - good.astype(jnp.float32), kept)
-
-    return optax.GradientTransformationExtraArgs(init, update)

@@ -21,6 +21,7 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     held = np.zeros(rows, bool)
     sharding = NamedSharding(mesh, spec("batch"))
     for index in sharding.addressable_devices_indices_map((rows,)).values():
+        assert index is not None, "an addressable device has an index"
         held[index[0]] = True
     return np.flatnonzero(held)
 
@@ -28,11 +29,12 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, jax.Array]:
     """Global arrays of `rows` rows from the rows that `local_rows` names, each of full length.
 
-    Arrays are [B, T, ...] or [B]; rows lie over the batch axes, positions over `context`. Raises
-    ValueError when rows or positions do not divide over the mesh, or rows are missing.
+    Arrays are [B, T, ...] or [B]; rows lie over the batch axes (data parallel), positions over
+    `context`. Raises ValueError when rows or positions do not divide over the mesh, or rows are
+    missing.
     """
     held = local_rows(mesh, rows)
-    # Row r of the global batch is row local[r] of this process's arrays.
+    # Row r of the global batch is row local[r] of this process's arrays; -1: another process's.
     local = np.full(rows, -1)
     local[held] = np.arange(len(held))
 
@@ -43,7 +45,8 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, j
         if value.ndim > 1:
             _check_divides(mesh, value.shape[1], f"positions of {name!r}", "length")
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None, "an array with rows is indexed"
             return value[local[index[0]]][:, *index[1:]]
 
         sharding = NamedSharding(mesh, spec(*axes))

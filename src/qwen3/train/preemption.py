@@ -1,4 +1,4 @@
-"""Leaving in good order on SIGTERM or SIGINT, at the same step on every process."""
+"""Preemption notices: leave in good order on SIGTERM or SIGINT, all processes at the same step."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-STOPPED = 42  # exit code: saved and left, start me again
+STOPPED = 42  # exit code of a run that saved and left and wants to be started again
 
 
 class Stopped(SystemExit):
-    """The run was asked to leave and has saved at `step`; uncaught, it is exit code 42."""
+    """The run was told to leave and has saved at `step`; uncaught, it is exit code 42."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int) -> None:
         super().__init__(STOPPED)
         self.step = step
 
 
 class _Requests:
-    """Whether a stop was asked for; `name` says by what."""
+    """Remembers the stop signal that came; `name` is "" until one does."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.name = ""
 
     def note(self, number: int, frame: object) -> None:
@@ -34,14 +34,15 @@ class _Requests:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def reached(self, step: int) -> bool:
+        """Whether to leave after this step."""
         return bool(self.name)
 
 
 class _Preemption(_Requests):
-    """JAX's preemption service: a SIGTERM to any process makes all agree on one step.
+    """JAX's preemption service: a SIGTERM to any process makes all of them agree on one step.
 
-    It catches SIGTERM itself, and a Python handler set after jax.distributed.initialize would
-    silence it. Ctrl-C is passed on to it as a SIGTERM.
+    The service catches SIGTERM itself, and a Python handler set after jax.distributed.initialize
+    would silence it. Ctrl-C is passed on to it as a SIGTERM.
     """
 
     def note(self, number: int, frame: object) -> None:
@@ -49,9 +50,9 @@ class _Preemption(_Requests):
         os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
-        there = multihost_utils.reached_preemption_sync_point(step)
-        self.name = self.name or ("SIGTERM" if there else "")
-        return there
+        stop = multihost_utils.reached_preemption_sync_point(step)
+        self.name = self.name or ("SIGTERM" if stop else "")
+        return stop
 
 
 @contextlib.contextmanager
@@ -59,10 +60,10 @@ def stop_requests() -> Iterator[_Requests]:
     """Note stop signals in place of dying by them, until the block ends."""
     distributed = jax.distributed.is_initialized()
     requests = _Preemption() if distributed else _Requests()
-    caught = [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]
     # Only the main thread may set handlers; elsewhere the embedding program decides.
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, requests.note) for number in caught} if main else {}
+    before = {number: signal.signal(number, requests.note) for number in signals} if main else {}
     try:
         yield requests
     finally:

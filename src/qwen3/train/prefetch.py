@@ -25,10 +25,10 @@ class Prefetch:
     An exception of the source is raised by the `next` that would have returned its batch.
     """
 
-    def __init__(self, source: Any, first: int, until: int):
+    def __init__(self, source: Any, first: int, until: int) -> None:
         self._source = source
         self._steps = range(first, until)
-        self._ready: queue.Queue = queue.Queue(maxsize=1)
+        self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         # The ambient mesh belongs to a thread; the source shall see the caller's.
         self._mesh = jax.sharding.get_mesh()
@@ -43,6 +43,7 @@ class Prefetch:
 
     def close(self) -> None:
         self._closed.set()
+        # The thread may wait for room in the queue: make it until it has noticed.
         while self._thread.is_alive():
             try:
                 self._ready.get(timeout=0.01)
@@ -58,18 +59,17 @@ class Prefetch:
             if self._closed.is_set():
                 return
             try:
-                item = (self._source[step], None)
+                batch = self._source[step]
             except BaseException as error:
-                item = (None, error)
-            self._ready.put(item)
-            if item[1] is not None:
+                self._ready.put((None, error))
                 return
+            self._ready.put((batch, None))
 
 
 class HostRows:
-    """`Batches` narrowed to some rows; a grain random-access source of [rows, length] dicts."""
+    """Some rows of every batch; a grain random-access source of {field: [rows, length]}."""
 
-    def __init__(self, batches: Batches, rows: Sequence[int]):
+    def __init__(self, batches: Batches, rows: Sequence[int] | np.ndarray) -> None:
         self._batches, self._rows = batches, [int(row) for row in rows]
 
     def __len__(self) -> int:
@@ -85,8 +85,8 @@ class Feed:
     Grain reads ahead, on each host only the rows that its devices hold. It is a source for `train`
     too: `feed(state)` is the next batch.
 
-    threads: reader threads of this process. workers: reader processes, 0 for none. ahead: batches
-    that each of them reads ahead. waited: seconds that the caller has spent waiting for input.
+    Attributes:
+        waited: seconds that the caller has spent waiting for input.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Feed:
         mesh: Mesh,
         *,
         start: int = 0,
-        threads: int = 2,
-        workers: int = 0,
-        ahead: int = 4,
-    ):
+        threads: int = 2,  # reader threads of this process
+        workers: int = 0,  # reader processes; 0: threads alone
+        ahead: int = 4,  # batches that each reader reads ahead
+    ) -> None:
         self._mesh, self._batch = mesh, batches.stage.batch
         rows = local_rows(mesh, batches.stage.batch)
         data = grain.MapDataset.source(HostRows(batches, rows))[start:]
@@ -118,9 +118,9 @@ class Feed:
         return self
 
     def __next__(self) -> dict[str, jax.Array]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         batch = place(next(self._local), self._mesh, self._batch)
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - start
         return batch
 
     def __call__(self, state: Any = None) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""What every stage writes and shows while it trains: one place for meters, displays and traces."""
+"""What every stage writes and shows while it trains: metrics, the display, profiler traces."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ import jax
 
 from qwen3.train.display import Display
 from qwen3.train.loop import Hook
-from qwen3.train.metrics import Meter, MetricsFile, TensorBoard
+from qwen3.train.metrics import Meter, MetricsFile, RecordWriter, TensorBoard
 from qwen3.train.profile import Profile
 from qwen3.train.workdir import Workdir
 
 
 @dataclass(frozen=True)
 class Log:
-    """every: steps per record of metrics.jsonl. display: a live table or lines on stderr.
-    tensorboard: events in the workdir too. peak_flops: of one device, for MFU (0: not written).
-    profile: (first, last) steps to trace; `kill -USR1 <pid>` traces three more at any time.
-    """
+    """What a run records; it may change when the run goes on."""
 
-    every: int = 10
-    display: bool = True
-    tensorboard: bool = False
-    peak_flops: float = 0.0
-    profile: tuple[int, ...] = ()
+    every: int = 10  # steps per record of metrics.jsonl
+    display: bool = True  # a live table (or lines, without a terminal) on stderr
+    tensorboard: bool = False  # TensorBoard events in the workdir too
+    peak_flops: float = 0.0  # FLOPs a second of one device, for MFU; 0: MFU is not recorded
+    profile: tuple[int, ...] = ()  # (first, last) step to trace; SIGUSR1 traces three at any time
 
 
 @contextlib.contextmanager
@@ -42,12 +39,12 @@ def recording_hooks(
     flops_per_token: float = 0.0,
     derived: Mapping[str, Callable[[int], Any]] | None = None,
 ) -> Iterator[list[Hook]]:
-    """The hooks that record steps `step` + 1 to `until` of `stage`, closed at the end.
+    """The hooks that record steps `step` + 1 to `until` of `stage`; files are closed at the end.
 
-    derived: name -> function of the step, written into each record (the learning rate).
+    derived: name -> function of the step, whose value goes into each record (the learning rate).
     """
     with contextlib.ExitStack() as closing:
-        writers = []
+        writers: list[RecordWriter] = []
         if jax.process_index() == 0:
             writers.append(MetricsFile(work.metrics))
             if log.display:
@@ -55,8 +52,9 @@ def recording_hooks(
             if log.tensorboard:
                 writers.append(TensorBoard(work.path / "tensorboard", step=step))
         profile = Profile(work.path / "profile", steps=log.profile)
-        for each in (*writers, profile):
-            closing.callback(each.close)
+        for writer in writers:
+            closing.callback(writer.close)
+        closing.callback(profile.close)
         meter = Meter(
             writers,
             every=log.every,

@@ -1,4 +1,4 @@
-"""One state for every stage: what the optimizer moves, and nothing else."""
+"""The train state of every stage: the step, the parameters and the optimizer's state."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 
 class TrainState(struct.PyTreeNode):
-    """`step` counts optimizer steps taken (int32 scalar); a reference or teacher is not in here."""
+    """What the optimizer moves. A reference or a teacher is not in here: they are `frozen`."""
 
-    step: jax.Array
+    step: jax.Array  # optimizer steps taken, int32 scalar
     params: Any
     opt_state: optax.OptState
 
@@ -41,16 +41,17 @@ def abstract(params: Any, tx: optax.GradientTransformation) -> TrainState:
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     placed = {(_names(path), leaf.shape): leaf.sharding for path, leaf in leaves}
     meshes = {s.mesh for s in placed.values() if isinstance(s, NamedSharding)}
-    elsewhere = NamedSharding(meshes.pop(), P()) if meshes else leaves[0][1].sharding
+    replicated = NamedSharding(meshes.pop(), P()) if meshes else leaves[0][1].sharding
 
-    def one(path, leaf):
+    def with_sharding(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        # The path of a moment, such as 0.mu.layers.query, ends with its parameter's path.
         names = _names(path)
         tails = ((names[i:], leaf.shape) for i in range(len(names)))
-        sharding = next((placed[tail] for tail in tails if tail in placed), elsewhere)
+        sharding = next((placed[tail] for tail in tails if tail in placed), replicated)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     state = jax.eval_shape(lambda p: create(p, tx), params)
-    return jax.tree_util.tree_map_with_path(one, state)
+    return jax.tree_util.tree_map_with_path(with_sharding, state)
 
 
 def _names(path: tuple) -> tuple[str, ...]:

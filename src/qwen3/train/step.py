@@ -1,4 +1,4 @@
-"""The one step builder: gradients of a sum, accumulated exactly, divided once by the weight."""
+"""The one train step: gradients of a sum over microbatches, divided once by the total weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from jax.sharding import PartitionSpec as P
 from qwen3 import mesh
 from qwen3.train.state import TrainState
 
+# (params, batch, frozen) -> (sum, sums with "weight")
 Loss = Callable[[Any, dict, Any], tuple[jax.Array, dict]]
+Prepass = Callable[[Any, dict, Any], dict]
 
 
 def make_step(
@@ -23,20 +25,21 @@ def make_step(
     tx: optax.GradientTransformation,
     *,
     microbatches: int = 1,
-    prepass: Callable[[Any, dict, Any], dict] | None = None,
+    prepass: Prepass | None = None,
 ) -> Step:
     """A jitted (state, batch, frozen=()) -> (state, metrics) that donates `state`.
 
     `loss_fn(params, batch, frozen) -> (sum, sums)`, sums with "weight" (float32 scalar). Sums and
-    gradients of all microbatches are added in fp32 and divided once by the total weight: neither
-    microbatches, nor padding, nor the mesh changes the update. Microbatch m takes rows m, m + M,
-    ...: each device keeps its own rows, whatever M.
+    gradients of all microbatches are added in fp32 and divided once by the total weight (gradient
+    accumulation without bias): neither microbatches, nor padding, nor the mesh changes the update.
+    Microbatch m takes rows m, m + M, ... of the batch: each device keeps its own rows, whatever M.
 
-    `prepass(params, microbatch, frozen) -> sums`: sums over all microbatches (expert counts, say),
-    taken first and given to the loss as batch["totals"]. With one microbatch the loss sees the
-    whole batch by itself, so there is no prepass and no "totals".
+    `prepass(params, microbatch, frozen) -> sums`: sums over all microbatches (expert counts for
+    the global-batch load-balancing loss, say), taken first and given to the loss as
+    batch["totals"]. With one microbatch the loss sees the whole batch by itself, so there is no
+    prepass and no "totals".
 
-    metrics: each sum over the weight, "loss", "weight", "grad_norm" (before clipping),
+    metrics: each sum over the weight, "loss", "weight", "grad_norm" (before gradient clipping),
     "update_norm", "param_norm", "skipped" (1 where spike skipping or a weight of 0 left the
     parameters as they were). Raises ValueError when the rows do not divide over the microbatches.
     """
@@ -44,71 +47,96 @@ def make_step(
         raise ValueError(f"microbatches is {microbatches}; at least 1 is needed")
     tx = optax.with_extra_args_support(tx)
 
-    def step(state, batch, frozen, shardings):
-        loss, sums, grads = total(state.params, batch, frozen, shardings)
-        weight = sums.pop("weight")
-        # A batch without a single weighted token moves nothing; dividing by 0 would give NaN.
-        empty = weight == 0
-        divisor = jnp.where(empty, 1.0, weight)
-        grads = jax.tree.map(lambda g: g / divisor, grads)
-        mean = loss / divisor
-        with jax.named_scope("optimizer"):
-            updates, opt_state = tx.update(
-                grads, state.opt_state, state.params, step=state.step, value=mean
-            )
-            updates = jax.tree.map(lambda u: jnp.where(empty, jnp.zeros_like(u), u), updates)
-            opt_state = _choose(empty, state.opt_state, opt_state)
-            params = optax.apply_updates(state.params, updates)
-        skipped = optax.tree_utils.tree_get(opt_state, "skipped_last", default=jnp.zeros(()))
-        metrics = {name: value / divisor for name, value in sums.items()}
-        metrics |= {
-            "loss": mean,
-            "weight": weight,
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(params),
-            "skipped": jnp.where(empty, 1.0, skipped),
-        }
-        return TrainState(state.step + 1, params, opt_state), metrics
-
-    def total(params, batch, frozen, shardings):
-        """(sum, sums, gradient of the sum) over the whole batch of the optimizer step, in fp32."""
-
-        def gradient(part):
-            (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, part, frozen)
-            if "weight" not in sums:
-                raise ValueError(f"the loss gives sums {sorted(sums)} without 'weight'")
-            grads = _constrain(grads, shardings)
-            return _float32((loss, dict(sums), grads))
-
-        if microbatches == 1:
-            return gradient(batch)
-        parts = {name: _split(name, value, microbatches) for name, value in batch.items()}
-        if prepass is not None:
-            with jax.named_scope("prepass"):
-                totals = _scan_sum(lambda part: _float32(prepass(params, part, frozen)), parts)
-            totals = jax.lax.stop_gradient(totals)
-            return _scan_sum(lambda part: gradient({**part, "totals": totals}), parts)
-        return _scan_sum(gradient, parts)
+    def step(
+        state: TrainState, batch: dict, frozen: Any, shardings: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        loss, sums, grads = _totals(
+            loss_fn, prepass, microbatches, state.params, batch, frozen, shardings
+        )
+        return _update(tx, state, loss, sums, grads)
 
     return Step(step)
 
 
-class Step:
-    """The jitted step. The new state lies where the old one lies, on whatever mesh that is."""
+def _update(
+    tx: optax.GradientTransformationExtraArgs,
+    state: TrainState,
+    loss: jax.Array,
+    sums: dict[str, jax.Array],
+    grads: Any,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The optimizer step from the sums over a whole batch, and its metrics."""
+    weight = sums.pop("weight")
+    # A batch without a single weighted token moves nothing; dividing by 0 would give NaN.
+    empty = weight == 0
+    divisor = jnp.where(empty, 1.0, weight)
+    grads = jax.tree.map(lambda g: g / divisor, grads)
+    mean = loss / divisor
+    with jax.named_scope("optimizer"):
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, step=state.step, value=mean
+        )
+        updates = jax.tree.map(lambda u: jnp.where(empty, jnp.zeros_like(u), u), updates)
+        opt_state = _choose(empty, state.opt_state, opt_state)
+        params = optax.apply_updates(state.params, updates)
+    skipped = optax.tree_utils.tree_get(opt_state, "skipped_last", default=jnp.zeros(()))
+    metrics = {name: value / divisor for name, value in sums.items()}
+    metrics |= {
+        "loss": mean,
+        "weight": weight,
+        "grad_norm": optax.global_norm(grads),
+        "update_norm": optax.global_norm(updates),
+        "param_norm": optax.global_norm(params),
+        "skipped": jnp.where(empty, 1.0, skipped),
+    }
+    return TrainState(state.step + 1, params, opt_state), metrics
 
-    def __init__(self, function: Callable):
+
+def _totals(
+    loss_fn: Loss,
+    prepass: Prepass | None,
+    microbatches: int,
+    params: Any,
+    batch: dict,
+    frozen: Any,
+    shardings: Any,
+) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+    """(sum, sums, gradient of the sum) over the batch of one optimizer step, in fp32."""
+
+    def gradient(part: dict) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, part, frozen)
+        if "weight" not in sums:
+            raise ValueError(f"the loss gives sums {sorted(sums)} without 'weight'")
+        grads = _constrain(grads, shardings)
+        return _float32((loss, dict(sums), grads))
+
+    if microbatches == 1:
+        return gradient(batch)
+    parts = {name: _split(name, value, microbatches) for name, value in batch.items()}
+    if prepass is None:
+        return _scan_sum(gradient, parts)
+    with jax.named_scope("prepass"):
+        totals = _scan_sum(lambda part: _float32(prepass(params, part, frozen)), parts)
+    # The load-balancing loss holds the global expert counts fixed (arXiv 2501.11873).
+    totals = jax.lax.stop_gradient(totals)
+    return _scan_sum(lambda part: gradient({**part, "totals": totals}), parts)
+
+
+class Step:
+    """The jitted train step. The new state lies where the old one lies, on whatever mesh."""
+
+    def __init__(self, function: Callable) -> None:
         self._function = function
-        self._jitted: dict[tuple, Callable] = {}
+        self._jitted: dict[tuple, Any] = {}  # by the shardings of the state
 
     def __call__(self, state: TrainState, batch: Any, frozen: Any = ()) -> tuple[TrainState, dict]:
-        return self._for(state)(state, batch, frozen)
+        return self._jit_for(state)(state, batch, frozen)
 
     def lower(self, state: TrainState, batch: Any, frozen: Any = ()) -> Any:
         """The lowered computation, also of abstract arguments (`state.abstract`)."""
-        return self._for(state).lower(state, batch, frozen)
+        return self._jit_for(state).lower(state, batch, frozen)
 
-    def _for(self, state: TrainState) -> Callable:
+    def _jit_for(self, state: TrainState) -> Any:
         shardings = jax.tree.map(_named_sharding, state)
         key = tuple(jax.tree.leaves(shardings, is_leaf=lambda x: x is None))
         if key not in self._jitted:
@@ -116,7 +144,7 @@ class Step:
             # Metrics are replicated so that every process can read them.
             everywhere = NamedSharding(named[0].mesh, P()) if named else None
 
-            def step(state, batch, frozen):
+            def step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, dict]:
                 return self._function(state, batch, frozen, shardings.params)
 
             out = (shardings if named else None, everywhere)
@@ -132,14 +160,18 @@ def _named_sharding(leaf: Any) -> NamedSharding | None:
 def _constrain(grads: Any, shardings: Any) -> Any:
     """Gradients where the parameters lie: reduce-scattered, not all-reduced."""
 
-    def one(sharding, grad):
+    def constrain(sharding: NamedSharding | None, grad: jax.Array) -> jax.Array:
         return grad if sharding is None else jax.lax.with_sharding_constraint(grad, sharding)
 
-    return jax.tree.map(one, shardings, grads, is_leaf=lambda x: x is None)
+    return jax.tree.map(constrain, shardings, grads, is_leaf=lambda x: x is None)
 
 
 def _split(name: str, value: jax.Array, count: int) -> jax.Array:
-    """[B, ...] to [count, B // count, ...], part m being rows m, m + count, ..."""
+    """[B, ...] to [count, B // count, ...], microbatch m being rows m, m + count, ...
+
+    Strided, because contiguous rows of a batch sharded over `data` lie on one device: a microbatch
+    of them would leave the other devices idle, or move rows between them.
+    """
     rows = value.shape[0]
     if rows % count:
         raise ValueError(f"{rows} rows of {name!r} do not divide into {count} microbatches")
@@ -160,7 +192,7 @@ def _scan_sum(function: Callable[[dict], Any], parts: dict) -> Any:
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
 
-    def body(sums, part):
+    def body(sums: Any, part: dict) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, function(part)), None
 
     return jax.lax.scan(body, zeros, parts)[0]

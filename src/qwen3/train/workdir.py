@@ -1,4 +1,4 @@
-"""What a run leaves behind: config.json, checkpoints/, metrics.jsonl, samples/."""
+"""The workdir, what a run leaves behind: config.json, checkpoints/, metrics.jsonl, samples/."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from etils import epath
 
 from qwen3.config import differences
+from qwen3.data.atomic import write_atomically
+from qwen3.data.jsonl import read_rows, write_rows
 from qwen3.train.checkpoint import LAST_THREE, Checkpoints, Keep, Restored
 from qwen3.train.state import TrainState
 
-# Settings that may change when a run goes on: how and where, not what.
+# Settings that may change when a run goes on: how and where it runs, not what it computes.
 FREE = ("mesh", "execution", "keep", "log")
 
 
@@ -29,13 +31,13 @@ class Workdir:
 
     def __init__(
         self, path: Any, config: dict, *, keep: Keep = LAST_THREE, free: Iterable[str] = FREE
-    ):
+    ) -> None:
         self.path = epath.Path(path)
         self.config = json.loads(json.dumps(config))
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
         self._free = set(free)
-        self._lock = None
+        self._lock: TextIO | None = None
         if jax.process_index() == 0:
             self._open()
         self.checkpoints = Checkpoints(
@@ -43,7 +45,7 @@ class Workdir:
         )
 
     def restore(self, template: TrainState) -> Restored | None:
-        """The newest whole checkpoint (see Checkpoints.restore), metrics.jsonl cut back to it."""
+        """The newest undamaged checkpoint (see Checkpoints.restore); cuts metrics.jsonl there."""
         restored = self.checkpoints.restore(template)
         if jax.process_index() == 0:
             cut_back(self.metrics, int(restored.state.step) if restored else 0)
@@ -71,10 +73,10 @@ class Workdir:
             self._refuse_other_config(json.loads(file.read_text()))
         write_atomically(file, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
 
-    def _refuse_other_config(self, there: dict) -> None:
+    def _refuse_other_config(self, stored: dict) -> None:
         then, now = (
             {k: v for k, v in config.items() if k not in self._free}
-            for config in (there, self.config)
+            for config in (stored, self.config)
         )
         lines = differences(then, now)
         if lines:
@@ -85,32 +87,20 @@ class Workdir:
             )
 
 
-def write_atomically(path: epath.Path, text: str) -> None:
-    """The whole text or the old file, also after a kill: written beside, then renamed."""
-    beside = path.parent / f"{path.name}.new"
-    beside.write_text(text)
-    beside.replace(path)
-
-
 def cut_back(path: Any, step: int) -> None:
     """Drop the lines of metrics.jsonl after `step` and a torn last one: they will come again."""
     path = epath.Path(path)
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_atomically(path, "".join(line + "\n" for line in kept))
+    rows = (row for _, row in read_rows(path, fields=["step"], skipped=[]))
+    write_rows(path, [row for row in rows if isinstance(row["step"], int) and row["step"] <= step])
 
 
-def _lock(path: epath.Path) -> Any:
-    """Held until the process ends, however it ends. POSIX locks are not inherited by children."""
+def _lock(path: epath.Path) -> TextIO:
+    """The locked file; it is unlocked when the process ends, however it ends."""
     stream = open(os.fspath(path), "a+")
     try:
+        # POSIX locks are not inherited by children.
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         stream.seek(0)
