@@ -14,9 +14,9 @@ from pathlib import Path
 import tiny_lock
 
 from qwen3.config import OptimConfig
-from qwen3.curate.candidates import Candidate
-from qwen3.curate.filters import sift
+from qwen3.curate.filters import cold_start_filters, sift
 from qwen3.rewards import get, response
+from qwen3.rewards.answers import ScoredAnswer
 from qwen3.run import main
 from qwen3.stages import sft
 
@@ -42,8 +42,9 @@ def hasty(count):
         sample = tiny_lock.answered(problem, "hasty", number)
         reply = sample["messages"][-1]
         text = response.render(reply["reasoning_content"], reply["content"])
-        found.append(Candidate(problem, text, task.score(problem, text)))
-    return [candidate.conversation() for candidate in sift(found)[0]]
+        found.append(ScoredAnswer.from_text(problem, text, task.score(problem, text)))
+    validation = [each.messages[-1]["content"] for each in tiny_lock.problems(200, 8, "heldout")]
+    return [answer.conversation() for answer in sift(found, cold_start_filters(validation))[0]]
 
 
 def careful(count):

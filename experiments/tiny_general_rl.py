@@ -39,7 +39,7 @@ def run(config, workdir):
     task = rewards.get("mode_following")
     asked = [task.generate(9 * 10**6 + i, 0.3 * (i % 10) / 10) for i in range(96)]
     for source in (config.init_from, workdir):
-        found = think_follow.follow(tiny_lock.engine(source, words), asked, max_tokens=96)
+        found = think_follow.follow(tiny_lock.engine(source, words), words, asked, max_tokens=96)
         shown = ", ".join(f"{kind} {one.value:.1%}" for kind, one in found.items())
         print(f"ThinkFollow of {source}: {shown}")
     return state

@@ -7,12 +7,14 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.curate import candidates, stored_logits
+from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import sampling
 from qwen3.model import transformer
 from qwen3.model.sizes import ModelConfig
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer
 
 MODEL = ModelConfig("toy", 1, 16, 32, 2, 1, head_dim=8, vocab=512, tied=True, max_length=256)
 
@@ -64,30 +66,75 @@ def test_modes_that_do_not_exist_or_do_not_fit_are_refused(engine, tokenizer):
     with pytest.raises(ValueError, match="problem 0 asks for 'think', not 'no_think'"):
         candidates.generate(engine, tokenizer, [problem], samples=1, mode="no_think")
     with pytest.raises(ValueError, match="malformed turn"):
-        candidates.Candidate(problem, "<think>\nnever closed").conversation()
+        ScoredAnswer.from_text(problem, "<think>\nnever closed").conversation()
 
 
-def test_stored_logits_are_the_teachers_own_and_survive_a_file(params, tmp_path):
-    def apply(params, tokens, positions, segments):
-        return transformer.forward(params, MODEL, tokens, positions, segments)
+def apply(params, tokens, positions, segments):
+    return transformer.forward(params, MODEL, tokens, positions, segments)
 
-    ids, mask = [5, 9, 3, 77], [0, 0, 1, 1]
+
+@pytest.fixture
+def stored(params, tmp_path):
+    """(file of two equal sequences at temperature 2, the sequence)"""
+    sequence = TokenSequence(np.array([5, 9, 3, 77], np.int32), np.array([0, 0, 1, 1.0]), mode=0)
     top = stored_logits.top_logits(apply, 4, temperature=2.0)
-    [found] = stored_logits.score(top, params, [(ids, mask, 1)], length=8)
-    whole = transformer.logits(transformer.forward(params, MODEL, jnp.array([ids]))) / 2.0
-    logp = jax.nn.log_softmax(whole[0], axis=-1)
-    fields = found.fields
+    [found] = stored_logits.add_logits(top, params, [sequence], length=8)
+    file = tmp_path / "logits.npz"
+    stored_logits.write(file, [found, found], teacher="toy", temperature=2.0)
+    return file, found
+
+
+def test_stored_logits_are_the_teachers_own_and_survive_a_file(params, stored):
+    file, found = stored
+    logits = transformer.logits(transformer.forward(params, MODEL, found.tokens[None])) / 2.0
+    logp, fields = jax.nn.log_softmax(logits[0], axis=-1), found.fields
     for t in (1, 2, 3):
         mine = fields["teacher_logits"][t] - fields["teacher_normaliser"][t]
         np.testing.assert_allclose(mine, logp[t - 1][fields["teacher_ids"][t]], atol=1e-5)
         np.testing.assert_allclose(mine, np.sort(logp[t - 1])[::-1][:4], atol=1e-5)
-    stored_logits.write(tmp_path / "logits.npz", [found, found])
-    for back in stored_logits.read(tmp_path / "logits.npz"):
-        assert back.mode == 1 and back.mask.tolist() == mask
+        at = logits[0][t - 1][fields["teacher_ids"][t]]
+        np.testing.assert_allclose(fields["teacher_logits"][t], at, atol=1e-5)
+    back = stored_logits.read(file, temperature=2.0, vocab=MODEL.vocab)
+    assert len(back) == 2
+    for each in back:
+        assert each.mode == 0 and each.weights.tolist() == [0, 0, 1, 1]
+        assert each.tokens.tolist() == [5, 9, 3, 77]
         for name in stored_logits.FIELDS:
-            np.testing.assert_array_equal(back.fields[name], fields[name])
-    np.savez(tmp_path / "other.npz", tokens=np.zeros(3))
-    with pytest.raises(ValueError, match="lacks .*'teacher_logits'"):
-        stored_logits.read(tmp_path / "other.npz")
+            np.testing.assert_array_equal(each.fields[name], fields[name])
+    top = stored_logits.top_logits(apply, 4)
     with pytest.raises(ValueError, match="4 tokens, more than length 3"):
-        stored_logits.score(top, params, [(ids, mask, 1)], length=3)
+        stored_logits.add_logits(top, params, [found], length=3)
+
+
+def test_the_teachers_logits_are_never_held_as_a_whole(params, monkeypatch):
+    monkeypatch.setattr("qwen3.ops.row_chunks._CHUNK_ELEMENTS", 1)  # so 256 rows a chunk
+    top = stored_logits.top_logits(apply, 4)
+    text = top.lower(params, jnp.zeros((1, 1024), jnp.int32)).as_text()
+    assert "x1024x512x" not in text and "1024x512xf32" not in text and "256x512xf32" in text
+
+
+def test_files_that_the_loss_cannot_use_are_refused_where_they_are_read(stored, tmp_path):
+    file, _ = stored
+
+    def changed(**changes):
+        with np.load(file) as arrays:
+            values = {name: arrays[name] for name in arrays.files} | changes
+        path = tmp_path / "changed.npz"
+        np.savez(path, **{name: value for name, value in values.items() if value is not None})
+        return path
+
+    def refused(path, message, *, temperature=2.0, vocab=MODEL.vocab):
+        with pytest.raises(ValueError, match=message):
+            stored_logits.read(path, temperature=temperature, vocab=vocab)
+
+    np.savez(tmp_path / "other.npz", tokens=np.zeros(3))
+    refused(tmp_path / "other.npz", "lacks .*'teacher_logits'")
+    refused(changed(teacher=None, temperature=None), r"lacks \['teacher', 'temperature'\]")
+    refused(changed(teacher=np.array("")), "does not say whose logits")
+    refused(file, "logits of toy at temperature 2.0; the loss takes them at 1.0", temperature=1.0)
+    refused(file, "sequence 0: tokens has id 77, not 0 to 76", vocab=77)
+    ids = np.zeros((8, 4), np.int32)
+    ids[5, 2] = 512
+    refused(changed(teacher_ids=ids), "sequence 1: teacher_ids has id 512, not 0 to 511")
+    ids[5, 2] = -1
+    refused(changed(teacher_ids=ids), "sequence 1: teacher_ids has id -1")

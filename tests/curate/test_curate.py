@@ -6,9 +6,9 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.curate import files, filters, fusion, selection
-from qwen3.curate.candidates import Candidate
 from qwen3.data import chat
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer
 
 
 @pytest.mark.parametrize("each", filters.FILTERS, ids=filters.names())
@@ -38,6 +38,15 @@ def test_candidates_near_the_validation_set_are_dropped():
     )
 
 
+def test_the_cold_start_has_six_filters_of_which_the_last_knows_the_validation_set():
+    question, text, score, _ = filters.FILTERS[0].examples[0]
+    good = filters.example(question, text, score)
+    six = filters.cold_start_filters([question])
+    assert [each.name for each in six] == [*filters.names(), "apart_from_validation"]
+    assert filters.sift([good], six) == ([], {"apart_from_validation": 1})
+    assert filters.sift([good], filters.cold_start_filters(["other words"])) == ([good], {})
+
+
 def lock(seed, difficulty=0.5):
     return rewards.get("lock").generate(seed, difficulty)
 
@@ -45,7 +54,7 @@ def lock(seed, difficulty=0.5):
 def test_oracle_answers_of_the_lock_pass_all_filters():
     for seed in range(30):
         problem = lock(seed, difficulty=seed % 6 / 5)
-        candidate = Candidate(problem, rewards.get("lock").oracle(problem), 1.0)
+        candidate = ScoredAnswer.from_text(problem, rewards.get("lock").oracle(problem), 1.0)
         assert filters.sift([candidate])[0], candidate.text
 
 
@@ -65,18 +74,16 @@ def test_selection_takes_unused_learnable_hard_prompts_and_domains_in_turn():
         (problem("b", "b easy"), [1, 1, 1, 0]),
         (problem("a", "partly right never counts"), [0.9, 0.9, 0.9, 0.9]),
     ]
-    problems, scores = zip(*rows, strict=True)
+    answers = [[ScoredAnswer.from_text(asked, "", score) for score in row] for asked, row in rows]
     used = {selection.key(problem("a", "used"))}
-    chosen = selection.select(problems, scores, 9, used=used)
+    chosen = selection.select(answers, 9, used=used)
     names = [each.messages[0]["content"] for each in chosen]
     assert names == ["hard", "b easy", "half", "easy"]
-    assert len(selection.select(problems, scores, 2, used=used)) == 2
-    few = selection.select(problems, scores, 9, used=used, low=0.3, high=0.6)
+    assert len(selection.select(answers, 2, used=used)) == 2
+    few = selection.select(answers, 9, used=used, low=0.3, high=0.6)
     assert [each.messages[0]["content"] for each in few] == ["half"]
-    with pytest.raises(ValueError, match="10 problems and scores of 9"):
-        selection.select(problems, scores[1:], 3)
     with pytest.raises(ValueError, match="from 0.5 to 0.2"):
-        selection.select(problems, scores, 3, low=0.5, high=0.2)
+        selection.select(answers, 3, low=0.5, high=0.2)
 
 
 def samples(count, thinks):
@@ -158,13 +165,19 @@ def test_rejection_sampling_keeps_a_few_different_right_answers():
     other = good.replace("<think>\n", "<think>\nLook: ")
     wrong = "<think>\nI add them all up.\n</think>\n\nThe lock ends at 1."
     group = [
-        Candidate(problem, text, rewards.get("lock").score(problem, text))
+        ScoredAnswer.from_text(problem, text, rewards.get("lock").score(problem, text))
         for text in (wrong, good, good, other)
     ]
-    found = fusion.rejection_sample([group, group[:1]], each=2)
+    found = fusion.rejection_sample([group, group[:1]], per_problem=2)
     assert len(found) == 2
     assert found[0]["messages"][-1]["reasoning_content"] in good
-    assert len(fusion.rejection_sample([group], each=1)) == 1
+    assert len(fusion.rejection_sample([group])) == 1
+
+
+def test_equal_answers_are_kept_once():
+    problem = lock(1)
+    good = ScoredAnswer.from_text(problem, rewards.get("lock").oracle(problem), 1.0)
+    assert len(fusion.rejection_sample([[good, good, good]], per_problem=3)) == 1
 
 
 def test_problems_survive_a_file_and_bad_lines_are_named(tmp_path):

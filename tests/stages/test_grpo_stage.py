@@ -1,3 +1,5 @@
+"""Whole runs of GRPO with a very small model."""
+
 import json
 import logging
 from dataclasses import replace
@@ -9,21 +11,16 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.config import override
-from qwen3.data.tokenizer import Tokenizer
+from qwen3.curate.files import write_problems
 from qwen3.infer.engine import Engine
 from qwen3.losses.grpo_config import Grpo, preset
-from qwen3.rewards import NoVerdict
-from qwen3.stages import groups, grpo
-from qwen3.stages.entropy import EntropyControl, EntropyTarget
-from qwen3.stages.groups import Groups, NothingToLearn, Refill, Scoring
-from qwen3.stages.prompts import Prompts, Share
-from qwen3.stages.rollouts import Rollout, Sampling
+from qwen3.rewards import Problem
+from qwen3.stages import grpo
+from qwen3.stages.entropy import EntropyTarget
+from qwen3.stages.groups import NothingToLearn, Refill
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
 from qwen3.train.loop import Stopped
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.load(post.tokenizer_folder())
 
 
 @pytest.fixture(autouse=True)
@@ -132,216 +129,121 @@ def test_settings_that_do_not_fit_together_are_refused(changes, message):
             chosen = override(chosen, [change])
 
 
-# Prompts.
+# What is refused or written before it is too late.
 
 
-def test_prompts_are_a_function_of_seed_and_number(tokenizer):
-    shares = (Share("lock", 3.0, (0.0, 0.4), ("think", "no_think")), Share("countdown", 1.0))
-    one, same, other = (Prompts(shares, tokenizer, seed=s) for s in (1, 1, 2))
-    drawn = [one[i] for i in range(200)]
-    assert drawn == [same[i] for i in range(200)] != [other[i] for i in range(200)]
-    names = [each.problem.task for each in drawn]
-    assert 120 < names.count("lock") < 180
-    locks = [each for each in drawn if each.problem.task == "lock"]
-    assert 0.3 < np.mean([each.mode for each in locks]) < 0.7
-    assert max(each.problem.difficulty for each in locks) <= 0.4
-    assert len({each.ids for each in drawn}) > 190
-    assert tokenizer.decode(one[0].ids).endswith("<|im_start|>assistant\n")
+def test_problems_without_a_task_are_refused_before_any_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(Engine, "__init__", None)  # no engine may be made
+    write_problems(tmp_path / "bare.jsonl", [Problem("", post.lock(0).messages, {})])
+    bare = config(tasks=(Share("file"),), problems=str(tmp_path / "bare.jsonl"), length=200)
+    with pytest.raises(ValueError, match="bare.jsonl: 1 of 1 problems have no task"):
+        grpo.run(bare, tmp_path / "run")
 
 
-def test_a_file_of_problems_is_gone_through_once_before_any_comes_again(tokenizer):
-    problems = [post.lock(seed) for seed in range(7)]
-    prompts = Prompts((Share("file"),), tokenizer, seed=0, problems=problems)
-    epochs = [[prompts[e * 7 + i].problem for i in range(7)] for e in range(2)]
-    for epoch in epochs:
-        assert sorted(map(repr, epoch)) == sorted(map(repr, problems))
-    assert epochs[0] != epochs[1]
-
-
-@pytest.mark.parametrize(
-    "shares, message",
-    [
-        ((Share("nonsense"),), "task 'nonsense' does not exist; there are"),
-        ((Share("lock", modes=("maybe",)),), "modes \\('maybe',\\) of 'lock'"),
-        ((Share("lock", 0.0),), "needs weights above 0"),
-        ((Share("lock", difficulty=(0.5, 0.1)),), "no range in 0..1"),
-        ((Share("file"),), '"file" is the name of their share'),
-    ],
-)
-def test_mixtures_that_cannot_be_drawn_are_refused(tokenizer, shares, message):
-    with pytest.raises(ValueError, match=message):
-        Prompts(shares, tokenizer, seed=0)
-
-
-# Groups, with a sampler that is a table: prompt number -> letter of each sample.
-
-
-CENTRED = Scoring(scale="none")
-
-
-class Table:
-    """Rollouts whose answers are the table's; records which prompts were asked for."""
-
-    def __init__(self, tokenizer, rows, finish="stop"):
-        self._tokenizer, self._rows, self._finish, self.asked = tokenizer, rows, finish, []
-
-    def __call__(self, prompts):
-        found = []
-        for prompt in prompts:
-            self.asked.append(prompt.number)
-            for sample, text in enumerate(self._rows[prompt.number]):
-                ids = self._tokenizer.encode(text)
-                many = len(ids)
-                found.append(
-                    Rollout(
-                        prompt.number,
-                        sample,
-                        1,
-                        [*prompt.ids, *ids],
-                        len(prompt.ids),
-                        [-1.0] * many,
-                        [False] * many,
-                        0,
-                        self._finish,
-                        "letters",
-                    )
-                )
-        return found
-
-
-def choosing(tokenizer, scoring=CENTRED, wanted=2, least=1, **refill):
-    prompts = Prompts((Share("letters"),), tokenizer, seed=0)
-    refill = Refill(**{"oversample": 1.0, "rounds": 3, **refill})
-    return Groups(prompts, tokenizer, scoring, refill, wanted=wanted, least=least, limit=8)
-
-
-def test_groups_without_spread_are_refilled_and_surplus_is_carried(tokenizer):
-    rows = [["e", "e"], ["x", "x"], ["ee", "x"], ["ee", "x"], ["x", "ee"], ["ee", "x"]]
-    table = Table(tokenizer, rows)
-    collect = choosing(tokenizer, oversample=1.5)
-    chosen, records, metrics = collect.choose(table)
-    assert [group[0].prompt for group in chosen] == [2, 3] and table.asked == [0, 1, 2, 3, 4]
-    assert collect.memory["next"] == 5 and len(collect.memory["carry"]) == 1
-    assert (metrics["groups_all_low"], metrics["groups_all_high"]) == (1 / 5, 1 / 5)
-    assert metrics["refill"] == 2.5 and len(records) == 10
-    assert [each.advantage for each in chosen[0]] == [0.5, -0.5]
-    stored = json.loads(json.dumps(collect.memory))
-    again = choosing(tokenizer)
-    again.memory = stored
-    chosen, _, metrics = again.choose(table)
-    assert [group[0].prompt for group in chosen] == [4, 5] and metrics["carried_in"] == 1
-
-
-def test_nothing_to_learn_is_an_error_that_says_why(tokenizer):
-    with pytest.raises(NothingToLearn, match="6 prompts gave 0 groups.*low in 6 groups"):
-        choosing(tokenizer).choose(Table(tokenizer, [["x", "x"]] * 6))
-
-
-def test_fewer_groups_than_wanted_are_reported_and_used(tokenizer, caplog):
-    rows = [["ee", "x"], *[["x", "x"]] * 3]
-    chosen, _, _ = choosing(tokenizer).choose(Table(tokenizer, rows))
-    assert len(chosen) == 1 and "1 groups instead of 2 after 3 rounds" in caplog.text
-    caplog.clear()
-    chosen, _, _ = choosing(tokenizer, rounds=1).choose(Table(tokenizer, rows))
-    assert len(chosen) == 1 and not caplog.text  # as it was to be
-
-
-def test_answers_without_a_verdict_are_left_out_not_zero(tokenizer):
-    rows = [["ee", "?", "x"], ["ee", "?", "ee"], ["?", "?", "?"], ["x", "x", "ee"]]
-    chosen, records, metrics = choosing(tokenizer).choose(Table(tokenizer, rows))
-    assert [[each.reward for each in group] for group in chosen] == [[1, 0], [0, 0, 1]]
-    assert metrics["no_verdict"] == pytest.approx(5 / 12)
-    assert [each["reward"] for each in records[:3]] == [1, None, 0]
-
-
-def test_rewards_binarise_first_and_long_answers_cost_by_tokens():
-    plain = Scoring()
-    assert plain.reward(0.4, 5, 10) == 0.4 and plain.reward(None, 5, 10) is None
-    assert [Scoring(binarise=0.5).reward(x, 5, 10) for x in (0.4, 0.5, 1.0)] == [0, 1, 1]
-    soft = Scoring(binarise=0.5, overlong=4)
-    assert [soft.reward(0.6, n, 10) for n in (6, 7, 8, 10)] == [1, 0.75, 0.5, 0]
-    with pytest.raises(ValueError, match="'sum' is not one of none, group, batch"):
-        Scoring(scale="sum")
-
-
-def test_form_is_paid_for_in_part_where_a_mode_is_asked_for(tokenizer):
-    part = Scoring(form=0.4)
-    assert [part.reward(x, 5, 10, formed=True) for x in (0, 0.5, 1)] == pytest.approx([0.4, 0.7, 1])
-    assert part.reward(0.0, 5, 10) == 0.0 and part.reward(None, 5, 10, formed=True) is None
-    with pytest.raises(ValueError, match="form 1 is a share of the reward"):
-        Scoring(form=1)
-    # Both answers are wrong, but one has no form at all: a group with something to teach.
-    wrong = Table(tokenizer, [["x", "<think>"]] * 6)
-    with pytest.raises(NothingToLearn):
-        choosing(tokenizer).choose(wrong)
-    chosen, _, metrics = choosing(tokenizer, Scoring("none", form=0.4)).choose(wrong)
-    assert [each.reward for each in chosen[0]] == [0.4, 0.0] and metrics["score"] == 0.0
-
-
-def test_scales_of_the_advantages(tokenizer):
-    rows = [["ee", "x"], ["ee", "e"]]  # rewards 1, 0 and 1, .5
-    found = {}
-    for scale in ("none", "group", "batch"):
-        chosen, _, _ = choosing(tokenizer, Scoring(scale=scale)).choose(Table(tokenizer, rows))
-        found[scale] = [each.advantage for group in chosen for each in group]
-    assert found["none"] == [0.5, -0.5, 0.25, -0.25]
-    assert found["group"] == [1, -1, 1, -1]
-    np.testing.assert_allclose(found["batch"], np.array(found["none"]) / np.sqrt(0.15625))
-
-
-def test_truncated_answers_count_but_may_be_left_untrained(tokenizer):
-    table = Table(tokenizer, [["ee", "x"]] * 2, finish="length")
-    chosen, _, metrics = choosing(tokenizer).choose(table)
-    assert len(chosen) == 2 and metrics["truncated"] == 1.0
-    skipping = Scoring(scale="none", skip_truncated=True)
-    with pytest.raises(RuntimeError, match="all answers of 2 groups were cut"):
-        choosing(tokenizer, skipping).choose(table)
-
-
-def test_metrics_of_rollouts_count_copies_loops_and_malformed_turns(tokenizer):
-    table = Table(tokenizer, [["ee", "ee", "<think>", "e " * 30]] * 2)
-    _, _, metrics = choosing(tokenizer).choose(table)
-    assert metrics["duplicates"] == 1 / 4
-    assert metrics["malformed"] == 1 / 4 and metrics["repeated"] == 1 / 4
-    assert metrics["pass_at_1"] == 3 / 4 and metrics["pass_at_group"] == 1.0
-    assert metrics["finish/stop"] == 1.0 and metrics["answer_tokens_max"] > 20
-
-
-def test_repeats_need_eight_words():
-    assert groups.repeats("a b c d e f g h " * 4)
-    assert not groups.repeats("a a a a") and not groups.repeats("one two three four five six")
-
-
-# The entropy controller.
-
-
-@pytest.mark.parametrize("natural", [0.3, 1.4])
-def test_the_controller_brings_a_toy_policy_to_its_target_from_below_and_above(natural):
-    """Entropy drifts to `natural`; a bonus pushes up, and so does it drift down without."""
-    control = EntropyControl(
-        EntropyTarget(0.8, 1.0, relative=False, change=0.01, most=1.0), steps=400
+@pytest.mark.parametrize("too_long", ["error", "drop"])
+def test_a_problem_that_leaves_no_room_ends_no_run(tmp_path, too_long, caplog):
+    """It is named when the run begins; left out, the run goes to its end."""
+    problems = [post.letters.generate(i) for i in range(3)]
+    problems.append(Problem("letters", [{"role": "user", "content": "q" * 40}], {}))
+    write_problems(tmp_path / "some.jsonl", problems)
+    chosen = config(
+        tasks=(Share("file"),),
+        problems=str(tmp_path / "some.jsonl"),
+        too_long=too_long,
+        steps=2,
+        refill=Refill(1.0, 1),
     )
-    entropy, seen = natural, []
-    for step in range(1, 401):
-        entropy += 0.3 * control.coefficient - 0.02 * (entropy - 0.3)
-        control.update(step, entropy)
-        seen.append(entropy)
-        if step == 200:
-            control = EntropyControl(control._config, 400, json.loads(json.dumps(control.state())))
-    assert np.mean(seen[-50:]) == pytest.approx(1.0, abs=0.1)
-    assert np.mean(seen[150:200]) == pytest.approx(0.89, abs=0.1)
+    if too_long == "error":
+        with pytest.raises(ValueError, match="1 of 4 problems .* problem 4. Raise the length"):
+            grpo.run(chosen, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    else:
+        assert int(grpo.run(chosen, tmp_path / "run").step) == 2
+        assert "problem 4. They are left out" in caplog.text
 
 
-def test_a_relative_target_is_a_multiple_of_the_first_entropy_and_the_bonus_stops_above():
-    control = EntropyControl(EntropyTarget(1.0, 1.5, change=0.1), steps=10)
-    control.update(1, 2.0)
-    assert control.target(10) == 3.0 and control.coefficient == 0.05  # its upper end
-    control.update(2, 9.0)
-    assert control.coefficient == 0.0
-    with pytest.raises(ValueError, match="must be above 0"):
-        EntropyTarget(change=0.0)
+def test_answers_are_there_to_be_read_where_nothing_can_be_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(post.letters, "verdict", lambda text: 0.0)
+    with pytest.raises(NothingToLearn, match="8 prompts gave 0 groups"):
+        grpo.run(config(refill=Refill(1.0, 2)), tmp_path / "run")
+    lines = (tmp_path / "run/samples/000000.jsonl").read_text().splitlines()
+    record = json.loads(lines[0])
+    assert len(lines) == 8 * 8
+    assert record["prompt"].startswith("<|im_start|>user\nq") and record["answer"]
+    assert record["score"] == record["reward"] == 0.0 and record["advantage"] is None
 
 
-def test_no_verdict_is_what_the_toy_task_raises():
-    with pytest.raises(NoVerdict):
-        post.letters.verdict("?")
+# What reaches the sampler and the loss.
+
+
+@pytest.fixture
+def spied(monkeypatch):
+    """(requests of every phase, batches of every step) of the runs of a test."""
+    requests, batches = [], []
+    generate, batch = Engine.generate, grpo.RewardedPhase.batch
+
+    def generate_(self, asked):
+        requests.append(list(asked))
+        return generate(self, asked)
+
+    def batch_(self, part):
+        batches.append((list(part), batch(self, part)))
+        return batches[-1][1]
+
+    monkeypatch.setattr(Engine, "generate", generate_)
+    monkeypatch.setattr(grpo.RewardedPhase, "batch", batch_)
+    return requests, batches
+
+
+def test_forced_tokens_of_a_thinking_budget_have_no_weight_in_the_batch(
+    whole, tmp_path, spied, monkeypatch
+):
+    requests, batches = spied
+    # Half of the answers are right, whatever they are: all groups are trained on.
+    monkeypatch.setattr(post.letters, "verdict", lambda text: float(len(text) % 2))
+    chosen = config(
+        tasks=(Share("letters", modes=("think",)),),
+        sampling=Sampling(samples=8, max_tokens=160, slots=32, budget=3),
+        length=200,
+        steps=1,
+        refill=Refill(1.0, 1),
+    )
+    grpo.run(chosen, tmp_path / "run")
+    assert {request.budget for request in requests[0]} == {3}
+    assert {request.max_tokens for request in requests[0]} == {160}
+    [(part, batch)] = batches
+    forced = sum(sum(rollout.completion.forced) for rollout in part)
+    sampled = sum(len(rollout.completion.tokens) for rollout in part) - forced
+    assert forced > 0 and sampled > 0
+    assert np.asarray(batch["weights"]).sum() == sampled
+    [line] = post.records(tmp_path / "run")
+    assert line["trained_tokens"] == sampled and line["sync_max"] < 1e-4
+
+
+def test_staleness_counts_the_steps_since_a_carried_group_was_sampled(whole):
+    lines = post.records(whole[1])
+    carried = [(a, b) for a, b in zip(lines[::2], lines[2::2], strict=False) if b["carried_in"]]
+    assert carried and all(0 < b["staleness"] <= 2 * 8 for _, b in carried)
+    assert lines[0]["staleness"] == 0
+
+
+def test_each_minibatch_has_its_part_of_the_groups(whole):
+    """Two steps a phase, eight groups of eight: each prompt is in one step's batch alone."""
+    lines = post.records(whole[1])
+    phases = [lines[i : i + 2] for i in range(0, len(lines), 2)]
+    assert all("groups" in first and "groups" not in second for first, second in phases)
+    sums = [first["trained_tokens"] + second["trained_tokens"] for first, second in phases]
+    for total, file in zip(sums, sorted((whole[1] / "samples").iterdir()), strict=True):
+        *answers, last = map(json.loads, file.read_text().splitlines())
+        new = [a["tokens"] for a in answers if a["prompt_id"] in last["trained"]]
+        carried = len(last["trained"]) * 8 - len(new)
+        assert sum(new) <= total <= sum(new) + 6 * carried and len(last["trained"]) <= 8
+        assert carried > 0 or sum(new) == total
+
+
+def test_tokens_a_second_are_those_that_were_trained_on(whole):
+    lines = [json.loads(line) for line in (whole[1] / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["tokens_per_second"] == pytest.approx(
+            line["trained_tokens"] / line["seconds"], rel=1e-4
+        )

@@ -58,7 +58,7 @@ def test_ten_random_kills_change_nothing(stage, tmp_path):
         for number in (
             json.loads(text.splitlines()[-1])["trained"]
             if stage == "grpo"
-            else {json.loads(line)["prompt"] for line in text.splitlines()}
+            else {json.loads(line)["prompt_id"] for line in text.splitlines()}
         )
     ]
     assert len(numbers) == len(set(numbers)) >= 4 * 30

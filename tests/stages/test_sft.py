@@ -209,19 +209,24 @@ def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, token
     apply = transformer.bind(model, Execution())
     teacher = transformer.init(model, jax.random.key(7))
     teacher = jax.tree.map(lambda x: x * 2, teacher)  # a teacher with opinions
-    samples = [(e.tokens.tolist(), e.weights, e.mode) for e in conversations.read(data, tokenizer)]
-    found = stored_logits.score(stored_logits.top_logits(apply, 8), teacher, samples, length=128)
+    samples = conversations.read(data, tokenizer)
+    top = stored_logits.top_logits(apply, 8)
     path = tmp_path / "logits.npz"
-    stored_logits.write(path, found)
+    found = stored_logits.add_logits(top, teacher, samples, length=128)
+    stored_logits.write(path, found, teacher="toy", temperature=1.0)
     chosen = config(str(path), stored=Distill(kind="forward_kl"))
     sft.run(chosen, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first, last = (json.loads(lines[i])["divergence"] for i in (0, -1))
     assert last < 0.5 * first
-    with pytest.raises(ValueError, match="hold stored logits; set `stored`"):
+    with pytest.raises(ValueError, match="holds stored logits; set `stored`"):
         sft.source(config(str(path)), tokenizer)
-    with pytest.raises(ValueError, match="lack the stored logits"):
+    with pytest.raises(ValueError, match="lacks the stored logits"):
         sft.source(config(data, stored=Distill(kind="forward_kl")), tokenizer)
+    with pytest.raises(ValueError, match="at temperature 1.0; the loss takes them at 2.0"):
+        sft.source(config(str(path), stored=Distill("forward_kl", temperature=2.0)), tokenizer)
+    with pytest.raises(ValueError, match="not 0 to 299"):
+        sft.source(config(str(path), stored=Distill("forward_kl", vocab=300)), tokenizer)
 
 
 def test_other_data_than_the_checkpoints_are_refused(data, tmp_path):

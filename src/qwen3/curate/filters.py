@@ -2,7 +2,7 @@
 
 A filter says whether a candidate stays. The report names what goes (wrong answers, repetition,
 guessing, thinking and summary that disagree, odd language mixing, closeness to validation items)
-and no thresholds; these are ours. Examples are (candidate text, ..., kept) rows run by the tests.
+and no thresholds; these are ours. The examples of a filter are rows that the tests run.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypeAlias
 
-from qwen3.curate.candidates import Candidate
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer
+from qwen3.rewards.maths import boxed, number
 
 
 @dataclass(frozen=True)
 class Filter:
-    """keeps(candidate) -> bool. examples: (question, text, score, kept)."""
+    """A rule that keeps or drops a candidate."""
 
     name: str
-    keeps: Callable[[Candidate], bool]
-    examples: tuple = field(repr=False)
+    keeps: Callable[[ScoredAnswer], bool]
+    examples: tuple[tuple[str, str, float | None, bool], ...] = field(repr=False)
+    # (question, text of the answer, score, whether it is kept)
 
 
-def right_answer(candidate: Candidate) -> bool:
+def right_answer(candidate: ScoredAnswer) -> bool:
     """(1) The scorer gave full marks, or had no verdict only because there is no scorer."""
     if candidate.problem.task:
         return candidate.score == 1.0
     return candidate.turn is not None
 
 
-def no_repetition(candidate: Candidate, *, size: int = 6, most: float = 0.3) -> bool:
+def no_repetition(candidate: ScoredAnswer, *, size: int = 6, most: float = 0.3) -> bool:
     """(2) At most `most` of the runs of `size` units occurred before, and no unit run of up to 20
     stands five times in a row at the end (a loop that was cut).
     """
@@ -54,25 +58,28 @@ _GUESSES = re.compile(
 )
 
 
-def no_guess(candidate: Candidate, *, least: float = 0.2, floor: int = 3) -> bool:
+def no_guess(candidate: ScoredAnswer, *, least: float = 0.2, floor: int = 3) -> bool:
     """(3) The thinking does not own up to a guess and is not a stub: at least `floor` units and
     `least` units for each unit of the question. Answers without thinking pass.
     """
     turn = candidate.turn
     if turn is None:
         return False
-    if not (turn.thinking or "").strip():
+    thinking = turn.thinking or ""
+    if not thinking.strip():
         return True
     question = _units(candidate.problem.messages[-1]["content"])
     enough = max(floor, least * len(question))
-    return not _GUESSES.search(turn.thinking) and len(_units(turn.thinking)) >= enough
+    return not _GUESSES.search(thinking) and len(_units(thinking)) >= enough
 
 
-_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+Result: TypeAlias = Fraction | str  # a number by value, anything else by its text
+
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:/\d+)?")
+_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 
 
-def agrees(candidate: Candidate) -> bool:
+def agrees(candidate: ScoredAnswer) -> bool:
     """(4) What the answer ends with is what the thinking came to.
 
     The result is the last \\boxed{...}, else the last number; it must be the thinking's own last
@@ -88,19 +95,19 @@ def agrees(candidate: Candidate) -> bool:
     return result == _result(thinking) or result in _results(tail)
 
 
-def one_language(candidate: Candidate, *, most: float = 0.1) -> bool:
+def one_language(candidate: ScoredAnswer, *, most: float = 0.1) -> bool:
     """(5) At most `most` of the letters are of a script that the question does not use, in the
     thinking and in the answer each; and the two do not differ in their main script.
     """
     turn = candidate.turn
     if turn is None:
         return False
-    asked = set(_scripts(" ".join(str(m["content"]) for m in candidate.problem.messages)))
+    known = set(_scripts(" ".join(str(m["content"]) for m in candidate.problem.messages)))
     mains = set()
     for text in (turn.thinking or "", turn.answer):
         counts = _scripts(text)
         total = sum(counts.values())
-        foreign = sum(n for script, n in counts.items() if script not in asked)
+        foreign = sum(n for script, n in counts.items() if script not in known)
         if total and foreign > most * total:
             return False
         if total >= 20:
@@ -109,13 +116,13 @@ def one_language(candidate: Candidate, *, most: float = 0.1) -> bool:
 
 
 def apart_from(validation: Iterable[str], *, size: int = 13, most: float = 0.2) -> Filter:
-    """(6) A filter for candidates that come near to any of the `validation` texts: more than `most`
-    of a candidate's (or its question's) runs of `size` units occur there. Short texts are compared
-    as a whole.
+    """(6) The filter that drops candidates close to any of the `validation` texts: more than `most`
+    of a candidate's (or its question's) runs of `size` units occur there. Texts shorter than
+    `size` are compared as a whole.
     """
     known = {gram for text in validation for gram in _grams(text, size)}
 
-    def keeps(candidate: Candidate) -> bool:
+    def keeps(candidate: ScoredAnswer) -> bool:
         texts = (candidate.problem.messages[-1]["content"], candidate.text)
         for text in texts:
             grams = _grams(text, size)
@@ -137,17 +144,25 @@ _UNIT = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|[^\w\s]")
 
 
 def _units(text: str) -> list[str]:
-    """Words, single characters of scripts without blanks, signs."""
+    """Words, signs, and single characters of scripts that put no blanks between words."""
     return _UNIT.findall(text)
 
 
-def _result(text: str) -> str | None:
-    return (_results(text) or [None])[-1]
+def _result(text: str) -> Result | None:
+    results = _results(text)
+    return results[-1] if results else None
 
 
-def _results(text: str) -> list[str]:
-    boxed = [each.strip() for each in _BOXED.findall(text)]
-    return boxed or [each.replace(",", "") for each in _NUMBER.findall(text)]
+def _results(text: str) -> list[Result]:
+    """The contents of all \\boxed{...} in `text`, braces within them included, else all numbers.
+
+    Numbers are compared by value: 0.5, 1/2 and \\frac{1}{2} are one result.
+    """
+    text = _FRACTION.sub(r"\1/\2", text)
+    boxes = [boxed("\\boxed" + rest) for rest in text.split("\\boxed")[1:]]
+    results = [content for content in boxes if content is not None] or _NUMBER.findall(text)
+    values = [(number(result), result) for result in results]
+    return [result if value is None else value for value, result in values]
 
 
 _SCRIPTS = {
@@ -162,7 +177,7 @@ _SCRIPTS = {
 }
 
 
-def _scripts(text: str) -> Counter:
+def _scripts(text: str) -> Counter[str]:
     counts = {script: len(pattern.findall(text)) for script, pattern in _SCRIPTS.items()}
     return Counter({script: count for script, count in counts.items() if count})
 
@@ -232,6 +247,19 @@ FILTERS = (
             (_ASK, "<think>\nSo \\boxed{8}.\n</think>\n\nIt is \\boxed{7}.", 1.0, False),
             (_ASK, "<think>\nAdd them up.\n</think>\n\nHe has 7 apples.", 1.0, True),
             (_ASK, "<think>\nIt is 1,000 apples.\n</think>\n\nHe has 1000 apples.", 1.0, True),
+            (_ASK, "<think>\nSo 0.5.\n</think>\n\n\\boxed{\\frac{1}{2}}", 1.0, True),
+            (
+                _ASK,
+                "<think>\nIt is 3/2.\n</think>\n\nIn all \\boxed{\\frac{1}{2}}",
+                1.0,
+                False,
+            ),
+            (
+                _ASK,
+                "<think>\nSo \\boxed{\\frac{1}{2}}.\n</think>\n\nIt is \\boxed{\\frac{1}{2}}.",
+                1.0,
+                True,
+            ),
         ),
     ),
     Filter(
@@ -247,25 +275,31 @@ FILTERS = (
 )
 
 
-def example(question: str, text: str, score: float | None) -> Candidate:
-    """A candidate of the examples."""
+def cold_start_filters(validation: Iterable[str]) -> tuple[Filter, ...]:
+    """All six filters; the last one drops what is close to the `validation` texts."""
+    return (*FILTERS, apart_from(validation))
+
+
+def example(question: str, text: str, score: float | None) -> ScoredAnswer:
+    """The candidate of an example's first three columns."""
     messages = [{"role": "user", "content": question}]
-    return Candidate(Problem("maths", messages, {}), text, score)
+    return ScoredAnswer.from_text(Problem("maths", messages, {}), text, score)
 
 
 def sift(
-    candidates: Sequence[Candidate], filters: Sequence[Filter] = FILTERS
-) -> tuple[list[Candidate], Counter]:
-    """(those that all filters keep, how many each filter dropped first)."""
-    kept, dropped = [], Counter()
+    candidates: Sequence[ScoredAnswer], filters: Sequence[Filter] = FILTERS
+) -> tuple[list[ScoredAnswer], Counter[str]]:
+    """(candidates that all filters keep, {filter: how many it was the first to drop})."""
+    survivors: list[ScoredAnswer] = []
+    dropped: Counter[str] = Counter()
     for candidate in candidates:
         reason = next((f.name for f in filters if not f.keeps(candidate)), None)
         if reason is None:
-            kept.append(candidate)
+            survivors.append(candidate)
         else:
             dropped[reason] += 1
-    return kept, dropped
+    return survivors, dropped
 
 
 def names(filters: Collection[Filter] = FILTERS) -> list[str]:
-    return [each.name for each in filters]
+    return [entry.name for entry in filters]

@@ -9,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias
 
-from qwen3.curate.candidates import Candidate
 from qwen3.curate.filters import FILTERS, Filter, sift
 from qwen3.data import chat
+from qwen3.rewards.answers import ScoredAnswer
+
+
+Sample: TypeAlias = tuple[Mapping, bool]  # a conversation and whether its answer thinks
 
 
 @dataclass(frozen=True)
 class Shares:
-    """default: of thinking samples that carry no flag, since thinking is the default. system: of
-    flags that go into a system message. dialogues: of samples that are joined to dialogues of up to
-    `turns` turns. flag: chance that a turn of a dialogue carries a flag; one without obeys the last
-    one before it.
-    """
+    """How often flags and dialogues occur in the data."""
 
-    default: float = 0.3
-    system: float = 0.1
-    dialogues: float = 0.3
-    turns: int = 3
-    flag: float = 0.6
+    default: float = 0.3  # share of thinking samples without a flag: thinking is the default
+    system: float = 0.1  # share of flags that stand in a system message
+    dialogues: float = 0.3  # share of samples that are joined to dialogues
+    turns: int = 3  # most turns of a dialogue
+    flag: float = 0.6  # chance of a flag on a dialogue's turn that could do without
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("default", "system", "dialogues", "flag"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} is no share")
@@ -38,18 +38,20 @@ class Shares:
 
 
 def rejection_sample(
-    candidates: Sequence[Sequence[Candidate]],
+    candidates: Sequence[Sequence[ScoredAnswer]],
     filters: Sequence[Filter] = FILTERS,
     *,
-    each: int = 1,
+    per_problem: int = 1,
 ) -> list[dict]:
-    """Up to `each` different candidates of each problem that all filters keep, as conversations."""
-    found = []
+    """Conversations with up to `per_problem` different answers to each problem that all filters
+    keep; the first ones are taken.
+    """
+    conversations: list[dict] = []
     for group in candidates:
-        kept, _ = sift(group, filters)
-        different = {candidate.text: candidate for candidate in kept}
-        found += [candidate.conversation() for candidate in list(different.values())[:each]]
-    return found
+        different = {answer.text: answer for answer in sift(group, filters)[0]}
+        chosen = list(different.values())[:per_problem]
+        conversations += [answer.conversation() for answer in chosen]
+    return conversations
 
 
 def fuse(
@@ -59,7 +61,7 @@ def fuse(
 
     thinking: with reasoning_content; plain: without. A conversation with tools or with more than
     one question keeps its form and gets its flag at the last question. Raises ValueError for a
-    thinking one without reasoning, a plain one with, and one that already has a flag.
+    thinking conversation without reasoning, a plain one with it, and one that already has a flag.
     """
     for samples, thinks in ((thinking, True), (plain, False)):
         for number, sample in enumerate(samples):
@@ -67,17 +69,18 @@ def fuse(
     rng = Random(f"fusion/{seed}")
     pool = [(sample, True) for sample in thinking] + [(sample, False) for sample in plain]
     rng.shuffle(pool)
-    apart, joined = [], []
+    apart: list[Sample] = []
+    joined: list[Sample] = []
     for sample, thinks in pool:
         joinable = len(sample["messages"]) == 2 and not sample.get("tools")
         (joined if joinable and rng.random() < shares.dialogues else apart).append((sample, thinks))
-    found = [_single(sample, thinks, shares, rng) for sample, thinks in apart]
+    conversations = [_single(sample, thinks, shares, rng) for sample, thinks in apart]
     while joined:
         count = rng.randint(2, shares.turns)
         part, joined = joined[:count], joined[count:]
-        found.append(_dialogue(part, shares, rng))
-    rng.shuffle(found)
-    return found
+        conversations.append(_dialogue(part, shares, rng))
+    rng.shuffle(conversations)
+    return conversations
 
 
 def _check(sample: Mapping, thinks: bool, number: int) -> None:
@@ -118,13 +121,13 @@ def _put_flag(messages: list[dict], thinks: bool, in_system: bool) -> None:
     elif in_system:
         messages[0]["content"] += f" {flag}"
     else:
-        asks = [m for m in messages if m["role"] == "user"]
-        asks[-1]["content"] += f" {flag}"
+        questions = [m for m in messages if m["role"] == "user"]
+        questions[-1]["content"] += f" {flag}"
 
 
-def _dialogue(part: Sequence[tuple[Mapping, bool]], shares: Shares, rng: Random) -> dict:
-    """Turns one after the other. A turn whose mode is the one that holds anyway may go without a
-    flag; any other must carry it.
+def _dialogue(part: Sequence[Sample], shares: Shares, rng: Random) -> dict:
+    """One conversation of several turns. Only a turn whose mode holds anyway, by the last flag or
+    by default, may go without a flag.
     """
     messages: list[dict] = []
     for sample, thinks in part:

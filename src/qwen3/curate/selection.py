@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer
 
 
 def key(problem: Problem) -> str:
-    """What two problems that ask the same share."""
+    """What two problems that ask the same have in common."""
     return json.dumps([problem.task, problem.messages], sort_keys=True, ensure_ascii=False)
 
 
@@ -19,8 +20,7 @@ def by_task(problem: Problem) -> str:
 
 
 def select(
-    problems: Sequence[Problem],
-    scores: Sequence[Sequence[float | None]],
+    answers: Sequence[Sequence[ScoredAnswer]],
     count: int,
     *,
     used: Collection[str] = (),
@@ -28,24 +28,23 @@ def select(
     high: float = 0.9,
     domain: Callable[[Problem], str] = by_task,
 ) -> list[Problem]:
-    """At most `count` problems, by the share of each one's scored answers that are fully right.
+    """At most `count` of the answered problems, by each one's pass rate: its share of right answers.
 
-    used: `key`s of problems seen before. Learnable: the share is above `low` and at most `high`
-    (and below 1: an answer that is always right teaches nothing). Hard: smallest share first.
-    Broad: domains take turns. Twice the same problem counts once; one without a verdict is out.
-    Raises ValueError when scores and problems differ in number, or for a range that is none.
+    Unused: not among the `key`s in `used`. Learnable: the pass rate is above `low` and at most
+    `high` (and below 1: a problem that is always solved teaches nothing). Hard: the smallest pass
+    rate first. Broad: domains take turns. A problem that stands twice counts once; one without a
+    verdict is left out. Raises ValueError for a range outside of 0..1.
     """
-    if len(problems) != len(scores):
-        raise ValueError(f"{len(problems)} problems and scores of {len(scores)}")
     if not 0 <= low < high <= 1:
         raise ValueError(f"pass rates from {low} to {high} are no range in 0..1")
     seen, queues = set(used), defaultdict(list)
-    for order, (problem, given) in enumerate(zip(problems, scores, strict=True)):
-        judged = [score for score in given if score is not None]
-        if not judged or key(problem) in seen:
+    for order, group in enumerate(answers):
+        scores = [answer.score for answer in group if answer.score is not None]
+        if not scores or key(group[0].problem) in seen:
             continue
+        problem = group[0].problem
         seen.add(key(problem))
-        rate = sum(score == 1.0 for score in judged) / len(judged)
+        rate = sum(score == 1.0 for score in scores) / len(scores)
         if low < rate <= high and rate < 1:
             queues[domain(problem)].append((rate, order, problem))
     for queue in queues.values():
@@ -53,7 +52,7 @@ def select(
     chosen: list[Problem] = []
     turn = 0
     while len(chosen) < count and any(turn < len(queue) for queue in queues.values()):
-        fair = [queue[turn] for _, queue in sorted(queues.items()) if turn < len(queue)]
-        chosen += [problem for _, _, problem in sorted(fair, key=lambda e: e[:2])]
+        heads = [queue[turn] for _, queue in sorted(queues.items()) if turn < len(queue)]
+        chosen += [problem for _, _, problem in sorted(heads, key=lambda entry: entry[:2])]
         turn += 1
     return chosen[:count]

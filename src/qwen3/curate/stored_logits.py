@@ -1,91 +1,129 @@
 """A teacher's top-k logits with their normaliser, stored beside the tokens they belong to.
 
-With the normaliser the k ids and one tail bucket are a whole distribution (post-training notes 2.1:
-a cut one without its tail is none). float32; one .npz for all sequences.
+With the normaliser the k ids and one bucket for all other ids make a whole distribution; a
+truncated one without that tail is not a distribution, and a KL to it has another optimum. One .npz
+holds all sequences, in float32, with the teacher's name and the temperature of its softmax.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qwen3.model import transformer
+from qwen3.data.rows import TokenSequence
+from qwen3.ops.chunked import top_k_log_probs
+from qwen3.ops.row_chunks import flatten_rows, unflatten_rows
 
+# Of the distribution that predicts each token, 0 at the first: int32 [n, K], [n, K], [n].
 FIELDS = ("teacher_ids", "teacher_logits", "teacher_normaliser")
-
-
-class Stored(NamedTuple):
-    """tokens: int32 [n]. mask: 0 or 1 [n]. mode: index into losses.rows.MODES. fields:
-    teacher_ids int32 [n, K], teacher_logits [n, K], teacher_normaliser [n]: of the distribution
-    that predicts each token, 0 at the first.
-    """
-
-    tokens: np.ndarray
-    mask: np.ndarray
-    mode: int
-    fields: dict[str, np.ndarray]
+ARRAYS = ("tokens", "mask", "modes", "offsets", *FIELDS)
+FACTS = ("teacher", "temperature")
 
 
 def top_logits(apply: Callable, k: int, *, temperature: float = 1.0) -> Callable:
-    """Jitted (params, tokens [B, T]) -> ids [B, T, K], logits [B, T, K], normaliser [B, T] of the
-    next token, at `temperature`. apply: as of the losses.
+    """Jitted (params, tokens [B, T]) -> (ids [B, T, K], logits [B, T, K], normaliser [B, T]) of the
+    next token, logits divided by `temperature`. apply: as of the losses.
+
+    The vocabulary is read in chunks of rows: nothing of size [T, V] is ever held.
     """
 
-    def top(params, tokens):
+    def top(params: Any, tokens: jax.Array) -> tuple[jax.Array, ...]:
         rows, length = tokens.shape
         positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
         output = apply(params, tokens, positions, jnp.ones_like(tokens))
-        scaled = transformer.logits(output) / temperature
-        logits, ids = jax.lax.top_k(scaled, k)
-        return ids, logits, jax.nn.logsumexp(scaled, axis=-1)
+        log_probs_MK, ids_MK, normaliser_M = top_k_log_probs(
+            flatten_rows(output.hidden_BTD), output.head_VD, k, temperature=temperature
+        )
+        logits_MK = log_probs_MK + normaliser_M[:, None]
+        return tuple(unflatten_rows(x, rows, length) for x in (ids_MK, logits_MK, normaliser_M))
 
     return jax.jit(top)
 
 
-def score(
-    top: Callable, params, samples: Sequence[tuple[Sequence[int], Sequence[int], int]], *, length
-) -> list[Stored]:
-    """Stored logits of (ids, mask, mode) samples, padded to `length`; ValueError beyond it."""
-    found = []
-    for ids, mask, mode in samples:
-        if len(ids) > length:
-            raise ValueError(f"a sample has {len(ids)} tokens, more than length {length}")
+def add_logits(
+    top: Callable, params: Any, sequences: Sequence[TokenSequence], *, length: int
+) -> list[TokenSequence]:
+    """The sequences with the teacher's FIELDS. top: of `top_logits`, called with one row padded to
+    `length`. Raises ValueError for a sequence of more tokens.
+    """
+    scored = []
+    for sequence in sequences:
+        count = len(sequence.tokens)
+        if count > length:
+            raise ValueError(f"a sequence has {count} tokens, more than length {length}")
         padded = np.zeros((1, length), np.int32)
-        padded[0, : len(ids)] = ids
-        values = [np.asarray(x[0, : len(ids) - 1]) for x in top(params, padded)]
-        moved = [np.concatenate([np.zeros_like(x[:1]), x]) for x in values]
-        tokens = np.array(ids, np.int32)
-        fields = dict(zip(FIELDS, moved, strict=True))
-        found.append(Stored(tokens, np.array(mask, np.int8), mode, fields))
-    return found
+        padded[0, :count] = sequence.tokens
+        values = [np.asarray(x[0, : count - 1]) for x in top(params, padded)]
+        # Position t predicts token t + 1; nothing predicts the first token.
+        shifted = [np.concatenate([np.zeros_like(x[:1]), x]) for x in values]
+        fields = dict(zip(FIELDS, shifted, strict=True))
+        scored.append(dataclasses.replace(sequence, fields={**sequence.fields, **fields}))
+    return scored
 
 
-def write(path: str | Path, found: Sequence[Stored]) -> None:
-    joined = {name: np.concatenate([each.fields[name] for each in found]) for name in FIELDS}
-    np.savez(
-        path,
-        tokens=np.concatenate([each.tokens for each in found]),
-        mask=np.concatenate([each.mask for each in found]),
-        modes=np.array([each.mode for each in found], np.int8),
-        offsets=np.cumsum([0, *(len(each.tokens) for each in found)]),
-        **joined,
-    )
+def write(
+    path: str | Path, sequences: Sequence[TokenSequence], *, teacher: str, temperature: float
+) -> None:
+    """One .npz. teacher: what a reader should know it by; temperature: that of `top_logits`."""
+    arrays: dict[str, Any] = {
+        "tokens": np.concatenate([sequence.tokens for sequence in sequences]),
+        "mask": np.concatenate([sequence.weights for sequence in sequences]).astype(np.int8),
+        "modes": np.array([sequence.mode for sequence in sequences], np.int8),
+        "offsets": np.cumsum([0, *(len(sequence.tokens) for sequence in sequences)]),
+        "teacher": np.array(teacher),
+        "temperature": np.array(temperature),
+    }
+    for name in FIELDS:
+        arrays[name] = np.concatenate([sequence.fields[name] for sequence in sequences])
+    np.savez(path, **arrays)
 
 
-def read(path: str | Path) -> list[Stored]:
-    """What `write` wrote. Raises ValueError naming what another file lacks."""
+def read(path: str | Path, *, temperature: float, vocab: int) -> list[TokenSequence]:
+    """The sequences that `write` wrote, for a loss at `temperature` over `vocab` ids.
+
+    Raises ValueError naming what another file lacks (the teacher and the temperature too), for
+    another temperature, and for ids that are not below `vocab`, with their place: inside the loss
+    they would go unnoticed.
+    """
     with np.load(path) as file:
-        lacking = sorted({"tokens", "mask", "modes", "offsets", *FIELDS} - set(file.files))
+        lacking = sorted({*ARRAYS, *FACTS} - set(file.files))
         if lacking:
             raise ValueError(f"{path} lacks {lacking}; stored logits have them")
         arrays = {name: file[name] for name in file.files}
+    if not str(arrays["teacher"]):
+        raise ValueError(f"{path} does not say whose logits it stores: its teacher is ''")
+    if float(arrays["temperature"]) != temperature:
+        raise ValueError(
+            f"{path} stores logits of {arrays['teacher']} at temperature "
+            f"{float(arrays['temperature'])}; the loss takes them at {temperature}"
+        )
     spans = list(map(slice, arrays["offsets"][:-1], arrays["offsets"][1:]))
+    for name in ("tokens", "teacher_ids"):
+        _check_ids(path, name, arrays[name], spans, vocab)
     return [
-        Stored(arrays["tokens"][s], arrays["mask"][s], int(mode), {n: arrays[n][s] for n in FIELDS})
-        for s, mode in zip(spans, arrays["modes"], strict=True)
+        TokenSequence(
+            arrays["tokens"][span],
+            arrays["mask"][span].astype(np.float32),
+            int(mode),
+            {name: arrays[name][span] for name in FIELDS},
+        )
+        for span, mode in zip(spans, arrays["modes"], strict=True)
     ]
+
+
+def _check_ids(
+    path: str | Path, name: str, ids: np.ndarray, spans: Sequence[slice], vocab: int
+) -> None:
+    wrong = (ids < 0) | (ids >= vocab)
+    for number, span in enumerate(spans):
+        if wrong[span].any():
+            bad = ids[span][wrong[span]][0]
+            raise ValueError(
+                f"{path}, sequence {number}: {name} has id {bad}, not 0 to {vocab - 1}"
+            )

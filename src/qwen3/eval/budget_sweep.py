@@ -7,50 +7,52 @@ given beside theirs without thinking: a curve can rise only because fewer though
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval import intervals
-from qwen3.eval.answers import Answer, ask
-from qwen3.infer.engine import Engine
+from qwen3.infer.backend import RolloutBackend
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer, ask
 
 
 def sweep(
-    engine: Engine,
+    backend: RolloutBackend,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     budgets: Sequence[int],
     *,
-    credit: Callable[[Answer], float] = lambda answer: answer.score or 0.0,
-    **options,
+    credit: Callable[[ScoredAnswer], float] = lambda answer: answer.score or 0.0,
+    **options: Any,
 ) -> dict:
     """{"non_thinking": Estimate, "budgets": [{"budget", "all", "cut_share", "cut",
-    "cut_non_thinking"}, ...], "answers": {budget: [Answer]}}; "cut" columns are None where no
-    thought was cut.
+    "cut_non_thinking"}, ...], "answers": {budget: [ScoredAnswer]}}.
 
+    "cut" columns are over the problems whose thought the budget cut, None where it cut none.
     problems: without a mode; the flags are added here. credit: 0..1 of an answer (partial credit
-    for sub-answers). options: as of `ask`.
+    for sub-answers). options: as of `rewards.answers.ask`, without samples.
     """
-    plain = [group[0] for group in ask(engine, _all(problems, "no_think"), **options)]
-    without = [credit(answer) for answer in plain]
-    rows, kept = [], {}
+
+    def answers_in(mode: str, **more: Any) -> list[ScoredAnswer]:
+        flagged = [p if p.mode != "any" else p.flagged(mode) for p in problems]
+        return [group[0] for group in ask(backend, tokenizer, flagged, **more, **options)]
+
+    plain = [credit(answer) for answer in answers_in("no_think")]
+    rows, answers = [], {}
     for budget in budgets:
-        asked = ask(engine, _all(problems, "think"), budget=budget, **options)
-        answers = kept[budget] = [group[0] for group in asked]
-        got = [credit(answer) for answer in answers]
-        cut = [i for i, answer in enumerate(answers) if answer.cut]
+        answers[budget] = answers_in("think", budget=budget)
+        credits = [credit(answer) for answer in answers[budget]]
+        cut = [i for i, answer in enumerate(answers[budget]) if answer.cut]
         rows.append(
             {
                 "budget": budget,
-                "all": intervals.mean(got),
-                "cut_share": len(cut) / len(answers),
-                "cut": intervals.mean([got[i] for i in cut]) if cut else None,
-                "cut_non_thinking": intervals.mean([without[i] for i in cut]) if cut else None,
+                "all": intervals.mean(credits),
+                "cut_share": len(cut) / len(credits),
+                "cut": intervals.mean([credits[i] for i in cut]) if cut else None,
+                "cut_non_thinking": intervals.mean([plain[i] for i in cut]) if cut else None,
             }
         )
-    return {"non_thinking": intervals.mean(without), "budgets": rows, "answers": kept}
-
-
-def _all(problems, mode):
-    return [problem if problem.mode != "any" else problem.flagged(mode) for problem in problems]
+    return {"non_thinking": intervals.mean(plain), "budgets": rows, "answers": answers}
 
 
 def falls(rows: Sequence[dict]) -> list[tuple[int, int]]:

@@ -17,22 +17,27 @@ def shares(apply: Callable, params: Any, batches: Mapping[str, dict]) -> dict[st
     """
 
     @jax.jit
-    def count(params, tokens, positions, segments):
+    def selections(
+        params: Any, tokens: jax.Array, positions: jax.Array, segments: jax.Array
+    ) -> jax.Array:
         return apply(params, tokens, positions, segments).router.counts_BE
 
-    found = {}
+    table = {}
     for domain, batch in batches.items():
-        counts = count(params, *(batch[k] for k in ("tokens", "positions", "segment_ids")))
+        counts = selections(params, *(batch[k] for k in ("tokens", "positions", "segment_ids")))
         counts_LE = np.asarray(counts, np.float64).sum(1)
-        found[domain] = counts_LE / counts_LE.sum(1, keepdims=True)
-    return found
+        table[domain] = counts_LE / counts_LE.sum(1, keepdims=True)
+    return table
 
 
-def specialisation(found: Mapping[str, np.ndarray]) -> float:
-    """Mean over layers and pairs of domains of the total variation distance, 0 (all domains use
-    all experts alike) to 1. ValueError for fewer than two domains."""
-    if len(found) < 2:
-        raise ValueError(f"domains {list(found)}: at least two are needed")
-    tables = list(found.values())
+def specialisation(shares_LE: Mapping[str, np.ndarray]) -> float:
+    """How far domains differ: 0 where all use all experts alike, 1 where none shares an expert.
+
+    The total variation distance between two domains' shares, averaged over layers and pairs of
+    domains. Raises ValueError for fewer than two domains.
+    """
+    if len(shares_LE) < 2:
+        raise ValueError(f"domains {list(shares_LE)}: at least two are needed")
+    tables = list(shares_LE.values())
     pairs = [(a, b) for i, a in enumerate(tables) for b in tables[i + 1 :]]
     return float(np.mean([np.abs(a - b).sum(1).mean() / 2 for a, b in pairs]))

@@ -11,21 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-Z = 1.959964
-DRAWS = 2000
+Z = 1.959964  # the normal distribution's quantile at 97.5%
+DRAWS = 2000  # bootstrap samples
 
 
 class Estimate(NamedTuple):
-    """value and its interval, low <= value <= high; n problems."""
+    """A value with its 95% interval: low <= value <= high."""
 
     value: float
     low: float
     high: float
-    n: int
+    n: int  # problems
 
 
 def share(hits: int, n: int) -> Estimate:
-    """hits / n with Wilson's score interval. ValueError for hits outside 0..n or n = 0."""
+    """hits / n with Wilson's score interval. Raises ValueError for hits outside 0..n or n = 0."""
     if not 0 <= hits <= n or n == 0:
         raise ValueError(f"{hits} hits of {n}: wanted 0 to n, n at least 1")
     p = hits / n
@@ -35,18 +35,21 @@ def share(hits: int, n: int) -> Estimate:
     return Estimate(p, min(p, middle - half), max(p, middle + half), n)
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Mean of one value a problem, with a bootstrap interval over problems."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"values of shape {values.shape}: wanted one a problem, at least one")
-    picks = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
-    low, high = np.quantile(values[picks].mean(1), (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+def mean(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of one value a problem, with a bootstrap interval over problems.
+
+    Raises ValueError for no value, and for values that are not one a problem.
+    """
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"values of shape {array.shape}: wanted one a problem, at least one")
+    picks = np.random.default_rng(0).integers(0, len(array), (DRAWS, len(array)))
+    low, high = np.quantile(array[picks].mean(1), (0.025, 0.975))
+    return Estimate(float(array.mean()), float(low), float(high), len(array))
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of second - first, problem by problem."""
+    """Mean of second - first over the same problems, which is tighter than two intervals."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: wanted the same problems")
     return mean(np.asarray(second, np.float64) - np.asarray(first, np.float64))

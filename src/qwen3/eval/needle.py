@@ -1,11 +1,11 @@
-"""Retrieval by length: documents that end in a look-up whose value stands far above (RULER's
-simplest task). Right if greedy decoding would write the value next.
+"""Retrieval by length: documents that end in a look-up whose value stands far above (the simplest
+task of RULER, arXiv 2404.06654). Right if greedy decoding would write the value next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,16 @@ import numpy as np
 from qwen3.eval import intervals
 
 
+class Encoder(Protocol):
+    """What a needle needs of a tokenizer."""
+
+    pad: int
+
+    def encode(self, text: str) -> list[int]: ...
+
+
 class Needle(NamedTuple):
-    """prompt: text that ends where `value` must follow."""
+    """A text that ends where `value` must follow."""
 
     prompt: str
     value: str
@@ -29,37 +37,40 @@ class Needles:
     from the right ones before it, all of which greedy decoding gets right exactly if this does.
     """
 
-    def __init__(self, apply: Callable, tokenizer, *, widths: Sequence[int], batch: int = 8):
+    def __init__(
+        self, apply: Callable, tokenizer: Encoder, *, widths: Sequence[int], batch: int = 8
+    ):
         self._tokenizer, self._widths, self._batch = tokenizer, sorted(widths), batch
 
         @jax.jit
-        def hits(params, tokens, lengths, counts):
+        def hits(params: Any, tokens: jax.Array, lengths: jax.Array, counts: jax.Array) -> Any:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
             output = apply(params, tokens, positions, (positions < lengths[:, None]).astype(int))
             logits = output.hidden_BTD[:, :-1].astype(jnp.float32) @ output.head_VD.T
             right = logits.argmax(-1) == tokens[:, 1:]
-            asked = (positions[:, 1:] < lengths[:, None]) & (
+            # The value is the last `counts` tokens of the row.
+            of_value = (positions[:, 1:] < lengths[:, None]) & (
                 positions[:, 1:] >= (lengths - counts)[:, None]
             )
-            return jnp.all(right | ~asked, axis=1)
+            return jnp.all(right | ~of_value, axis=1)
 
         self._hits = hits
 
     def accuracy(self, params: Any, needles: Sequence[Needle]) -> intervals.Estimate:
         """Share of needles whose whole value is right. ValueError for one longer than any width."""
-        found = 0
-        for at in range(0, len(needles), self._batch):
-            part = needles[at : at + self._batch]
+        right = 0
+        for start in range(0, len(needles), self._batch):
+            part = needles[start : start + self._batch]
             hits = self._hits(params, *self._arrays(part))
-            found += int(np.asarray(hits)[: len(part)].sum())
-        return intervals.share(found, len(needles))
+            right += int(np.asarray(hits)[: len(part)].sum())
+        return intervals.share(right, len(needles))
 
-    def _arrays(self, part):
-        """(tokens [batch, width], lengths [batch], value lengths [batch]), filled with no rows."""
-        values = [self._tokenizer.encode(each.value) for each in part]
+    def _arrays(self, part: Sequence[Needle]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens [batch, width], lengths [batch], value lengths [batch]), padded with empty rows."""
+        values = [self._tokenizer.encode(needle.value) for needle in part]
         rows = [
-            [*self._tokenizer.encode(each.prompt), *value]
-            for each, value in zip(part, values, strict=True)
+            [*self._tokenizer.encode(needle.prompt), *value]
+            for needle, value in zip(part, values, strict=True)
         ]
         longest = max(map(len, rows))
         if longest > self._widths[-1]:

@@ -18,12 +18,18 @@ from qwen3.train.placement import local_rows, place
 
 
 class HeldOut:
-    """Loss of a model on held-out corpora, each packed once into rows of `length` tokens.
+    """held_out(params): loss of a model on held-out corpora, each packed once into rows.
 
-    apply(params, tokens, positions, segment_ids) -> Output. corpora: domain -> Corpus. edges:
-    first positions of the buckets, rising, from 0 on; the last bucket ends at `length`. rows: at
-    most so many a domain (0: all), always the same ones. batch: rows at a time, over the mesh.
-    A position counts from the start of its document, or of its piece where one is cut into rows.
+    A position counts from the start of its document, or of its piece where a document is cut into
+    rows.
+
+    Args:
+        apply: (params, tokens, positions, segment_ids) -> Output.
+        corpora: domain -> Corpus.
+        length: tokens of a row.
+        batch: rows at a time, over the mesh.
+        edges: first positions of the buckets, rising from 0; the last bucket ends at `length`.
+        rows: at most so many a domain, always the same ones; 0 for all.
     """
 
     def __init__(
@@ -56,22 +62,22 @@ class HeldOut:
 
         A bucket that no token falls into is left out.
         """
-        return {name: self._table(self._one(params, name)) for name in self._sets}
+        return {name: self._table(self._bucket_sums(params, name)) for name in self._sets}
 
-    def _one(self, params, name):
-        """float64 [2, buckets]: summed loss and tokens of one domain."""
-        batches, here = self._sets[name], local_rows(self._mesh, self._batch)
-        there = batches.report(0)["epoch_rows"][name]
-        count = min(there, self._limit or there)
-        found = []
+    def _bucket_sums(self, params: Any, name: str) -> np.ndarray:
+        """float64 [2, buckets]: summed loss and number of tokens of one domain."""
+        batches, local = self._sets[name], local_rows(self._mesh, self._batch)
+        available = batches.report(0)["epoch_rows"][name]
+        count = min(available, self._limit or available)
+        sums = []
         for first in range(0, count, self._batch):
-            wanted = first + here
-            part = batches.rows(0, (wanted % count).tolist())
-            part["weights"][wanted >= count] = 0  # the last batch is filled up, not counted
-            found.append(self._sums(params, place(part, self._mesh, self._batch)))
-        return np.sum(np.asarray(jax.device_get(found), np.float64), axis=0)
+            numbers = first + local
+            part = batches.rows(0, (numbers % count).tolist())
+            part["weights"][numbers >= count] = 0  # the last batch is filled up, not counted
+            sums.append(self._sums(params, place(part, self._mesh, self._batch)))
+        return np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
 
-    def _table(self, sums):
+    def _table(self, sums: np.ndarray) -> dict:
         (losses, tokens), ends = sums, (*self._edges[1:], self._length)
         spans = [f"{low}-{high}" for low, high in zip(self._edges, ends, strict=True)]
         rows = [row for row in zip(spans, losses, tokens, strict=True) if row[2]]

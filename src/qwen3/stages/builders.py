@@ -6,6 +6,7 @@ Each builder takes ModelConfigs and switches and gives loss(params, batch, froze
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,16 @@ from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
+from qwen3.train.step import Loss
 
 
-def next_token(model: ModelConfig, execution: Execution, *, balance: str = "global"):
-    """(loss, prepass or None) of supervised fine-tuning; experts are balanced in `balance` form."""
+def next_token(
+    model: ModelConfig, execution: Execution, *, balance: str = "global"
+) -> tuple[Loss, Callable | None]:
+    """(loss, prepass or None) of supervised fine-tuning.
+
+    The load-balancing loss of a mixture of experts has the form `balance` (ops.balance).
+    """
     apply = transformer.bind(model, execution)
     if not model.moe:
         return partial(lm.next_token, apply), None
@@ -34,18 +41,20 @@ def next_token(model: ModelConfig, execution: Execution, *, balance: str = "glob
     return loss, lm.prepass(apply, balance=balance)
 
 
-def stored(model: ModelConfig, execution: Execution, config: Distill):
+def stored(model: ModelConfig, execution: Execution, config: Distill) -> Loss:
     """Off-policy distillation from a teacher's stored top-k logits."""
     return partial(distill.stored, transformer.bind(model, execution), config=config)
 
 
-def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo):
-    """GRPO. frozen: () or {"reference": parameters}; the entropy bonus's coefficient, which moves
-    from step to step, comes with the batch: entropy_coef, float32 [B], all rows the same.
+def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo) -> Loss:
+    """GRPO. frozen: () or {"reference": parameters}.
+
+    The entropy bonus's coefficient, which moves from step to step, comes with the batch:
+    entropy_coef, float32 [B], all rows the same.
     """
     apply = transformer.bind(model, execution)
 
-    def loss(params, batch, frozen):
+    def loss(params: Any, batch: dict, frozen: Any) -> tuple[jax.Array, dict]:
         frozen = dict(frozen or {})
         if config.entropy:
             frozen["entropy_coef"] = batch["entropy_coef"][0]
@@ -54,7 +63,9 @@ def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo):
     return loss
 
 
-def divergence(student: ModelConfig, teacher: ModelConfig, execution: Execution, config: Distill):
+def divergence(
+    student: ModelConfig, teacher: ModelConfig, execution: Execution, config: Distill
+) -> Loss:
     """On-policy distillation. frozen: {"teacher": parameters}."""
     return partial(
         distill.divergence,
@@ -64,16 +75,16 @@ def divergence(student: ModelConfig, teacher: ModelConfig, execution: Execution,
     )
 
 
-def log_probs(model: ModelConfig, execution: Execution):
-    """Jitted (params, batch) -> log p(targets), [B, T]: by the operations of the loss itself, so
-    that a policy's ratio to itself is exactly 1.
+def log_probs(model: ModelConfig, execution: Execution) -> Callable[[Any, dict], jax.Array]:
+    """Jitted (params, batch) -> log p(targets), [B, T], by the operations of the loss itself: a
+    policy's importance-sampling ratio to itself is then exactly 1.
     """
     apply = transformer.bind(model, execution)
     return jax.jit(lambda params, batch: token_log_probs(apply, params, batch)[0])
 
 
 def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:
-    """The abstract batch of a step; with `policy` that of its policy gradient."""
+    """The abstract batch of an optimizer step; with `policy` that of its policy gradient."""
     fields = dict(POST_TRAINING_FIELDS)
     if policy is not None:
         fields |= POLICY_FIELDS
@@ -83,8 +94,8 @@ def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = No
         for name, dtype in fields.items()
     }
     if policy is not None and policy.entropy:
-        one = NamedSharding(mesh, spec("batch"))
-        shapes["entropy_coef"] = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=one)
+        by_row = NamedSharding(mesh, spec("batch"))
+        shapes["entropy_coef"] = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=by_row)
     return shapes
 
 

@@ -1,21 +1,22 @@
-"""Conversations -> sequences with token-exact masks -> packed batches that are f(seed, step).
+"""Conversations -> sequences with token-exact loss masks -> packed batches that are f(seed, step).
 
-A file is JSON lines, {"messages": [...], "tools": [...]}, or tokens that were made elsewhere,
-{"ids": [...], "mask": [0, 1, ...], "think": true}; or an .npz of `curate.stored_logits`.
+A row of a file (JSON lines or Parquet) is {"messages": [...], "tools": [...]}, or tokens that were
+made elsewhere, {"ids": [...], "mask": [0, 1, ...], "think": true}.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from qwen3.curate import stored_logits
 from qwen3.data import chat, rows
+from qwen3.data.chat_prompt import LITERAL_ROLES
 from qwen3.data.chat_render import split_thought
+from qwen3.data.chat_tools import read_tools
 from qwen3.data.jsonl import place, read_rows
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
@@ -24,27 +25,21 @@ from qwen3.losses.forward import MODES
 log = logging.getLogger("qwen3")
 
 TOO_LONG = ("error", "drop")
-USERS = ("system", "user", "tool")  # whose text is never read as control tokens
 
 
 def read(
     path: str | Path, tokenizer: Tokenizer, *, empty_think: str = "target"
 ) -> list[TokenSequence]:
     """All sequences of a file. Raises ValueError naming the file, the line and what is wrong."""
-    if str(path).endswith(".npz"):
-        return [
-            TokenSequence(each.tokens, each.mask.astype(np.float32), each.mode, each.fields)
-            for each in stored_logits.read(path)
-        ]
-    found = []
+    collected: list[TokenSequence] = []
     for number, sample in read_rows(path):
         try:
-            found += sequences(sample, tokenizer, empty_think=empty_think)
+            collected += sequences(sample, tokenizer, empty_think=empty_think)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{place(path, number)}: {error}") from None
-    if not found:
+    if not collected:
         raise ValueError(f"{path} holds no conversation")
-    return found
+    return collected
 
 
 def sequences(
@@ -59,11 +54,11 @@ def sequences(
         raise ValueError(f"a sample has 'messages' or 'ids', this is {str(sample)[:80]}")
     if "ids" in sample:
         return [_from_ids(sample, tokenizer)]
-    messages, tools = sample["messages"], sample.get("tools")
-    # Escaped below for everybody but the assistant, whose text must be free of them.
+    messages, tools = sample["messages"], read_tools(sample.get("tools"))
+    # Escaped below for everybody but the assistant, whose text must be free of control tokens.
     chat.validate(messages, allow_control=True)
     chat.validate([m for m in messages if m["role"] == "assistant"] or messages)
-    found = []
+    views = []
     for count, answers in chat.training_views(messages, tools=tools):
         ids, mask = chat.render_tokens(
             tokenizer,
@@ -71,13 +66,13 @@ def sequences(
             tools=tools,
             train_on=answers,
             empty_think=empty_think,
-            literal_roles=USERS,
+            literal_roles=LITERAL_ROLES,
         )
         thinks = bool(split_thought(messages[answers[-1]])[0].strip())
-        found.append(_sequence(ids, mask, thinks))
-    if not found:
+        views.append(_sequence(ids, mask, thinks))
+    if not views:
         raise ValueError("no assistant message to train on")
-    return found
+    return views
 
 
 def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> TokenSequence:
@@ -91,38 +86,41 @@ def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> TokenSequence:
     )
 
 
-def _sequence(ids, mask, thinks: bool) -> TokenSequence:
+def _sequence(ids: Sequence[int], mask: Sequence[int], thinks: bool) -> TokenSequence:
     mode = MODES.index("think" if thinks else "no_think")
     return TokenSequence(np.array(ids, np.int32), np.array(mask, np.float32), mode)
 
 
-def fitting(found: Iterable[TokenSequence], length: int, too_long: str) -> list[TokenSequence]:
+def fitting(candidates: Sequence[TokenSequence], length: int, too_long: str) -> list[TokenSequence]:
     """The sequences that fit into a row of `length` and have something to learn.
 
-    too_long "error": ValueError for one that does not fit; "drop": left out, with a warning that
-    says how many. Raises ValueError when nothing is left.
+    too_long "error": ValueError for one that does not fit; "drop": it is left out, with a warning
+    that says how many. Raises ValueError when nothing is left.
     """
     if too_long not in TOO_LONG:
         raise ValueError(f"too_long {too_long!r} is none of {', '.join(TOO_LONG)}")
-    found = [each for each in found if each.weights[1:].any()]
-    longest = max((len(each) for each in found), default=0)
+    trained = [sequence for sequence in candidates if sequence.weights[1:].any()]
+    longest = max(map(len, trained), default=0)
     if longest > length and too_long == "error":
         raise ValueError(
             f"a sequence takes {longest} slots, a row has {length}: raise the length, or drop "
             'those that are too long with too_long="drop"'
         )
-    kept = [each for each in found if len(each) <= length]
-    if not kept:
-        raise ValueError(f"no sequence of {len(found)} has a trained token and fits into {length}")
-    if len(kept) < len(found):
-        log.warning("%d of %d sequences dropped: too long", len(found) - len(kept), len(found))
-    return kept
+    fit = [sequence for sequence in trained if len(sequence) <= length]
+    if not fit:
+        raise ValueError(
+            f"no sequence of {len(trained)} has a trained token and fits into {length}"
+        )
+    if len(fit) < len(trained):
+        log.warning("%d of %d sequences dropped: too long", len(trained) - len(fit), len(trained))
+    return fit
 
 
-def _hash(found: list[TokenSequence]) -> str:
+def _hash(sequences: Sequence[TokenSequence]) -> str:
     hasher = hashlib.sha256()
-    for each in found:
-        for value in (each.tokens, each.weights, each.mode, *each.fields.values()):
+    for sequence in sequences:
+        values = (sequence.tokens, sequence.weights, sequence.mode, *sequence.fields.values())
+        for value in values:
             hasher.update(np.ascontiguousarray(value).tobytes())
     return hasher.hexdigest()[:16]
 
@@ -130,41 +128,40 @@ def _hash(found: list[TokenSequence]) -> str:
 class Packed:
     """`source[step]`: `batch` rows of `length`; every epoch has all rows once, in its own order.
 
-    hash: of the data, for checkpoints.
+    hash: of the data, for checkpoints. rows: of an epoch.
     """
 
-    def __init__(self, found: list[TokenSequence], *, batch: int, length: int, seed: int, pad: int):
-        self.sequences, self.batch, self.length = found, batch, length
+    def __init__(
+        self, sequences: Sequence[TokenSequence], *, batch: int, length: int, seed: int, pad: int
+    ):
+        self.sequences, self.batch, self.length = sequences, batch, length
         self.seed, self.pad = seed, pad
         self._orders: dict[int, np.ndarray] = {}
-        self.hash = _hash(found)
+        self.hash = _hash(sequences)
         # Sequences of equal length would else always meet in the order of the file.
-        order = np.random.default_rng([seed, 0]).permutation(len(found))
-        where = rows.layout([len(found[i]) for i in order], length)
+        order = np.random.default_rng([seed, 0]).permutation(len(sequences))
+        where = rows.layout([len(sequences[i]) for i in order], length)
+        self.rows = where.rows
         self._members: list[list[int]] = [[] for _ in range(where.rows)]
         for index, row in zip(order.tolist(), where.row.tolist(), strict=True):
             self._members[row].append(index)
 
-    @property
-    def rows(self) -> int:
-        """In an epoch."""
-        return len(self._members)
-
     def __getitem__(self, step: int) -> dict:
-        numbers = [self._number(step * self.batch + i) for i in range(self.batch)]
+        numbers = [self._row_number(step * self.batch + i) for i in range(self.batch)]
         members = [index for number in numbers for index in self._members[number]]
         row = np.repeat(np.arange(self.batch), [len(self._members[n]) for n in numbers])
         start, used = np.zeros(len(members), np.int64), np.zeros(self.batch, np.int64)
         for i, index in enumerate(members):
             start[i], used[row[i]] = used[row[i]], used[row[i]] + len(self.sequences[index])
         where = rows.RowLayout(row, start, self.batch)
-        mine = [self.sequences[index] for index in members]
-        return rows.fill(mine, where, self.length, pad=self.pad, rows=self.batch)
+        chosen = [self.sequences[index] for index in members]
+        return rows.fill(chosen, where, self.length, pad=self.pad, rows=self.batch)
 
-    def _number(self, place: int) -> int:
-        epoch, place = divmod(place, self.rows)
+    def _row_number(self, position: int) -> int:
+        """Which row is the one at `position`, counted over all epochs."""
+        epoch, position = divmod(position, self.rows)
         if epoch not in self._orders:
             order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.rows)
             before = {e: o for e, o in self._orders.items() if e == epoch - 1}
             self._orders = {**before, epoch: order}
-        return int(self._orders[epoch][place])
+        return int(self._orders[epoch][position])

@@ -8,51 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qwen3.train.loop import Hook
+from qwen3.train.state import TrainState
 
 
 @dataclass(frozen=True)
 class EntropyTarget:
-    """start, end: mean entropy a token should have at the first and the last step (nats, linear in
-    between); with `relative` multiples of what the first step measured. change: of the
-    coefficient per optimizer step. most: its upper end.
-    """
+    """The mean entropy that a token should have, and how fast the bonus follows."""
 
-    start: float = 1.0
-    end: float = 1.0
-    relative: bool = True
-    change: float = 0.005
-    most: float = 0.05
+    start: float = 1.0  # target at the first step, in nats or, if relative, in first entropies
+    end: float = 1.0  # target at the last step; linear in between
+    relative: bool = True  # targets are multiples of the entropy that the first step measured
+    change: float = 0.005  # of the bonus's coefficient per optimizer step
+    most: float = 0.05  # largest coefficient
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.start, self.end, self.change, self.most) <= 0:
             raise ValueError(f"start, end, change and most of {self} must be above 0")
 
 
 class EntropyControl:
-    """`coefficient` for the next step. `stored`: what `state()` gave, for a checkpoint."""
+    """The controller: `coefficient` is that of the entropy bonus at the next step.
+
+    stored: what `state()` gave to a checkpoint.
+    """
 
     def __init__(self, config: EntropyTarget, steps: int, stored: Mapping | None = None):
         self._config, self._steps = config, steps
-        self._state = dict(stored or {"coefficient": 0.0, "first": None, "below": True})
+        self._state: dict[str, Any] = dict(
+            stored or {"coefficient": 0.0, "first": None, "below": True}
+        )
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         return dict(self._state)
 
     @property
     def coefficient(self) -> float:
+        """0 while entropy is above its target."""
         return self._state["coefficient"] if self._state["below"] else 0.0
 
     def target(self, step: int) -> float:
-        """In nats, at optimizer step `step`; known once a step has been measured."""
+        """Nats a token at optimizer step `step`; known once a step has been measured."""
         config = self._config
         share = min(step / max(self._steps, 1), 1.0)
-        wanted = config.start + share * (config.end - config.start)
-        return wanted * (self._state["first"] if config.relative else 1.0)
+        level = config.start + share * (config.end - config.start)
+        return level * (self._state["first"] if config.relative else 1.0)
 
     def update(self, step: int, entropy: float) -> None:
-        """After optimizer step `step` saw this mean entropy per token."""
+        """Move the coefficient after optimizer step `step` had this mean entropy per token."""
         if self._state["first"] is None:
             self._state["first"] = entropy
         below = entropy <= self.target(step)
@@ -61,8 +66,10 @@ class EntropyControl:
         self._state["below"] = below
 
     def hook(self) -> Hook:
-        def measured(step: int, state, metrics: Mapping) -> None:
+        """Updates the controller after every step that trained on a token."""
+
+        def update(step: int, state: TrainState | None, metrics: Mapping) -> None:
             if float(metrics["tokens"]) > 0:
                 self.update(step, float(metrics["entropy"]) / float(metrics["tokens"]))
 
-        return Hook(measured)
+        return Hook(update)

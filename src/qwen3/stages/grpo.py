@@ -8,32 +8,28 @@ modes. Departures: see `losses.grpo`; tools are single calls, not yet dialogues 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from qwen3.config import MeshConfig, OptimConfig, to_dict
-from qwen3.curate.files import read_problems
-from qwen3.data.tokenizer import Tokenizer
+from qwen3.config import to_dict
 from qwen3.losses import grpo
 from qwen3.losses.grpo_config import Grpo
 from qwen3.mesh import make_mesh
-from qwen3.model.execution import Execution
-from qwen3.model.sizes import ModelConfig, flops_per_token
-from qwen3.stages import builders, rollouts, start
+from qwen3.stages import builders, on_policy, start
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
-from qwen3.stages.groups import Groups, Refill, Scoring
-from qwen3.stages.prompts import Prompts, Share
-from qwen3.stages.rollouts import PhaseMetrics, Rollout, RolloutBatches, RolloutSource, Sampling
+from qwen3.stages.groups import Refill, Scoring, learnable, set_advantages
+from qwen3.stages.on_policy import OnPolicyConfig
+from qwen3.stages.phases import Group, Phase, minibatches
+from qwen3.stages.rollout_batches import RolloutBatches
+from qwen3.stages.rollouts import Rollout, shared_score, token_sequence
 from qwen3.train import optim
-from qwen3.train.checkpoint import Keep
-from qwen3.train.loop import train
-from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
-from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
 
 log = logging.getLogger("qwen3")
@@ -41,54 +37,28 @@ log = logging.getLogger("qwen3")
 
 @dataclass(frozen=True)
 class Alarms:
-    """truncated: share of answers cut at the limit that is reported as an error (and goes on).
-    mismatch: mean |log p of the trainer - log p of the sampler| that stops the run, since then
-    the sampler has other weights.
-    """
+    """Limits beyond which a run speaks up."""
 
-    truncated: float = 0.5
+    truncated: float = 0.5  # share of answers cut at the limit that is reported as an error
+    # Mean |log p of the trainer - log p of the sampler| that ends the run: the sampler then does
+    # not run the trainer's weights.
     mismatch: float = 0.1
 
 
 @dataclass(frozen=True)
-class Config:
-    """tasks: the mixture (`stages.prompts.Share`); problems: a file for its share named "file".
-    prompts: groups of a phase, split into `minibatches` optimizer steps. length: slots of a row,
-    and of prompt and answer together. reference: run or folder for a KL (see `start.parameters`).
-    entropy: steers it; None leaves it alone. steps: optimizer steps.
-    """
+class Config(OnPolicyConfig):
+    """Settings of GRPO. `prompts` are groups, `sampling.samples` the answers of a group."""
 
-    model: ModelConfig
-    tokenizer: str
-    tasks: tuple[Share, ...]
-    steps: int
-    optim: OptimConfig
     name: str = "grpo"
-    problems: str = ""
-    policy: Grpo = Grpo()
-    scoring: Scoring = Scoring()
-    sampling: Sampling = Sampling()
-    refill: Refill = Refill()
+    policy: Grpo = Grpo()  # the objective
+    scoring: Scoring = Scoring()  # from scores to rewards and advantages
+    refill: Refill = Refill()  # dynamic sampling
     alarms: Alarms = Alarms()
-    entropy: EntropyTarget | None = None
-    reference: str = ""
-    prompts: int = 32
-    minibatches: int = 1
-    microbatches: int = 1
-    length: int = 2048
-    seed: int = 0
-    init_from: str = ""
-    save_every: int = 10
-    mesh: MeshConfig = MeshConfig()
-    execution: dict[str, Any] = field(default_factory=dict)
-    keep: Keep = Keep()
-    log: Log = Log(every=1)
+    entropy: EntropyTarget | None = None  # steers entropy; None leaves it alone
+    reference: str = ""  # run or folder for a KL (stages.start)
 
-    def __post_init__(self):
-        if self.prompts < 1 or self.prompts % self.minibatches:
-            raise ValueError(
-                f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
-            )
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sampling.samples < 2:
             raise ValueError("a group of 1 sample has no advantage; sampling.samples is at least 2")
         if (self.entropy is not None) != self.policy.entropy:
@@ -115,149 +85,132 @@ class Config:
 def run(config: Config, workdir: str) -> TrainState:
     """Train in `workdir`, on from where it stands; returns the last state.
 
-    Writes samples/<step>.jsonl. Raises ValueError for settings that do not fit together, a task
-    that does not exist or cannot run here; RuntimeError where the sampler has other weights than
-    the trainer, its NothingToLearn where no prompt has anything to teach.
+    Writes samples/<step>.jsonl. Raises ValueError for settings that do not fit together, for a task
+    that does not exist or cannot run here and for problems without a task or room for an answer;
+    RuntimeError where the sampler has other weights than the trainer; NothingToLearn (a
+    RuntimeError) when fewer than `minibatches` groups have rewards that differ.
     """
     mesh = make_mesh(config.mesh)
-    execution = Execution.for_mesh(mesh, **config.execution)
-    tokenizer = Tokenizer.load(config.tokenizer)
-    tokenizer.check_fits(config.model.vocab)
-    problems = read_problems(config.problems) if config.problems else ()
-    prompts = Prompts(config.tasks, tokenizer, seed=config.seed, problems=problems)
+    setup = on_policy.set_up(config, mesh, writer=config.model, scored=True)
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
-        state, extra = start.begin(
+        state, stored = start.begin(
             work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
         )
         frozen = {}
         if config.reference:
             frozen["reference"] = start.parameters(config.reference, config.model, mesh)
+        derived: dict[str, Callable[[int], Any]] = {"learning_rate": rate}
         control = None
         if config.entropy is not None:
-            control = EntropyControl(config.entropy, config.steps, extra.get("entropy"))
-        report = PhaseMetrics(grpo.report)
-        most = config.prompts // config.minibatches * config.sampling.samples
-        packer = RolloutBatches(
-            mesh, config.length, most=most, microbatches=config.microbatches, pad=tokenizer.pad
-        )
-        derived = {"learning_rate": rate}
-        if control is not None:  # as the step was taken: it moves after the step is written
-            derived["entropy_coef"] = lambda step: control.coefficient
-        collect = Collect(config, prompts, tokenizer, mesh, execution, packer, work, report)
-        source = RolloutSource(collect, partial(to_batch, packer, control), extra.get("rollouts"))
-        loss = builders.policy_gradient(config.model, execution, config.policy)
-        with recording_hooks(
+            control = EntropyControl(config.entropy, config.steps, stored.get("entropy"))
+            # As the step was taken: the coefficient moves after the step is written.
+            derived["entropy_coef"] = partial(_coefficient, control)
+        log_probs = builders.log_probs(config.model, setup.execution)
+        return on_policy.train_in_phases(
+            setup,
             work,
-            config.log,
-            stage=config.name,
-            step=int(state.step),
-            until=config.steps,
-            tokens_per_step=most * config.length,
-            flops_per_token=flops_per_token(config.model, config.length),
+            state,
+            tx,
+            builders.policy_gradient(config.model, setup.execution, config.policy),
+            RewardedPhase(config, setup.batches, log_probs, control),
+            setup.sampler(config.model, lambda state: state.params, shared_score),
+            report=grpo.report,
+            stored=stored,
+            frozen=frozen,
             derived=derived,
-        ) as hooks:
-            steering = [] if control is None else [control.hook()]
-            save = work.checkpoints.hook(
-                config.save_every,
-                lambda step: {"rollouts": source.extra(), "entropy": control and control.state()},
-            )
-            return train(
-                state,
-                make_step(loss, tx, microbatches=config.microbatches),
-                source,
-                frozen=frozen,
-                until=config.steps,
-                hooks=[report.hook(), *hooks, *steering, save],
-            )
-
-
-def to_batch(packer: RolloutBatches, control: EntropyControl | None, part: list[Rollout]) -> dict:
-    by_row = {} if control is None else {"entropy_coef": control.coefficient}
-    return packer.batch([rollouts.sequence(each) for each in part], **by_row)
-
-
-class Collect:
-    """(state) -> the minibatches of a phase, with old log-probabilities of the phase's start."""
-
-    def __init__(self, config: Config, prompts, tokenizer, mesh, execution, packer, work, report):
-        self._config, self._packer, self._work, self._report = config, packer, work, report
-        self._groups = Groups(
-            prompts,
-            tokenizer,
-            config.scoring,
-            config.refill,
-            wanted=config.prompts,
-            least=config.minibatches,
-            limit=config.sampling.max_tokens,
+            extra=lambda: {"entropy": control and control.state()},
+            hooks=[] if control is None else [control.hook()],
         )
-        self._sample = partial(
-            rollouts.sample,
-            model=config.model,
-            tokenizer=tokenizer,
-            mesh=mesh,
-            execution=execution,
-            length=config.length,
-            seed=config.seed,
-        )
-        self._log_probs = builders.log_probs(config.model, execution)
-        self._checked = False
 
-    @property
-    def memory(self) -> dict:
-        return self._groups.memory
 
-    @memory.setter
-    def memory(self, value: dict) -> None:
-        self._groups.memory = value
+def _coefficient(control: EntropyControl, step: int) -> float:
+    return control.coefficient
 
-    def __call__(self, state: TrainState) -> list[list[Rollout]]:
-        config, version = self._config, int(state.step)
-        groups, records, metrics = self._groups.choose(
-            lambda asked: self._sample(state.params, asked, config.sampling, version=version)
-        )
-        parts = [
-            [each for group in groups[i :: config.minibatches] for each in group]
-            for i in range(config.minibatches)
-        ]
+
+class RewardedPhase:
+    """GRPO's method: groups whose answers differ, advantages, old log-probabilities.
+
+    log_probs(params, batch) -> [B, T]: the trainer's, see `builders.log_probs`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batches: RolloutBatches,
+        log_probs: Callable,
+        control: EntropyControl | None = None,
+    ):
+        self._config, self._batches, self._log_probs = config, batches, log_probs
+        self._control, self._checked = control, False
+        self.refill = config.refill
+
+    def select(self, rollouts: Sequence[Rollout]) -> tuple[list[Group], Counter[str]]:
+        return learnable(rollouts, self._config.scoring, self._config.sampling.max_tokens)
+
+    def batch(self, part: Sequence[Rollout]) -> dict:
+        by_row = {} if self._control is None else {"entropy_coef": self._control.coefficient}
+        sequences = [token_sequence(rollout, policy=True) for rollout in part]
+        return self._batches.batch(sequences, **by_row)
+
+    def columns(self, rollout: Rollout) -> dict[str, Any]:
+        return {"reward": rollout.reward, "advantage": rollout.advantage}
+
+    def prepare(self, phase: Phase, state: TrainState) -> tuple[list[Group], dict[str, float]]:
+        config = self._config
+        set_advantages(phase.groups, config.scoring.scale)
+        parts = minibatches(self._trained(phase.groups), config.minibatches)
+        metrics = _group_metrics(phase, config.prompts)
         if config.policy.old == "recomputed" or not self._checked:
             for part in parts:
-                self._old(part, state.params)
-            metrics |= self._check(parts, version)
-        metrics["staleness"] = float(np.mean([version - r.version for p in parts for r in p]))
-        if metrics.get("truncated", 0) > config.alarms.truncated:
-            log.error(
-                "%.0f%% of the answers were cut at %d tokens",
-                100 * metrics["truncated"],
-                config.sampling.max_tokens,
+                self._recompute(part, state.params)
+            metrics |= self._check(parts, phase.version)
+        ages = [phase.version - rollout.version for part in parts for rollout in part]
+        metrics["staleness"] = float(np.mean(ages))
+        self._warn_of_cuts(phase.sampled)
+        return parts, metrics
+
+    def _trained(self, groups: Sequence[Group]) -> list[Group]:
+        """Without truncated answers, where those are not to be trained on."""
+        skip, least = self._config.scoring.skip_truncated, self._config.minibatches
+        rest = [[r for r in group if not (skip and r.truncated)] for group in groups]
+        rest = [group for group in rest if group]
+        if len(rest) < least:
+            raise RuntimeError(
+                f"all answers of {len(groups) - len(rest)} groups were cut at "
+                f"{self._config.sampling.max_tokens} tokens and are not trained on: allow more "
+                "tokens"
             )
-        numbers = sorted({each.prompt for part in parts for each in part})
-        rollouts.write_samples(self._work, version, [*records, {"trained": numbers}])
-        self._report.add(version + 1, metrics)
-        return parts
+        return rest
 
-    def _old(self, part: list[Rollout], params: Any) -> None:
-        rows = [rollouts.sequence(each) for each in part]
-        for each, values in zip(
-            part, self._packer.values(self._log_probs, params, rows), strict=True
-        ):
-            each.old = values[each.start :].tolist()
+    def _recompute(self, part: Group, params: Any) -> None:
+        """Old log-probabilities of a minibatch, packed into the rows that it is trained in."""
+        rows = [token_sequence(rollout, policy=True) for rollout in part]
+        values = self._batches.values(self._log_probs, params, rows)
+        for rollout, log_probs in zip(part, values, strict=True):
+            start = len(rollout.completion.request.prompt)
+            rollout.old_log_probs = log_probs[start:].tolist()
 
-    def _check(self, parts: list[list[Rollout]], version: int) -> dict[str, float]:
+    def _check(self, parts: Sequence[Group], version: int) -> dict[str, float]:
         """Trainer against sampler on the same tokens, right after the weights were handed over."""
         self._checked = True
-        apart = [
+        gaps = [
             abs(old - new)
             for part in parts
-            for each in part
-            if each.version == version
-            for old, new, forced in zip(each.old, each.logp, each.forced, strict=True)
+            for rollout in part
+            if rollout.version == version
+            for old, new, forced in zip(
+                rollout.old_log_probs,
+                rollout.completion.log_probs,
+                rollout.completion.forced,
+                strict=True,
+            )
             if not forced
         ]
-        if not apart:
+        if not gaps:
             return {}
-        mean, most = float(np.mean(apart)), float(np.max(apart))
+        mean, most = float(np.mean(gaps)), float(np.max(gaps))
         if not mean <= self._config.alarms.mismatch:
             raise RuntimeError(
                 f"trainer and sampler differ by {mean:.3g} in log-probability on average (at most "
@@ -265,3 +218,28 @@ class Collect:
                 "does not run the trainer's weights"
             )
         return {"sync_mean": mean, "sync_max": most}
+
+    def _warn_of_cuts(self, rollouts: Sequence[Rollout]) -> None:
+        cut = sum(rollout.truncated for rollout in rollouts)
+        if rollouts and cut / len(rollouts) > self._config.alarms.truncated:
+            log.error(
+                "%.0f%% of the answers were cut at %d tokens",
+                100 * cut / len(rollouts),
+                self._config.sampling.max_tokens,
+            )
+
+
+def _group_metrics(phase: Phase, wanted: int) -> dict[str, float]:
+    """Counts of groups, and of the prompts drawn the shares without a difference."""
+    counts: dict[str, float] = {
+        "groups": len(phase.groups),
+        "carried_in": phase.carried,
+        "carried_out": phase.left_over,
+    }
+    if not phase.drawn:
+        return counts
+    return counts | {
+        "groups_all_low": phase.flat["low"] / phase.drawn,
+        "groups_all_high": phase.flat["high"] / phase.drawn,
+        "refill": phase.drawn / wanted,
+    }

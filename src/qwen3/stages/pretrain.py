@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.data.atomic import write_atomically
@@ -34,32 +37,30 @@ from qwen3.train.loop import Hook, train
 from qwen3.train.prefetch import Feed
 from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
-from qwen3.train.step import make_step
+from qwen3.train.step import Step, make_step
 from qwen3.train.workdir import Workdir
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which held-out sets a stage is measured on, before it, after it and every `every` steps
-    (0: only then). edges: position buckets. rows: at most so many a set (0: all)."""
+    """Held-out loss of a stage, measured before and after it."""
 
-    sets: tuple[str, ...] = ()
-    edges: tuple[int, ...] = (0,)
-    rows: int = 0
-    every: int = 0
+    sets: tuple[str, ...] = ()  # names in held_out
+    edges: tuple[int, ...] = (0,)  # first positions of the buckets that the loss is given by
+    rows: int = 0  # rows of a set, at most; 0: all
+    every: int = 0  # also after every so many steps; 0: not
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: what it reads (`data`: mixture, length, batch, length rule), how long and fast it
-    learns, and the RoPE base. microbatches cut a step's batch without changing the update; mesh,
-    where it is not the run's (long rows want a context axis), is moved to at the border."""
+    """One stage of pretraining."""
 
-    data: Stage
-    steps: int
+    data: Stage  # mixture, length, batch size, length rule
+    steps: int  # optimizer steps
     optim: OptimConfig
-    rope_theta: float
-    microbatches: int = 1
+    rope_theta: float  # RoPE base
+    microbatches: int = 1  # parts of a batch whose gradients are added up, for less memory
+    # Moved to at the border; None: the run's. Long rows want a context axis.
     mesh: MeshConfig | None = None
     evaluation: Evaluation = Evaluation()
 
@@ -70,29 +71,25 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole pretraining run.
-
-    corpora, held_out: name -> folder that `qwen3 corpus prepare` wrote. balance: a form of
-    `ops.balance`, used by mixtures of experts with the model's balance_coef; "global" is the
-    recipe's (arXiv 2501.11873), over the batch of the whole step. init_from: see `start.begin`.
-    execution: changes to what `Execution.for_mesh` takes.
-    """
+    """Settings of a pretraining run."""
 
     model: ModelConfig
     stages: tuple[StageConfig, ...]
-    corpora: dict[str, str]
-    held_out: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, str]  # name -> folder that `qwen3 corpus prepare` wrote
+    held_out: dict[str, str] = field(default_factory=dict)  # likewise, for evaluation
     seed: int = 0
-    init_from: str = ""
-    z_loss: float = 0.0
+    init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
+    z_loss: float = 0.0  # coefficient of the squared log-normaliser of the output softmax
+    # Load-balancing loss of a mixture of experts, a form of ops.balance; its coefficient is the
+    # model's. "global", over the batch of the whole step, is the recipe's (arXiv 2501.11873).
     balance: str = "global"
-    save_every: int = 1000
+    save_every: int = 1000  # optimizer steps
     mesh: MeshConfig = MeshConfig()
-    execution: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"stages {names}: at least one is needed, each with its own name")
@@ -126,14 +123,14 @@ def run(config: Config, workdir: str) -> TrainState:
         Batches(stage.data, corpora, config.seed, vocab=config.model.vocab)
         for stage in config.stages
     ]
-    mixtures = {each.stage.name: each.hash for each in sources}
+    mixtures = {batches.stage.name: batches.hash for batches in sources}
     with Workdir(workdir, to_dict(config), keep=config.keep) as work:
         tx = optim.build(config.stages[0].optim, rate)
         with jax.set_mesh(meshes[0]):
-            state, extra = begin(
+            state, stored = begin(
                 work, config.model, tx, meshes[0], seed=config.seed, init_from=config.init_from
             )
-        _refuse_other_data(extra.get("mixtures", mixtures), mixtures)
+        _refuse_other_data(stored.get("mixtures", mixtures), mixtures)
         borders = itertools.accumulate(stage.steps for stage in config.stages)
         plans = zip(config.stages, sources, meshes, borders, strict=True)
         for stage, batches, mesh, until in plans:
@@ -141,20 +138,42 @@ def run(config: Config, workdir: str) -> TrainState:
                 continue
             with jax.set_mesh(mesh):
                 state = moved(state, config.model, tx, mesh)
-                position = partial(_extra, stage.name, until - stage.steps, mixtures)
+                position = partial(_position, stage.name, until - stage.steps, mixtures)
                 save = work.checkpoints.hook(config.save_every, position)
-                state = _stage(
-                    config, stage, work, mesh, state, batches, held_out, until, rate, save
+                state = _train_stage(
+                    config,
+                    stage,
+                    work,
+                    state,
+                    batches,
+                    held_out,
+                    mesh=mesh,
+                    until=until,
+                    rate=rate,
+                    save=save,
                 )
         return state
 
 
-def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, save) -> TrainState:
+def _train_stage(
+    config: Config,
+    stage: StageConfig,
+    work: Workdir,
+    state: TrainState,
+    batches: Batches,
+    held_out: Mapping[str, Corpus],
+    *,
+    mesh: Mesh,
+    until: int,
+    rate: optax.Schedule,
+    save: Hook,
+) -> TrainState:
     """From `state` to the stage's last step, `until`."""
     first, step = until - stage.steps, int(state.step)
+    # ABF (adjusted base frequency) is nothing more than this: the weights stay, the base changes.
     model = replace(config.model, rope_theta=stage.rope_theta)
     apply = transformer.bind(model, Execution.for_mesh(mesh, **config.execution))
-    measure = Measure(work, stage, apply, held_out, mesh, model.vocab)
+    measure = HeldOutMeasure(work, stage, apply, held_out, mesh, model.vocab)
     if step == first:
         measure(step, state)
     with recording_hooks(
@@ -169,7 +188,7 @@ def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, sav
     ) as hooks:
         return train(
             state,
-            _step(config, stage, apply, rate),
+            _train_step(config, stage, apply, rate),
             _InOrder(Feed(batches, mesh, start=step - first), stage),
             until=until,
             hooks=[*hooks, measure.hook(until), save],
@@ -177,9 +196,9 @@ def _stage(config, stage, work, mesh, state, batches, held_out, until, rate, sav
 
 
 class _InOrder:
-    """A feed as an indexed source: `train` reads those ahead in a thread, placing included.
+    """A feed as an indexed source, which `train` reads ahead in a thread, placing included.
 
-    Adds which microbatch each row falls into, for which the "buffered" balance asks.
+    Adds the microbatch that each row falls into, which the "buffered" load-balancing loss needs.
     """
 
     def __init__(self, feed: Feed, stage: StageConfig):
@@ -190,9 +209,8 @@ class _InOrder:
         return {**next(self._feed), "part": self._part}
 
 
-def _step(config: Config, stage: StageConfig, apply, rate):
-    """The stage's train step: next-token loss, balanced over the whole batch where there are
-    experts."""
+def _train_step(config: Config, stage: StageConfig, apply: Callable, rate: optax.Schedule) -> Step:
+    """Next-token loss; a mixture of experts adds the load-balancing loss over the whole batch."""
     moe = config.model.moe
     balance = config.balance if moe else None
     loss = partial(
@@ -207,8 +225,8 @@ def _step(config: Config, stage: StageConfig, apply, rate):
     return make_step(loss, tx, microbatches=stage.microbatches, prepass=prepass)
 
 
-def _extra(stage: str, first: int, mixtures: dict, step: int) -> dict:
-    """What a checkpoint stores of the data position: batch `position` of `stage` comes next."""
+def _position(stage: str, first: int, mixtures: dict, step: int) -> dict:
+    """What a checkpoint stores of its place in the data: batch `position` of `stage` is next."""
     return {"stage": stage, "position": step - first, "mixtures": mixtures}
 
 
@@ -221,10 +239,18 @@ def _refuse_other_data(then: dict, now: dict) -> None:
         )
 
 
-class Measure:
+class HeldOutMeasure:
     """Evaluates a stage's state on its held-out sets and records it in evaluation.json."""
 
-    def __init__(self, work, stage: StageConfig, apply, corpora: dict, mesh, vocab: int):
+    def __init__(
+        self,
+        work: Workdir,
+        stage: StageConfig,
+        apply: Callable,
+        corpora: Mapping[str, Corpus],
+        mesh: Mesh,
+        vocab: int,
+    ):
         plan = stage.evaluation
         self._work, self._stage, self._every = work, stage, plan.every
         self._losses = HeldOut(
@@ -239,8 +265,11 @@ class Measure:
         )
 
     def hook(self, until: int) -> Hook:
-        def measure(step: int, state: TrainState, metrics: dict) -> None:
-            # A stopped run leaves at any step, and only goes on: no border, no evaluation.
+        """Measures after step `until` and every so many steps; metrics["held_out"] is the mean."""
+
+        def measure(step: int, state: TrainState | None, metrics: dict) -> None:
+            assert state is not None, "a hook that is not late has the state"
+            # The hook is called at whatever step a stopped run ends too: that is no border.
             if step == until or (self._every and step % self._every == 0):
                 metrics["held_out"] = self(step, state)
 
@@ -258,8 +287,8 @@ class Measure:
                 "sets": sets,
             }
             file = self._work.path / "evaluation.json"
-            there = json.loads(file.read_text()) if file.exists() else []
-            # What a killed run measured already is measured again, not twice recorded.
-            there = [r for r in there if (r["step"], r["stage"]) != (step, self._stage.name)]
-            write_atomically(file, json.dumps([*there, record], indent=1) + "\n")
-        return sum(each["loss"] for each in sets.values()) / max(len(sets), 1)
+            records = json.loads(file.read_text()) if file.exists() else []
+            # What a killed run measured already is measured again, not recorded twice.
+            others = [r for r in records if (r["step"], r["stage"]) != (step, self._stage.name)]
+            write_atomically(file, json.dumps([*others, record], indent=1) + "\n")
+        return sum(table["loss"] for table in sets.values()) / max(len(sets), 1)

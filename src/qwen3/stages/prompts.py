@@ -1,57 +1,71 @@
 """Prompt number i = f(seed, i): from a weighted mixture of tasks, or from a file of problems.
 
-A run asks for prompts 0, 1, 2, ... and stores how far it got: none is lost or trained twice.
+A run asks for prompts 0, 1, 2, ... and stores how far it got: none is lost or trained on twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 
 from qwen3 import rewards
-from qwen3.data import chat
+from qwen3.curate.files import read_problems
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.forward import MODES
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import prompt_ids
+
+__all__ = [
+    "ANY",
+    "FILE",
+    "TOO_LONG",
+    "Prompt",
+    "Prompts",
+    "Share",
+    "fitting_problems",
+    "prompt_ids",
+]
+
+log = logging.getLogger("qwen3")
 
 ANY = ("any",)
+FILE = "file"  # the task of a share that takes the problems of the stage's file
+TOO_LONG = ("error", "drop")
 
 
 @dataclass(frozen=True)
 class Share:
-    """A task's part in a mixture: name of rewards.TASKS ("file": the stage's file of problems),
-    weight, range of difficulty, and the modes that a prompt's is drawn from: "think" and
-    "no_think" put the flag behind the question, "any" leaves it as it is (thinking is the
-    default then; a task that sets its own mode takes "any").
+    """A task's part in a mixture of prompts.
+
+    "think" and "no_think" put the flag behind the question; "any" leaves it as it is, so that a
+    model thinks unless the task sets a mode itself.
     """
 
-    task: str
-    weight: float = 1.0
-    difficulty: tuple[float, float] = (0.0, 1.0)
-    modes: tuple[str, ...] = ANY
+    task: str  # of rewards.TASKS, or "file" for the stage's file of problems
+    weight: float = 1.0  # chance of the task, relative to the other shares'
+    difficulty: tuple[float, float] = (0.0, 1.0)  # range that a problem's is drawn from
+    modes: tuple[str, ...] = ANY  # modes that a prompt's is drawn from
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """number: of the run. problem: what the scorer needs. ids: the tokens to go on from."""
+    """What a model is asked."""
 
-    number: int
-    problem: Problem
-    ids: tuple[int, ...]
-
-    @property
-    def mode(self) -> int:
-        """Index into losses.rows.MODES: how the answer is expected."""
-        return MODES.index("think" if chat.mode_of(self.problem.messages) else "no_think")
+    number: int  # of the run
+    problem: Problem  # with what its scorer needs
+    ids: tuple[int, ...]  # tokens to go on from
 
 
 class Prompts:
-    """`prompts[i]`. Raises ValueError for a mixture without weight, a task or mode that does not
-    exist, a file where no share asks for it or the reverse, and where the machine cannot run a
-    task (as its `require` says).
+    """`prompts[i]`.
+
+    Raises ValueError for a mixture without weight, a task or mode that does not exist, a file
+    without a share for it or the reverse, and where the machine cannot run a task (as its `require`
+    says).
     """
 
     def __init__(
@@ -61,34 +75,31 @@ class Prompts:
         *,
         seed: int,
         problems: Sequence[Problem] = (),
-        split: str = "train",
     ):
         self._shares = [share for share in shares if share.weight > 0]
         if not self._shares or any(share.weight < 0 for share in shares):
             raise ValueError(f"a mixture needs weights above 0, these are {list(shares)}")
         for share in self._shares:
             _check(share)
-        if bool(problems) != any(share.task == "file" for share in self._shares):
+        if bool(problems) != any(share.task == FILE for share in self._shares):
             raise ValueError(
-                f'{len(problems)} problems of a file, and shares {shares}: "file" is '
+                f'{len(problems)} problems of a file, and shares {shares}: "{FILE}" is '
                 "the name of their share"
             )
-        self._problems, self._tokenizer = list(problems), tokenizer
-        self._seed, self._split = seed, split
+        self._problems, self._tokenizer, self._seed = list(problems), tokenizer, seed
         for name in {problem.task for problem in problems if problem.task}:
             rewards.get(name).require()
 
     def __getitem__(self, number: int) -> Prompt:
         rng = Random(f"prompt/{self._seed}/{number}")
         share = rng.choices(self._shares, [share.weight for share in self._shares])[0]
-        if share.task == "file":
+        if share.task == FILE:
             problem = self._from_file(number)
         else:
             low, high = share.difficulty
             task, seed = rewards.get(share.task), rng.getrandbits(40)
-            problem = task.generate(seed, rng.uniform(low, high), self._split)
-        mode = rng.choice(share.modes)
-        problem = problem if mode == "any" or problem.mode != "any" else problem.flagged(mode)
+            problem = task.generate(seed, rng.uniform(low, high), "train")
+        problem = _in_mode(problem, rng.choice(share.modes))
         return Prompt(number, problem, tuple(prompt_ids(problem, self._tokenizer)))
 
     def _from_file(self, number: int) -> Problem:
@@ -100,8 +111,13 @@ class Prompts:
         return self._problems[order[place]]
 
 
+def _in_mode(problem: Problem, mode: str) -> Problem:
+    """With the flag of `mode`, unless the problem asks for a mode itself."""
+    return problem if mode == "any" or problem.mode != "any" else problem.flagged(mode)
+
+
 def _check(share: Share) -> None:
-    if share.task != "file":
+    if share.task != FILE:
         rewards.get(share.task).require()
     low, high = share.difficulty
     if not 0 <= low <= high <= 1:
@@ -111,13 +127,51 @@ def _check(share: Share) -> None:
         raise ValueError(f"modes {share.modes} of {share.task!r}: choose from {(*ANY, *MODES)}")
 
 
-def prompt_ids(problem: Problem, tokenizer: Tokenizer) -> list[int]:
-    """The problem's messages and the opening of the answer, control tokens in texts as text."""
-    ids, _ = chat.render_tokens(
-        tokenizer,
-        problem.messages,
-        tools=problem.tools,
-        add_generation_prompt=True,
-        literal_roles=("system", "user", "tool"),
+def fitting_problems(
+    path: str,
+    shares: Sequence[Share],
+    tokenizer: Tokenizer,
+    *,
+    most: int,
+    too_long: str,
+    scored: bool,
+) -> list[Problem]:
+    """The problems of a file whose prompt has at most `most` tokens in every mode of its shares.
+
+    too_long "error": ValueError for one that has more, "drop": it is left out, with a warning that
+    names it. scored: ValueError for a problem without a task. [] for no path. All of it is looked
+    at when a run begins: prompts are f(seed, number), and one that could not be sampled would end
+    the run when it is drawn, maybe after days, and again after every restart.
+    """
+    if too_long not in TOO_LONG:
+        raise ValueError(f"too_long {too_long!r} is none of {', '.join(TOO_LONG)}")
+    problems = read_problems(path) if path else []
+    bare = [number for number, problem in enumerate(problems, 1) if not problem.task]
+    if scored and bare:
+        raise ValueError(
+            f"{path}: {len(bare)} of {len(problems)} problems have no task to score their answers "
+            f"by; the first is problem {bare[0]}"
+        )
+    modes = sorted({mode for share in shares if share.task == FILE for mode in share.modes})
+    lengths = [max(_prompt_lengths(problem, modes, tokenizer), default=0) for problem in problems]
+    longer = [number for number, length in enumerate(lengths, 1) if length > most]
+    if not longer:
+        return problems
+    message = (
+        f"{path}: the prompts of {len(longer)} of {len(problems)} problems have more than {most} "
+        f"tokens and leave no room for an answer: {_some(longer)}"
     )
-    return ids
+    if too_long == "error" or len(longer) == len(problems):
+        raise ValueError(f'{message}. Raise the length, or leave them out with too_long="drop"')
+    log.warning("%s. They are left out", message)
+    return [problem for problem, length in zip(problems, lengths, strict=True) if length <= most]
+
+
+def _prompt_lengths(problem: Problem, modes: Sequence[str], tokenizer: Tokenizer) -> Iterator[int]:
+    for mode in modes:
+        yield len(prompt_ids(_in_mode(problem, mode), tokenizer))
+
+
+def _some(numbers: Sequence[int], count: int = 10) -> str:
+    shown = ", ".join(f"problem {number}" for number in numbers[:count])
+    return shown if len(numbers) <= count else f"{shown}, ..."

@@ -1,104 +1,116 @@
-"""Answers of the current policy, as tokens: sampled, kept, stored in a checkpoint, made to rows.
+"""Rollouts: sampled answers of a policy as tokens, with all that training on them needs.
 
-A phase is one set of rollouts and the optimizer steps on it. Whatever of a phase is not trained on
-yet goes into the checkpoint, and sampling depends on (seed, prompt number, sample) only: a run that
-was stopped or killed anywhere goes on as if it had not been.
+Sampling depends on (seed, prompt number, sample) only, and what a checkpoint stores comes back
+exactly: a run that was stopped or killed anywhere goes on as if it had not been.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from qwen3.data import rows
-from qwen3.data.jsonl import write_rows
+from qwen3.data import chat
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Request
-from qwen3.mesh import BATCH_AXES
+from qwen3.infer.requests import Completion, Request, SamplingParams
+from qwen3.losses.forward import MODES
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig
+from qwen3.rewards import Problem
+from qwen3.rewards.answers import Score, ScoredAnswer, Scorer, sample_answers, score
 from qwen3.stages.prompts import Prompt
-from qwen3.train.loop import Hook
-from qwen3.train.placement import place_whole
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """samples: G, per prompt. max_tokens: of an answer. slots: decoded together. The temperature
-    is 1 and nothing is cut off, so that what was sampled from is the policy itself.
+    """How many answers are sampled for RL and distillation, and how long.
+
+    The temperature is 1 and nothing is cut off, so that what is sampled from is the policy itself.
     """
 
-    samples: int = 8
-    max_tokens: int = 1024
-    slots: int = 64
+    samples: int = 8  # answers per prompt (GRPO's group size G)
+    max_tokens: int = 1024  # longest answer, thinking included
+    slots: int = 64  # answers decoded together (continuous batching)
+    budget: int | None = None  # tokens of thinking, after which it is closed by force; None: any
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.samples, self.max_tokens, self.slots) < 1:
             raise ValueError(f"samples, max_tokens and slots of {self} must be at least 1")
+        if self.budget is not None and self.budget < 0:
+            raise ValueError(f"budget {self.budget} is at least 0 tokens, or None for no limit")
 
 
 @dataclass
 class Rollout:
-    """prompt: number of the run. ids: prompt and answer. start: of the answer in ids. logp: full
-    log-probability at temperature 1 of each answer token when it was sampled; forced: not sampled.
-    version: optimizer step whose weights made it. reward: None for no verdict. old: as logp, of
-    the policy at the start of the phase.
-    """
+    """A scored answer on its way to an optimizer step."""
 
-    prompt: int
-    sample: int
-    mode: int
-    ids: list[int]
-    start: int
-    logp: list[float]
-    forced: list[bool]
-    version: int
-    finish: str
-    task: str = ""
-    reward: float | None = None
-    advantage: float = 0.0
-    old: list[float] = dataclasses.field(default_factory=list)
+    answer: ScoredAnswer
+    reward: float | None = None  # of RL; None: no verdict, or no RL
+    advantage: float | None = None  # None until its group is chosen to be trained on
+    # log p of each answer token by the trainer at the start of the phase; [] where the sampler's
+    # own log-probabilities serve.
+    old_log_probs: list[float] = field(default_factory=list)
 
     @property
-    def answer(self) -> list[int]:
-        return self.ids[self.start :]
+    def completion(self) -> Completion:
+        return self.answer.completion
+
+    @property
+    def prompt(self) -> int:
+        """Number of the prompt in the run: the rollouts of one prompt are a group."""
+        number = self.completion.request.prompt_id
+        assert isinstance(number, int), number
+        return number
+
+    @property
+    def task(self) -> str:
+        return self.answer.problem.task
+
+    @property
+    def mode(self) -> str:
+        """One of losses.forward.MODES: how the answer was asked for."""
+        return MODES[bool(chat.mode_of(self.answer.problem.messages))]
+
+    @property
+    def version(self) -> int:
+        """Optimizer step whose weights sampled the answer."""
+        return self.completion.versions[0]
 
     @property
     def truncated(self) -> bool:
-        return self.finish == "length"
+        return self.completion.finish == "length"
 
 
-def sample(
+def engine_for(
     params: Any,
-    prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
-    model: Any,
+    model: ModelConfig,
     tokenizer: Tokenizer,
-    mesh: Any,
-    execution: Any,
+    mesh: Mesh,
+    execution: Execution,
     length: int,
     seed: int,
     version: int,
-) -> list[Rollout]:
-    """`samples` answers to each prompt, in the prompts' order; prompt and answer have at most
-    `length` + 1 tokens. Raises ValueError for a prompt that leaves no room, RuntimeError for an
-    answer that the engine could not finish (log-probabilities that are not finite).
+) -> RolloutBackend:
+    """An engine over the weights `params` of optimizer step `version`; prompt and answer have at
+    most `length` + 1 tokens, as a row of `length` predicts all but the first.
 
-    The engine is a new one each time: what an earlier call left in it (cache lengths) could change
-    the last bit. Its compiled programs are shared.
+    A new one each time: what an earlier call left in it (cache lengths) could change the last bit.
+    Its compiled programs are shared.
     """
-    engine = Engine(
+    return Engine(
         model,
         params,
         tokenizer=tokenizer,
@@ -107,156 +119,138 @@ def sample(
         version=version,
         mesh=mesh,
         execution=execution.replace(scan=False, remat="none"),
-        max_length=min(length + 1, model.max_length),
+        max_length=context(model, length),
     )
-    asked = [
-        each
-        for prompt in prompts
-        for each in Request(
-            list(prompt.ids), max_tokens=sampling.max_tokens, prompt_id=prompt.number
-        ).samples(sampling.samples)
-    ]
-    found = engine.generate(asked)
-    for completion in found:
-        if completion.error:
-            raise RuntimeError(
-                f"rollout of prompt {completion.request.prompt_id}: {completion.error}"
-            )
-    owners = [prompt for prompt in prompts for _ in range(sampling.samples)]
-    return [
-        Rollout(
-            prompt.number,
-            done.request.sample,
-            prompt.mode,
-            [*prompt.ids, *done.tokens],
-            len(prompt.ids),
-            done.log_probs,
-            done.forced,
-            version,
-            done.finish,
-            prompt.problem.task,
-        )
-        for prompt, done in zip(owners, found, strict=True)
-    ]
 
 
-class RolloutBatches:
-    """Rollouts -> batches of fixed length on the mesh, in few different numbers of rows.
+def context(model: ModelConfig, length: int) -> int:
+    """Tokens of prompt and answer together, at most."""
+    return min(length + 1, model.max_length)
 
-    most: sequences that a batch can have.
+
+def sample(
+    backend: RolloutBackend,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    score: Scorer,
+) -> list[Rollout]:
+    """`sampling.samples` answers to each prompt, in the prompts' order, scored by `score`.
+
+    Raises ValueError for a prompt that leaves no room, RuntimeError for an answer that the backend
+    could not finish (log-probabilities that are not finite).
     """
-
-    def __init__(self, mesh: Any, length: int, *, most: int, microbatches: int, pad: int):
-        self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
-        self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-
-    def batch(self, sequences: Sequence[TokenSequence], **by_row: float) -> dict:
-        """by_row: values that are the same for every row, [B]."""
-        where = rows.layout([len(each) for each in sequences], self._length)
-        count = rows.round_up(where.rows, self._multiple, self._most)
-        batch = rows.fill(sequences, where, self._length, pad=self._pad, rows=count)
-        batch |= {name: np.full(count, value, np.float32) for name, value in by_row.items()}
-        return place_whole(batch, self._mesh)
-
-    def values(
-        self, function: Callable, params: Any, sequences: Sequence[TokenSequence]
-    ) -> list[np.ndarray]:
-        """function(params, batch) -> [B, T], read back for each sequence, [n]."""
-        found = everywhere(function(params, self.batch(sequences)))
-        where = rows.layout([len(each) for each in sequences], self._length)
-        return rows.read_back(found, sequences, where)
+    requests = [
+        Request(
+            list(prompt.ids),
+            max_tokens=sampling.max_tokens,
+            budget=sampling.budget,
+            prompt_id=prompt.number,
+        )
+        for prompt in prompts
+    ]
+    problems = [prompt.problem for prompt in prompts]
+    answers = sample_answers(
+        backend, tokenizer, problems, requests, samples=sampling.samples, score=score
+    )
+    return [Rollout(answer) for answer in answers]
 
 
-def everywhere(value: jax.Array) -> np.ndarray:
-    """The whole array on every host."""
+def shared_score(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
+    """Process 0's scores, on all processes: a verifier may decide otherwise on another host."""
+    scores = score(pairs)
     if jax.process_count() == 1:
-        return np.asarray(value)
-    return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+        return scores
+    sent = np.array([np.nan if value is None else value for value in scores], np.float64)
+    received = multihost_utils.broadcast_one_to_all(sent)
+    return [None if np.isnan(value) else float(value) for value in received]
 
 
-def sequence(rollout: Rollout, fields: bool = True) -> TokenSequence:
-    """Sampled tokens have weight 1; prompt and forced tokens 0."""
-    before = np.zeros(rollout.start, np.float32)
+def unscored(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
+    """No score for any, where texts need not be judged."""
+    return [None] * len(pairs)
 
-    def answered(values) -> np.ndarray:
+
+def by_prompt(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """The rollouts of each prompt, in the order in which the prompts first come."""
+    groups: dict[int, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.prompt, []).append(rollout)
+    return list(groups.values())
+
+
+def token_sequence(rollout: Rollout, *, policy: bool) -> TokenSequence:
+    """Prompt and answer with the loss mask: sampled tokens have weight 1, prompt and forced ones 0.
+
+    policy: with the fields that the policy gradient reads (data.rows.POLICY_FIELDS).
+    """
+    completion = rollout.completion
+    prompt = completion.request.prompt
+    before = np.zeros(len(prompt), np.float32)
+
+    def answered(values: Sequence[float] | np.ndarray) -> np.ndarray:
         return np.concatenate([before, np.asarray(values, np.float32)])
 
-    ones = np.ones(len(rollout.answer), np.float32)
-    values = {}
-    if fields:
-        values = {
+    fields = {}
+    if policy:
+        assert rollout.advantage is not None, rollout.prompt
+        ones = np.ones(len(completion.tokens), np.float32)
+        fields = {
             "advantages": answered(ones * rollout.advantage),
-            "rollout_logp": answered(rollout.logp),
-            "old_logp": answered(rollout.old or rollout.logp),
+            "rollout_logp": answered(completion.log_probs),
+            "old_logp": answered(rollout.old_log_probs or completion.log_probs),
         }
-    weights = answered(~np.array(rollout.forced, bool))
-    return TokenSequence(np.array(rollout.ids, np.int32), weights, rollout.mode, values)
+    weights = answered(~np.array(completion.forced, bool))
+    ids = np.array([*prompt, *completion.tokens], np.int32)
+    return TokenSequence(ids, weights, MODES.index(rollout.mode), fields)
 
 
-class RolloutSource:
-    """source(state): the minibatches of a phase one by one, then `collect(state)` for the next.
-
-    collect(state) -> list of lists of rollouts; its `memory` (any JSON with rollouts as dicts) is
-    what it must know again. to_batch(rollouts) -> batch on the mesh. `stored` is what `extra()`
-    gave to the checkpoint.
-    """
-
-    def __init__(self, collect: Any, to_batch: Callable, stored: str | None = None):
-        self._collect, self._to_batch = collect, to_batch
-        self._left: list[list[Rollout]] = []
-        if stored:
-            record = unpack(stored)
-            collect.memory = record["memory"]
-            self._left = [[Rollout(**each) for each in part] for part in record["left"]]
-
-    def __call__(self, state: Any) -> dict:
-        if not self._left:
-            self._left = self._collect(state)
-        return self._to_batch(self._left.pop(0))
-
-    def extra(self) -> str:
-        left = [[dataclasses.asdict(each) for each in part] for part in self._left]
-        return pack({"memory": self._collect.memory, "left": left})
+def sample_record(rollout: Rollout, prompt: str) -> dict[str, Any]:
+    """A line of samples/<step>.jsonl; prompt: the text of the rendered prompt."""
+    completion = rollout.completion
+    return {
+        "prompt_id": rollout.prompt,
+        "sample": completion.request.sample,
+        "task": rollout.task,
+        "mode": rollout.mode,
+        "prompt": prompt,
+        "answer": rollout.answer.text,
+        "score": rollout.answer.score,
+        "finish": completion.finish,
+        "tokens": len(completion.tokens),
+    }
 
 
+# --- in a checkpoint ------------------------------------------------------------------------------
 def pack(record: Any) -> str:
-    """JSON, compressed, as text. Floats come back exactly."""
-    return base64.b64encode(zlib.compress(json.dumps(record).encode(), 1)).decode()
+    """JSON with rollouts in it, compressed, as text. Floats come back exactly."""
+    text = json.dumps(record, default=_fields)
+    return base64.b64encode(zlib.compress(text.encode(), 1)).decode()
 
 
 def unpack(text: str) -> Any:
+    """What `pack` took, but its rollouts as dicts: see `restore`."""
     return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
-def write_samples(work: Any, step: int, records: Sequence[dict]) -> None:
-    """samples/<step>.jsonl: what was sampled from the weights of `step`, for people and checks."""
-    if jax.process_index() == 0:
-        write_rows(epath.Path(work.samples) / f"{step:06d}.jsonl", records)
+def restore(record: dict[str, Any]) -> Rollout:
+    """The rollout of an unpacked dict."""
+    answer = record["answer"]
+    completion = answer["completion"]
+    request = completion["request"]
+    request |= {
+        "sampling": SamplingParams(**request["sampling"]),
+        "stop_strings": tuple(request["stop_strings"]),
+    }
+    completion |= {"request": Request(**request)}
+    answer |= {"problem": Problem(**answer["problem"]), "completion": Completion(**completion)}
+    return Rollout(**{**record, "answer": ScoredAnswer(**answer)})
 
 
-class PhaseMetrics:
-    """Puts a phase's own metrics into the record of its first step, and `report` of every step."""
-
-    def __init__(self, report: Callable[[dict], dict]):
-        self._report = report
-        self._pending: dict[int, dict] = {}
-
-    def add(self, step: int, metrics: dict) -> None:
-        """For the record of `step`."""
-        self._pending[step] = metrics
-
-    def hook(self) -> Hook:
-        """To stand before the meter's: late hooks share the metrics."""
-        return Hook(self._merge, late=True)
-
-    def _merge(self, step: int, state: None, metrics: dict) -> None:
-        kept = {name: metrics[name] for name in _KEPT if name in metrics}
-        found = self._report(metrics)
-        metrics.clear()
-        metrics.update({**kept, **found, **self._pending.pop(step, {})})
+def _fields(value: Any) -> dict[str, Any]:
+    """A dataclass's fields, but those of a completion that training does not read."""
+    return {name: item for name, item in vars(value).items() if name not in _NOT_STORED}
 
 
-_KEPT = (
-    *("loss", "weight", "grad_norm", "update_norm", "param_norm", "skipped"),
-    *("seconds", "input_wait"),
-)
+_NOT_STORED = ("sampling_log_probs", "experts")

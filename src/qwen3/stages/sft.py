@@ -7,12 +7,15 @@ this stage with other data. With `stored` the teacher's top-k logits are the tar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, OptimConfig, to_dict
+from qwen3.curate import stored_logits
+from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.distill import Distill
 from qwen3.mesh import make_mesh
@@ -27,38 +30,35 @@ from qwen3.train.loop import train
 from qwen3.train.placement import place_whole
 from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
-from qwen3.train.step import make_step
+from qwen3.train.step import Step, make_step
 from qwen3.train.workdir import Workdir
 
 
 @dataclass(frozen=True)
 class Config:
-    """tokenizer: a folder. data: files as `stages.conversations` reads them. batch, length: rows
-    and slots of a step. empty_think: whether the model writes an empty block itself ("target",
-    soft switch) or is given it ("prompt"). too_long: "error" or "drop". modes: weights of the
-    modes. stored: divergence from stored logits, which the data must then hold. init_from: see
-    `start.begin`. execution: changes to what `Execution.for_mesh` takes.
-    """
+    """Settings of supervised fine-tuning."""
 
     model: ModelConfig
-    tokenizer: str
-    data: tuple[str, ...]
-    steps: int
+    tokenizer: str  # folder
+    data: tuple[str, ...]  # files of stages.conversations; with `stored`, of curate.stored_logits
+    steps: int  # optimizer steps
     optim: OptimConfig
-    name: str = "sft"
-    batch: int = 16
-    length: int = 1024
-    microbatches: int = 1
+    name: str = "sft"  # of the stage, in its records
+    batch: int = 16  # batch size: rows of a step
+    length: int = 1024  # slots of a row, into which conversations are packed
+    microbatches: int = 1  # parts of a batch whose gradients are added up, for less memory
+    # Whether the model writes the empty thinking block of an answer without thinking ("target",
+    # for the soft switch) or is given it ("prompt").
     empty_think: str = "target"
-    too_long: str = "error"
-    modes: ModeWeights = ModeWeights()
-    stored: Distill | None = None
-    balance: str = "global"
+    too_long: str = "error"  # conversations that do not fit into a row: "error" or "drop"
+    modes: ModeWeights = ModeWeights()  # loss weights of the thinking modes
+    stored: Distill | None = None  # divergence from the teacher's stored logits; None: their tokens
+    balance: str = "global"  # load-balancing loss of a mixture of experts (ops.balance)
     seed: int = 0
-    init_from: str = ""
-    save_every: int = 100
+    init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
+    save_every: int = 100  # optimizer steps
     mesh: MeshConfig = MeshConfig()
-    execution: dict[str, Any] = field(default_factory=dict)
+    execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log()
 
@@ -77,12 +77,12 @@ def run(config: Config, workdir: str) -> TrainState:
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
-        state, extra = begin(
+        state, stored = begin(
             work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
         )
-        if extra and extra["data"] != packed.hash:
+        if stored and stored["data"] != packed.hash:
             raise ValueError(f"the data {config.data} are not what {work.path} was trained on")
-        weighting = Weighting(config.modes, extra.get("modes"))
+        weighting = Weighting(config.modes, stored.get("modes"))
         batches = WeightedBatches(packed, weighting, mesh)
         adaptive = config.modes.adapt != 0
         with recording_hooks(
@@ -100,8 +100,9 @@ def run(config: Config, workdir: str) -> TrainState:
             )
             return train(
                 state,
-                step(config, execution, tx),
-                # Weights that follow the losses cannot be read ahead.
+                train_step(config, execution, tx),
+                # Adaptive mode weights depend on the previous step's losses, so batches are built
+                # on demand instead of prefetched.
                 (lambda state: batches[int(state.step)]) if adaptive else batches,
                 until=config.steps,
                 hooks=[*hooks, *([weighting.hook()] if adaptive else []), save],
@@ -110,22 +111,28 @@ def run(config: Config, workdir: str) -> TrainState:
 
 def source(config: Config, tokenizer: Tokenizer) -> conversations.Packed:
     """The batches, f(seed, step), of all files."""
-    read = partial(conversations.read, tokenizer=tokenizer, empty_think=config.empty_think)
-    found = [each for path in config.data for each in read(path)]
-    lacking = [each for each in found if ("teacher_ids" in each.fields) != bool(config.stored)]
-    if lacking:
-        raise ValueError(
-            f"{len(lacking)} of {len(found)} sequences of {config.data} "
-            + ("lack the stored logits" if config.stored else "hold stored logits; set `stored`")
-        )
-    found = conversations.fitting(found, config.length, config.too_long)
+    sequences = [sequence for path in config.data for sequence in _read(path, config, tokenizer)]
+    fit = conversations.fitting(sequences, config.length, config.too_long)
     return conversations.Packed(
-        found, batch=config.batch, length=config.length, seed=config.seed, pad=tokenizer.pad
+        fit, batch=config.batch, length=config.length, seed=config.seed, pad=tokenizer.pad
     )
 
 
-def step(config: Config, execution: Execution, tx):
-    """The train step."""
+def _read(path: str, config: Config, tokenizer: Tokenizer) -> list[TokenSequence]:
+    """The sequences of a file, which must be of the kind that the loss needs."""
+    has_logits, stored = str(path).endswith(".npz"), config.stored
+    if stored is None:
+        if has_logits:
+            raise ValueError(f"{path} holds stored logits; set `stored` to train on them")
+        return conversations.read(path, tokenizer, empty_think=config.empty_think)
+    if not has_logits:
+        raise ValueError(f"{path} lacks the stored logits (.npz) that `stored` asks for")
+    vocab = config.model.vocab if stored.vocab is None else stored.vocab
+    return stored_logits.read(path, temperature=stored.temperature, vocab=vocab)
+
+
+def train_step(config: Config, execution: Execution, tx: optax.GradientTransformation) -> Step:
+    """Cross-entropy on the tokens, or divergence from stored logits."""
     if config.stored is not None:
         loss = builders.stored(config.model, execution, config.stored)
         return make_step(loss, tx, microbatches=config.microbatches)
@@ -136,7 +143,7 @@ def step(config: Config, execution: Execution, tx):
 class WeightedBatches:
     """`batches[step]`: weighted by mode, this process's rows, on the mesh."""
 
-    def __init__(self, packed: conversations.Packed, weighting: Weighting, mesh):
+    def __init__(self, packed: conversations.Packed, weighting: Weighting, mesh: Mesh):
         self._packed, self._weighting, self._mesh = packed, weighting, mesh
 
     def __getitem__(self, number: int) -> dict:

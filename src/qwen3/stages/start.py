@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from qwen3.mesh import shardings_of
 from qwen3.model import hf, transformer
@@ -25,10 +25,10 @@ log = logging.getLogger("qwen3")
 
 
 class Begun(NamedTuple):
-    """The state a stage starts from; `extra` is what its last checkpoint was told, {} if new."""
+    """The state that a stage starts from."""
 
     state: TrainState
-    extra: dict
+    extra: dict  # the JSON stored beside the checkpoint it resumed from; {} for a new run
 
 
 def begin(
@@ -66,7 +66,7 @@ def begin(
 def moved(
     state: TrainState, model: ModelConfig, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state on another mesh; itself where it lies there already."""
+    """The state on another mesh; the same arrays where they are placed so already."""
     template = states.abstract(abstract_parameters(model, mesh), tx)
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, template))
 
@@ -74,8 +74,8 @@ def moved(
 def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
     """Parameters of a run, a checkpoint or a Hugging Face folder, placed on `mesh`.
 
-    Serves a teacher or a reference too. Raises ValueError where `source` is none of the three,
-    and for arrays of another model, naming them.
+    A teacher or a reference is read by this too. Raises ValueError where `source` is none of the
+    three, and for arrays of another model, naming them.
     """
     path = epath.Path(source)
     if (path / MANIFEST).exists() or checkpoint.steps_in(path / "checkpoints"):
@@ -91,7 +91,7 @@ def abstract_parameters(model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32
     """ShapeDtypeStructs of the parameters with their shardings; nothing is allocated."""
     boxed = transformer.abstract(model, dtype)
 
-    def one(leaf, sharding):
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, nn.meta.unbox(boxed), shardings_of(boxed, mesh))
+    return jax.tree.map(placed, nn.meta.unbox(boxed), shardings_of(boxed, mesh))

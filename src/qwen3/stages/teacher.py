@@ -17,21 +17,24 @@ from qwen3.train.manifest import MANIFEST, read_manifest
 
 
 class Teacher(NamedTuple):
-    """tokenizer: None where the source does not say."""
+    """A model to learn from."""
 
     model: ModelConfig
     params: Any
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer | None  # None where the source does not say
 
 
 def load(source: str, mesh: Mesh, *, dtype: Any) -> Teacher:
-    """Raises ValueError where `source` is none of the three."""
+    """The teacher, its parameters in `dtype` on `mesh`.
+
+    Raises ValueError where `source` is neither a run, nor a checkpoint, nor a folder.
+    """
     model, tokenizer = described(source)
     return Teacher(model, parameters(source, model, mesh, dtype), tokenizer)
 
 
 def described(source: str) -> tuple[ModelConfig, Tokenizer | None]:
-    """What model it is, and its tokenizer."""
+    """The size of the model of `source`, and its tokenizer."""
     path = epath.Path(source)
     if (path / MANIFEST).exists():
         return _of_run(read_manifest(path)["config"], source)
@@ -42,8 +45,9 @@ def described(source: str) -> tuple[ModelConfig, Tokenizer | None]:
     record = json.loads((path / "config.json").read_text())
     if "model" in record and "architectures" not in record:
         return _of_run(record, source)
-    there = (path / "tokenizer.json").exists()
-    return hf_config.from_hf(record, path.name), Tokenizer.load(source) if there else None
+    has_tokenizer = (path / "tokenizer.json").exists()
+    tokenizer = Tokenizer.load(source) if has_tokenizer else None
+    return hf_config.from_hf(record, path.name), tokenizer
 
 
 def _of_run(record: dict, source: str) -> tuple[ModelConfig, Tokenizer | None]:
@@ -57,19 +61,19 @@ def _of_run(record: dict, source: str) -> tuple[ModelConfig, Tokenizer | None]:
 def shared_vocabulary(
     student: ModelConfig, tokenizer: Tokenizer, teacher: ModelConfig, other: Tokenizer | None
 ) -> int | None:
-    """Where to cut both heads: None for nowhere. Rows beyond the tokenizer's ids may differ.
+    """Vocabulary rows to which both output heads are cut; None where they have the same number.
 
-    Raises ValueError for a teacher with another vocabulary, naming the first id that differs.
+    Rows beyond the tokenizer's ids may differ. Raises ValueError for a teacher with another
+    vocabulary, naming the first id that differs.
     """
     if other is not None:
-        mine, theirs = tokenizer.backend.get_vocab(True), other.backend.get_vocab(True)
-        apart = {token for token in {*mine, *theirs} if mine.get(token) != theirs.get(token)}
-        if apart:
-            ids = {mine[t] for t in apart & set(mine)} | {theirs[t] for t in apart & set(theirs)}
-            first = min(ids)
+        own, others = tokenizer.backend.get_vocab(True), other.backend.get_vocab(True)
+        differ = {token for token in {*own, *others} if own.get(token) != others.get(token)}
+        if differ:
+            first = min(vocab[t] for vocab in (own, others) for t in differ & set(vocab))
             raise ValueError(
-                f"the teacher has another vocabulary: {len(theirs)} tokens against the student's "
-                f"{len(mine)}; id {first} is {other.backend.id_to_token(first)!r} there, "
+                f"the teacher has another vocabulary: {len(others)} tokens against the student's "
+                f"{len(own)}; id {first} is {other.backend.id_to_token(first)!r} there, "
                 f"{tokenizer.backend.id_to_token(first)!r} here. Distillation compares "
                 "probabilities id by id"
             )

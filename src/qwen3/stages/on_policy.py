@@ -1,0 +1,183 @@
+"""What GRPO and on-policy distillation have in common: settings, prompts, phases, the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from qwen3.config import MeshConfig, OptimConfig
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig, flops_per_token
+from qwen3.rewards.answers import Scorer
+from qwen3.stages import rollouts
+from qwen3.stages.phases import Collect, Method, RolloutSource, Sampler
+from qwen3.stages.prompts import Prompt, Prompts, Share, fitting_problems
+from qwen3.stages.rollout_batches import RolloutBatches
+from qwen3.stages.rollout_metrics import PhaseMetrics
+from qwen3.stages.rollouts import Rollout, Sampling
+from qwen3.train.checkpoint import Keep
+from qwen3.train.loop import Hook, train
+from qwen3.train.recording import Log, recording_hooks
+from qwen3.train.state import TrainState
+from qwen3.train.step import make_step
+from qwen3.train.workdir import Workdir
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """Settings of a stage that trains on what its model samples."""
+
+    model: ModelConfig
+    tokenizer: str  # folder
+    tasks: tuple[Share, ...]  # the mixture of prompts
+    steps: int  # optimizer steps
+    optim: OptimConfig
+    name: str = "on_policy"  # of the stage, in its records
+    problems: str = ""  # file of problems for the share of tasks named "file"
+    too_long: str = "error"  # problems of the file whose prompt leaves no room: "error" or "drop"
+    sampling: Sampling = Sampling()
+    prompts: int = 32  # groups of a phase
+    minibatches: int = 1  # optimizer steps of a phase, among which its groups are divided
+    microbatches: int = 1  # parts of a batch whose gradients are added up, for less memory
+    length: int = 2048  # slots of a row: tokens of prompt and answer together, but the first
+    seed: int = 0
+    init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
+    save_every: int = 10  # optimizer steps
+    mesh: MeshConfig = MeshConfig()
+    execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
+    keep: Keep = Keep()
+    log: Log = Log(every=1)
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.prompts % self.minibatches:
+            raise ValueError(
+                f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
+            )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both stages make of their settings before there is a state."""
+
+    config: OnPolicyConfig
+    mesh: Mesh
+    execution: Execution
+    tokenizer: Tokenizer
+    prompts: Prompts
+    batches: RolloutBatches
+
+    def sampler(
+        self, model: ModelConfig, params: Callable[[TrainState], Any], score: Scorer
+    ) -> Sampler:
+        """sample(state, prompts) -> scored rollouts of a `model` with the weights params(state)."""
+        config = self.config
+
+        def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
+            backend = rollouts.engine_for(
+                params(state),
+                config.sampling,
+                model=model,
+                tokenizer=self.tokenizer,
+                mesh=self.mesh,
+                execution=self.execution,
+                length=config.length,
+                seed=config.seed,
+                version=int(state.step),
+            )
+            return rollouts.sample(backend, self.tokenizer, prompts, config.sampling, score=score)
+
+        return sample
+
+
+def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:
+    """writer: the size of the model that answers. scored: every problem must have a task.
+
+    Raises ValueError, before anything is sampled, for a tokenizer that the model has too few rows
+    for, a mixture that cannot be drawn, and a problem of the file that has no task or leaves no
+    room for an answer.
+    """
+    tokenizer = Tokenizer.load(config.tokenizer)
+    tokenizer.check_fits(config.model.vocab)
+    problems = fitting_problems(
+        config.problems,
+        config.tasks,
+        tokenizer,
+        most=rollouts.context(writer, config.length) - 1,
+        too_long=config.too_long,
+        scored=scored,
+    )
+    return Setup(
+        config=config,
+        mesh=mesh,
+        execution=Execution.for_mesh(mesh, **config.execution),
+        tokenizer=tokenizer,
+        prompts=Prompts(config.tasks, tokenizer, seed=config.seed, problems=problems),
+        batches=RolloutBatches(
+            mesh,
+            config.length,
+            most=config.prompts // config.minibatches * config.sampling.samples,
+            microbatches=config.microbatches,
+            pad=tokenizer.pad,
+        ),
+    )
+
+
+def train_in_phases(
+    setup: Setup,
+    work: Workdir,
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    loss: Callable,
+    method: Method,
+    sample: Sampler,
+    *,
+    report: Callable[[dict], dict],
+    stored: Mapping[str, Any],
+    frozen: Any,
+    derived: Mapping[str, Callable[[int], Any]],
+    extra: Callable[[], dict[str, Any]] = dict,
+    hooks: Sequence[Hook] = (),
+) -> TrainState:
+    """The loop: rollouts, minibatches, steps, records, checkpoints.
+
+    report: of the loss's sums. stored: what the newest checkpoint holds besides the state; extra:
+    what the next one shall hold besides the rollouts. hooks: run before the save.
+    """
+    config, metrics = setup.config, PhaseMetrics(report)
+    collect = Collect(
+        setup.prompts,
+        sample,
+        method,
+        wanted=config.prompts,
+        least=config.minibatches,
+        tokenizer=setup.tokenizer,
+        work=work,
+        report=metrics,
+    )
+    source = RolloutSource(collect, method.batch, stored.get("rollouts"))
+    save = work.checkpoints.hook(
+        config.save_every, lambda step: {"rollouts": source.extra(), **extra()}
+    )
+    with recording_hooks(
+        work,
+        config.log,
+        stage=config.name,
+        step=int(state.step),
+        until=config.steps,
+        tokens_per_step=0,  # PhaseMetrics counts the tokens that a step trained on
+        flops_per_token=flops_per_token(config.model, config.length),
+        derived=derived,
+    ) as recording:
+        return train(
+            state,
+            make_step(loss, tx, microbatches=config.microbatches),
+            source,
+            frozen=frozen,
+            until=config.steps,
+            hooks=[metrics.hook(), *recording, *hooks, save],
+        )

@@ -1,0 +1,146 @@
+"""Evaluation on held-out problems while a stage trains: what it answers, and how much is right."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from qwen3.curate.files import read_problems
+from qwen3.data.jsonl import write_rows
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.eval import accuracy
+from qwen3.eval.intervals import Estimate
+from qwen3.infer.backend import RolloutBackend
+from qwen3.infer.requests import SamplingParams
+from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer, ask
+from qwen3.train.loop import Hook
+from qwen3.train.state import TrainState
+from qwen3.train.workdir import Workdir
+
+log = logging.getLogger("qwen3")
+
+NO_VERDICT = Estimate(math.nan, math.nan, math.nan, 0)
+RECORDS = "evaluation.jsonl"  # in the workdir: a line a measurement
+
+
+@dataclass(frozen=True)
+class ProblemEvaluation:
+    """Which problems a stage is measured on, before it, every few steps, and at its end."""
+
+    problems: str = ""  # file of problems that are not trained on; "" for none
+    every: int = 10  # optimizer steps between measurements
+    limit: int = 0  # first problems of the file that are asked, 0 for all
+    temperature: float = 0.0  # of the answers; 0 is greedy
+    max_tokens: int = 0  # of an answer; 0: as in training
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"evaluation every {self.every} steps: wanted at least 1")
+
+
+class ProblemMeasure:
+    """Asks the problems of an evaluation and writes what came of it into the workdir.
+
+    backend(state): what generates with the weights of that state.
+    """
+
+    def __init__(
+        self,
+        settings: ProblemEvaluation,
+        backend: Callable[[TrainState], RolloutBackend],
+        tokenizer: Tokenizer,
+        work: Workdir,
+        *,
+        max_tokens: int,
+        seed: int,
+    ):
+        self._settings, self._backend, self._tokenizer = settings, backend, tokenizer
+        self._work, self._seed = work, seed
+        self._max_tokens = settings.max_tokens or max_tokens
+        problems = read_problems(settings.problems)
+        self._problems: Sequence[Problem] = problems[: settings.limit or None]
+
+    def hook(self, until: int) -> Hook:
+        """For the loop: measures every few steps and at step `until`."""
+
+        def measure(step: int, state: TrainState, metrics: dict[str, Any]) -> None:
+            if step % self._settings.every == 0 or step == until:
+                metrics.update(self.measure(state))
+
+        return Hook(measure)
+
+    def before(self, state: TrainState) -> None:
+        """The measurement of the model as it is before the first step, once."""
+        if int(state.step) == 0:
+            self.measure(state)
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """{"eval/score": mean score, "eval/truncated": share cut at the limit}, also written."""
+        step = int(state.step)
+        answers = ask(
+            self._backend(state),
+            self._tokenizer,
+            self._problems,
+            sampling=SamplingParams(temperature=self._settings.temperature),
+            max_tokens=self._max_tokens,
+            seed=self._seed,
+        )
+        record = self._record(step, [answer for (answer,) in answers])
+        if jax.process_index() == 0:
+            self._write(step, record, [answer for (answer,) in answers])
+        log.info("step %d: held-out score %.3f of %d problems", step, record["score"], record["n"])
+        return {"eval/score": record["score"], "eval/truncated": record["truncated"]}
+
+    def _record(self, step: int, answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
+        judged = [[answer] for answer in answers if answer.score is not None]
+        estimate = accuracy.accuracy(judged) if judged else NO_VERDICT
+        cut = [answer.completion.finish == "length" for answer in answers]
+        return {
+            "step": step,
+            "score": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n": estimate.n,
+            "no_verdict": sum(answer.score is None for answer in answers),
+            "truncated": float(np.mean(cut)),
+            "tokens": float(np.mean([len(answer.completion.tokens) for answer in answers])),
+        }
+
+    def _write(self, step: int, record: Mapping[str, Any], answers: Sequence[ScoredAnswer]) -> None:
+        samples = epath.Path(self._work.samples) / f"evaluation_{step:06d}.jsonl"
+        write_rows(samples, [sample(answer) for answer in answers])
+        path = epath.Path(self._work.path) / RECORDS
+        # Measurements after the step that a run went on from are made anew.
+        rows = [row for row in records(self._work.path) if row["step"] < step]
+        write_rows(path, [*rows, record])
+
+
+def sample(answer: ScoredAnswer) -> dict[str, Any]:
+    """One answer as a line that a person can read: prompt, answer, score."""
+    return {
+        "prompt": answer.problem.messages[-1]["content"],
+        "answer": answer.text,
+        "score": answer.score,
+        "reference": answer.problem.answer.get("reference", answer.problem.answer.get("gold")),
+        "finish": answer.completion.finish,
+        "tokens": len(answer.completion.tokens),
+    }
+
+
+def records(workdir: Any) -> list[dict[str, Any]]:
+    """The measurements of a run so far, in order of their steps; a torn last line is left out."""
+    path = epath.Path(workdir) / RECORDS
+    if not path.exists():
+        return []
+    text = path.read_text()
+    whole_lines = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(text_line) for text_line in whole_lines]

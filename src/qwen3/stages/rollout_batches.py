@@ -1,0 +1,50 @@
+"""Rollouts as batches on the mesh, and values of a batch back to the tokens they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from qwen3.data import rows
+from qwen3.data.rows import TokenSequence
+from qwen3.mesh import BATCH_AXES
+from qwen3.train.placement import place_whole
+
+
+class RolloutBatches:
+    """Sequences -> batches of rows of `length`, in few different numbers of rows.
+
+    most: sequences that a batch can have, at most.
+    """
+
+    def __init__(self, mesh: Mesh, length: int, *, most: int, microbatches: int, pad: int):
+        self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
+        self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+    def batch(self, sequences: Sequence[TokenSequence], **by_row: float) -> dict:
+        """The batch, packed best-fit. by_row: values that are the same for every row, [B]."""
+        where = rows.layout([len(sequence) for sequence in sequences], self._length)
+        count = rows.round_up(where.rows, self._multiple, self._most)
+        batch = rows.fill(sequences, where, self._length, pad=self._pad, rows=count)
+        batch |= {name: np.full(count, value, np.float32) for name, value in by_row.items()}
+        return place_whole(batch, self._mesh)
+
+    def values(
+        self, function: Callable, params: Any, sequences: Sequence[TokenSequence]
+    ) -> list[np.ndarray]:
+        """function(params, batch) -> [B, T], read back for each sequence of n tokens as [n]."""
+        values = everywhere(function(params, self.batch(sequences)))
+        where = rows.layout([len(sequence) for sequence in sequences], self._length)
+        return rows.read_back(values, sequences, where)
+
+
+def everywhere(value: jax.Array) -> np.ndarray:
+    """The whole array on every host."""
+    if jax.process_count() == 1:
+        return np.asarray(value)
+    return np.asarray(multihost_utils.process_allgather(value, tiled=True))

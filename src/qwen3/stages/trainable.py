@@ -1,0 +1,97 @@
+"""What the optimizer moves: the whole model, or low-rank adapters on a base that stays as it is.
+
+Stages ask a `Trainable` for the whole parameters (rollouts, evaluation, old log-probabilities), and
+give it their loss and what is frozen. Without adapters it hands everything through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh, Sharding
+
+from qwen3.mesh import shardings_of
+from qwen3.model import lora as adapters
+from qwen3.model.lora import LoraConfig
+from qwen3.model.sizes import ModelConfig
+from qwen3.stages import start
+from qwen3.train import state as states
+from qwen3.train.state import TrainState
+from qwen3.train.workdir import Workdir
+
+
+class Trainable(NamedTuple):
+    """How the trained parameters become the model's. lora and base are None without adapters."""
+
+    lora: LoraConfig | None = None
+    base: Any = None  # parameters of the model that the adapters are added to
+
+    def params(self, state: TrainState) -> Any:
+        """The whole parameters of the model at this state."""
+        if self.lora is None:
+            return state.params
+        return _merged(self.base, state.params, self.lora)
+
+    def loss(self, loss: Callable) -> Callable:
+        """A loss or prepass over whole parameters as one over what is trained."""
+        return loss if self.lora is None else adapters.adapted(loss, self.lora)
+
+    def frozen(self, frozen: Any) -> Any:
+        """What the step must be given besides the batch."""
+        return frozen if self.lora is None else {"base": self.base, "rest": frozen}
+
+
+@partial(jax.jit, static_argnums=2)
+def _merged(base: Any, state_params: Any, lora: LoraConfig) -> Any:
+    return adapters.merge(base, state_params, lora)
+
+
+class Prepared(NamedTuple):
+    """Where a stage begins, and how its state becomes a model."""
+
+    state: TrainState
+    extra: dict  # the JSON stored beside the checkpoint it resumed from; {} for a new run
+    trainable: Trainable
+
+
+def begin(
+    work: Workdir,
+    model: ModelConfig,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    seed: int,
+    init_from: str = "",
+    lora: LoraConfig = LoraConfig(),
+) -> Prepared:
+    """As `start.begin`; with a LoRA rank above 0 the state holds adapters on `init_from`.
+
+    Raises ValueError for adapters without a model to start from.
+    """
+    if not lora.rank:
+        state, extra = start.begin(work, model, tx, mesh, seed=seed, init_from=init_from)
+        return Prepared(state, extra, Trainable())
+    if not init_from:
+        raise ValueError(f"LoRA of rank {lora.rank} needs init_from: adapters on what model?")
+    base = start.parameters(init_from, model, mesh)
+    template = states.abstract(abstract_adapters(lora, model, mesh), tx)
+    restored = work.restore(template)
+    if restored is not None:
+        return Prepared(restored.state, restored.extra, Trainable(lora, base))
+    fresh = states.fresh(lambda: adapters.init(lora, model, jax.random.key(seed)), tx, template)
+    return Prepared(fresh, {}, Trainable(lora, base))
+
+
+def abstract_adapters(lora: LoraConfig, model: ModelConfig, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs of the adapters with their shardings; nothing is allocated."""
+    boxed = adapters.abstract(lora, model)
+
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, nn.meta.unbox(boxed), shardings_of(boxed, mesh))
