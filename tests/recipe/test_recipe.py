@@ -580,7 +580,7 @@ def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, min
         (seed_run.SeedRun, "mesh", None),
         (pretraining, "fresh", ""),
         (seed_run.SeedRun, "engine", None),
-        (students.answers, "ask", []),
+        (measures, "ask", []),
     ):
         monkeypatch.setattr(owner, name, lambda *_, value=value, **__: value)
     run = seed_run.SeedRun(tmp_path, BUDGETS[minutes], 0)

@@ -53,7 +53,7 @@ STAGES = (
     RecipeStage(
         "documents", prepare_data.write_documents, (), 0.1, "problem world and Python's own text"
     ),
-    RecipeStage("tokenizer", prepare_data.tokenizer, ("documents",), 0.1, "byte-level BPE"),
+    RecipeStage("tokenizer", prepare_data.train_tokenizer, ("documents",), 0.1, "byte-level BPE"),
     RecipeStage("corpora", prepare_data.prepare, ("tokenizer",), 0.2, "token stores"),
     RecipeStage("pretrain", pretraining.base, ("corpora",), 4.4, "S1 general, S2 reasoning"),
     RecipeStage(

@@ -1,196 +1,214 @@
-"""What a post-trained model is measured by: accuracy in both modes, lengths, ThinkFollow, tools."""
+"""What a model of the recipe is measured by: accuracy in both modes, ThinkFollow, tools, pass@k."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import mean
+from typing import Any
 
-from qwen3.eval import answers, budget_sweep, intervals, pass_at_k, think_follow
+from qwen3.eval import budget_sweep, intervals, pass_at_k, think_follow
+from qwen3.eval.accuracy import accuracy
+from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request, sampling
-from qwen3.recipe.seed_run import CONTEXT
+from qwen3.recipe.seed_run import CONTEXT, SeedRun
 from qwen3.recipe.world import documents, exams, own_input
+from qwen3.rewards import Problem, answers
+from qwen3.rewards.answers import ScoredAnswer
 from qwen3.rewards.locks import lock, lock_tasks
 from qwen3.stages.prompts import prompt_ids
 
 MULTI = 3  # days from which a problem counts as multi-step
 
 
-def problems(run, count=None, **options):
+def problems(run: SeedRun, count: int = 0, **options: Any) -> list[Problem]:
+    """Held-out problems of one lock, by default as many as the budget has tests."""
     return exams.locks(count or run.budget.tests, run.exam, **options)
 
 
-def mode(run, engine, name, *, temperature=0.0, asked=None):
-    """Accuracy over held-out problems in a mode, also of the multi-step ones and by days; tokens of
-    thinking; per-problem scores in order; some transcripts."""
-    asked = [p.flagged(name) for p in asked or problems(run)]
-    how = sampling("model", temperature=temperature)
-    found = answers.ask(engine, asked, how=how, max_tokens=run.budget.answer, seed=run.seed)
-    firsts = [group[0] for group in found]
-    days = [len(lock_tasks.locks_of(each.problem)[0].ops) for each in firsts]
-    scores = [each.score or 0.0 for each in firsts]
-    many = [s for s, d in zip(scores, days, strict=True) if d >= MULTI]
+def ask(
+    run: SeedRun, engine: Engine, tests: Sequence[Problem], **options: Any
+) -> list[list[ScoredAnswer]]:
+    """`rewards.answers.ask` with the budget's longest answer; greedy unless `sampling` is given."""
+    return answers.ask(engine, run.tokenizer, tests, max_tokens=run.budget.answer, **options)
+
+
+def mode(
+    run: SeedRun,
+    engine: Engine,
+    name: str,
+    *,
+    temperature: float = 0.0,
+    tests: Sequence[Problem] = (),
+) -> dict[str, Any]:
+    """Accuracy over held-out problems in the mode `name`, "think" or "no_think".
+
+    Also of the multi-step ones and by days, with tokens of thinking, per-problem scores in order
+    and some transcripts.
+    """
+    tests = [problem.flagged(name) for problem in tests or problems(run)]
+    rules = sampling("model", temperature=temperature)
+    groups = ask(run, engine, tests, sampling=rules, seed=run.seed)
+    firsts = [group[0] for group in groups]
+    scores = [answer.score or 0.0 for answer in firsts]
+    many = [s for s, days in zip(scores, days_of(tests), strict=True) if days >= MULTI]
     close = run.tokenizer.think_close
     return {
-        "accuracy": answers.accuracy(found),
+        "accuracy": accuracy(groups),
         "multi_step": intervals.mean(many) if many else None,
-        "by_days": by_days(asked, scores),
-        "thinking_tokens": mean(each.thinking_tokens(close) for each in firsts),
+        "by_days": by_days(tests, scores),
+        "thinking_tokens": mean(answer.thinking_tokens(close) for answer in firsts),
         "scores": scores,
-        "transcripts": [transcript(run, each) for each in firsts[3:6]],
+        "transcripts": [transcript(run, answer) for answer in firsts[3:6]],
     }
 
 
-def pretrained(run, engine, style="worked"):
-    """Accuracy of a base model over held-out problems, in the form of its training documents:
-    after "Working:" or, style "direct", "Answer:"; also by days."""
-    asked, (working, final) = problems(run), documents.MARKS["en"]
+def pretrained(run: SeedRun, engine: Engine, style: str = "worked") -> dict[str, Any]:
+    """Accuracy of a base model over held-out problems, in the form of its training documents.
+
+    The model goes on after "Working:" or, with style "direct", after "Answer:".
+    """
+    tests, (working, final) = problems(run), documents.MARKS["en"]
     mark = working if style == "worked" else final
-    texts = [f"{lock_tasks.question(lock_tasks.locks_of(p), 'en')}\n{mark}" for p in asked]
-    made = engine.generate(
-        [
-            Request(
-                run.tokenizer.encode(text),
-                max_tokens=run.budget.answer,
-                sampling=sampling("greedy"),
-                prompt_id=number,
-            )
-            for number, text in enumerate(texts)
-        ]
-    )
-    said = [run.tokenizer.decode(each.tokens).split(final)[-1].strip() for each in made]
-    right = [
-        text.startswith(lock.answer(lock_tasks.locks_of(p), "en"))
-        for text, p in zip(said, asked, strict=True)
+    texts = [f"{lock_tasks.question(lock_tasks.locks_of(p), 'en')}\n{mark}" for p in tests]
+    prompts = [run.tokenizer.encode(text) for text in texts]
+    continuations = greedy(run, engine, prompts)
+    conclusions = [text.split(final)[-1].strip() for text in continuations]
+    right = starts_right(tests, conclusions)
+    return {"accuracy": intervals.share(sum(right), len(right)), "by_days": by_days(tests, right)}
+
+
+def greedy(run: SeedRun, engine: Engine, prompts: Sequence[Sequence[int]]) -> list[str]:
+    """Greedy continuations of token ids, as text."""
+    requests = [
+        Request(prompt, max_tokens=run.budget.answer, sampling=sampling("greedy"), prompt_id=number)
+        for number, prompt in enumerate(prompts)
     ]
-    return {"accuracy": intervals.share(sum(right), len(right)), "by_days": by_days(asked, right)}
+    return [run.tokenizer.decode(done.tokens) for done in engine.generate(requests)]
 
 
-def by_days(asked, scores):
+def starts_right(tests: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
+    """Whether each text begins with the right answer to its problem."""
+    return [
+        text.startswith(lock.answer(lock_tasks.locks_of(problem), "en"))
+        for text, problem in zip(texts, tests, strict=True)
+    ]
+
+
+def days_of(tests: Sequence[Problem]) -> list[int]:
+    """Days of the first lock of each problem."""
+    return [len(lock_tasks.locks_of(problem)[0].ops) for problem in tests]
+
+
+def by_days(tests: Sequence[Problem], scores: Sequence[float]) -> dict[int, float]:
     """{days: mean score}"""
-    days = [len(lock_tasks.locks_of(each)[0].ops) for each in asked]
+    days = days_of(tests)
     return {
-        d: mean(s for s, e in zip(scores, days, strict=True) if e == d) for d in sorted(set(days))
+        d: mean(s for s, other in zip(scores, days, strict=True) if other == d)
+        for d in sorted(set(days))
     }
 
 
-def transcript(run, answer, **more):
-    """One exchange as text, for the report."""
-    prompt = run.tokenizer.decode(list(answer.completion.request.prompt))
-    forced = run.tokenizer.decode(
-        [t for t, f in zip(answer.completion.tokens, answer.completion.forced, strict=True) if f]
-    )
+def transcript(run: SeedRun, answer: ScoredAnswer, **more: Any) -> dict[str, Any]:
+    """One exchange as text, for the report; `forced`: the text that ended thinking, if any."""
+    completion = answer.completion
+    forced = [t for t, f in zip(completion.tokens, completion.forced, strict=True) if f]
     return {
-        "prompt": prompt,
+        "prompt": run.tokenizer.decode(list(completion.request.prompt)),
         "answer": answer.text,
         "score": answer.score,
-        "forced": forced,
+        "forced": run.tokenizer.decode(forced),
         **more,
     }
 
 
-def own(run, engine):
+def own(run: SeedRun, engine: Engine) -> dict[str, Any]:
     """Thinking accuracy on held-out problems of the user's files."""
-    asked = own_input.fitting(run, CONTEXT - run.budget.answer, "heldout")[: run.budget.tests]
-    found = answers.ask(engine, asked, max_tokens=run.budget.answer)
-    return {
-        "accuracy": answers.accuracy(found),
-        "transcripts": [transcript(run, group[0]) for group in found[:2]],
-    }
+    tests = own_input.fitting(run, CONTEXT - run.budget.answer, "heldout")[: run.budget.tests]
+    return with_transcripts(run, ask(run, engine, tests))
 
 
-def follow(run, engine):
+def follow(run: SeedRun, engine: Engine) -> dict[str, intervals.Estimate]:
     """ThinkFollow on held-out dialogues."""
-    asked = exams.dialogues(run.budget.dialogues, run.exam)
-    return think_follow.follow(engine, asked, max_tokens=run.budget.answer)
+    tests = exams.dialogues(run.budget.dialogues, run.exam)
+    return think_follow.follow(engine, run.tokenizer, tests, max_tokens=run.budget.answer)
 
 
-def calls(run, engine):
-    """Tool requests, without thinking."""
-    asked = [p.flagged("no_think") for p in exams.tool_requests(run.budget.tests // 2, run.exam)]
-    found = answers.ask(engine, asked, max_tokens=run.budget.answer)
+def calls(run: SeedRun, engine: Engine) -> dict[str, Any]:
+    """Accuracy of tool calls, without thinking."""
+    requests = exams.tool_requests(run.budget.tests // 2, run.exam)
+    tests = [problem.flagged("no_think") for problem in requests]
+    return with_transcripts(run, ask(run, engine, tests))
+
+
+def with_transcripts(run: SeedRun, groups: Sequence[Sequence[ScoredAnswer]]) -> dict[str, Any]:
+    """Accuracy, and transcripts of two answers."""
     return {
-        "accuracy": answers.accuracy(found),
-        "transcripts": [transcript(run, group[0]) for group in found[:2]],
+        "accuracy": accuracy(groups),
+        "transcripts": [transcript(run, group[0]) for group in groups[:2]],
     }
 
 
-def sweep(run, engine, asked, **options):
+def sweep(run: SeedRun, engine: Engine, tests: Sequence[Problem], **options: Any) -> dict[str, Any]:
     """`budget_sweep.sweep` with a transcript of one hard problem at every budget."""
-    most = 2 * run.budget.answer
-    found = budget_sweep.sweep(engine, asked, run.budget.budgets, max_tokens=most, **options)
-    hard = max(range(len(asked)), key=lambda i: asked[i].difficulty)
-    kept = found.pop("answers")
-    found["transcripts"] = [
-        transcript(run, each[hard], budget=budget) for budget, each in kept.items()
+    longest = 2 * run.budget.answer
+    result = budget_sweep.sweep(
+        engine, run.tokenizer, tests, run.budget.budgets, max_tokens=longest, **options
+    )
+    hard = max(range(len(tests)), key=lambda i: tests[i].difficulty)
+    result["transcripts"] = [
+        transcript(run, at_budget[hard], budget=budget)
+        for budget, at_budget in result.pop("answers").items()
     ]
-    return found
+    return result
 
 
-def unfinished(run, engine, most=3):
-    """{steps left out: accuracy}: the last steps of a careful thought are missing and it is closed
-    as a whole one is, without a stop text. Tells whether the text or the missing steps matter."""
-    asked = [p.flagged("think") for p in problems(run, days=range(MULTI, lock.MOST_DAYS + 1))]
-    found = {}
+def unfinished(run: SeedRun, engine: Engine, most: int = 3) -> dict[int, intervals.Estimate]:
+    """{steps left out: accuracy} of thoughts that lack their last steps but are closed as usual.
+
+    Without a stop text, so it tells whether that text or the missing steps matter
+    (docs/log/2026-11-29-cut-thoughts.md).
+    """
+    days = range(MULTI, lock.MOST_DAYS + 1)
+    tests = [problem.flagged("think") for problem in problems(run, days=days)]
+    shares = {}
     for left in range(most + 1):
-        made = engine.generate(
-            [
-                Request(
-                    thought_up_to(run, problem, left),
-                    max_tokens=run.budget.answer,
-                    sampling=sampling("greedy"),
-                    prompt_id=number,
-                )
-                for number, problem in enumerate(asked)
-            ]
-        )
-        right = [
-            run.tokenizer.decode(each.tokens).startswith(lock.answer(lock_tasks.locks_of(p), "en"))
-            for each, p in zip(made, asked, strict=True)
-        ]
-        found[left] = intervals.share(sum(right), len(right))
-    return found
+        prompts = [thought_up_to(run, problem, left) for problem in tests]
+        right = starts_right(tests, greedy(run, engine, prompts))
+        shares[left] = intervals.share(sum(right), len(right))
+    return shares
 
 
-def thought_up_to(run, problem, left):
-    """Ids of the problem and of its thought but for the last `left` steps, closed."""
-    (whole,) = lock_tasks.locks_of(problem)
-    part = dataclasses.replace(whole, ops=whole.ops[: len(whole.ops) - left])
+def thought_up_to(run: SeedRun, problem: Problem, left: int) -> list[int]:
+    """Token ids of the problem and of its careful thought but for the last `left` steps, closed."""
+    (item,) = lock_tasks.locks_of(problem)
+    part = replace(item, ops=item.ops[: len(item.ops) - left])
     text = f"<think>\n{lock.trace([part], 'en', 'careful')}\n</think>\n\n"
-    return prompt_ids(problem, run.tokenizer) + run.tokenizer.encode(text)
+    return [*prompt_ids(problem, run.tokenizer), *run.tokenizer.encode(text)]
 
 
-def passes(run, engine, count=None):
-    """pass@1 and pass@samples at T = 1 and pass@1 at T = 0.6 on hard problems, with per-problem
-    values for paired comparisons; also by whether a problem has rare operations."""
-    asked = [p.flagged("think") for p in problems(run, count or run.budget.hard, days=(5, 6))]
-    found = answers.ask(
-        engine,
-        asked,
-        how=sampling(),
-        samples=run.budget.samples,
-        max_tokens=run.budget.answer,
-        seed=run.seed,
-    )
-    cold = answers.ask(
-        engine,
-        asked,
-        how=sampling("model", temperature=0.6),
-        samples=2,
-        max_tokens=run.budget.answer,
-        seed=run.seed + 1,
-    )
-    ks = sorted({1, 4, run.budget.samples} & set(range(1, run.budget.samples + 1)))
-    each = {k: pass_at_k.per_problem(found, k) for k in ks}
-    rare = [lock.has_rare(lock_tasks.locks_of(p)) for p in asked]
+def passes(run: SeedRun, engine: Engine, count: int = 0) -> dict[str, Any]:
+    """pass@1 and pass@samples at T = 1, and pass@1 at T = 0.6, on hard problems.
+
+    With per-problem values for paired comparisons, and by whether a problem has rare operations.
+    """
+    hard = problems(run, count or run.budget.hard, days=(5, 6))
+    tests, samples = [problem.flagged("think") for problem in hard], run.budget.samples
+    groups = ask(run, engine, tests, sampling=sampling(), samples=samples, seed=run.seed)
+    cool = sampling("model", temperature=0.6)
+    cool_groups = ask(run, engine, tests, sampling=cool, samples=2, seed=run.seed + 1)
+    ks = sorted({1, 4, samples} & set(range(1, samples + 1)))
+    scores = {k: pass_at_k.per_problem(groups, k) for k in ks}
+    rare = [lock.has_rare(lock_tasks.locks_of(problem)) for problem in tests]
     return {
-        "pass": {k: intervals.mean(values) for k, values in each.items()},
+        "pass": {k: intervals.mean(values) for k, values in scores.items()},
         "by_rare": {
             name: {
                 k: mean([v for v, r in zip(values, rare, strict=True) if r == which] or [0.0])
-                for k, values in each.items()
+                for k, values in scores.items()
             }
             for name, which in (("without", False), ("with", True))
         },
-        "pass_at_1_t06": pass_at_k.estimate(cold, 1),
-        "per_problem": {k: [round(v, 4) for v in values] for k, values in each.items()},
+        "pass_at_1_t06": pass_at_k.estimate(cool_groups, 1),
+        "per_problem": {k: [round(v, 4) for v in values] for k, values in scores.items()},
     }

@@ -1,17 +1,23 @@
-"""Stages from `cold_start` to `budgets`, post-training of the teacher (report, 4.1 to 4.4), and
-`exam`, of their models."""
+"""Post-training of the teacher (arXiv 2505.09388, 4.1 to 4.4) and what its models are measured by.
+
+Stages `cold_start`, `reasoning_rl`, `fusion`, `general_rl`, `exam`, `export`, `budgets`,
+`cold_sizes`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
+from typing import Any
 
 from qwen3.config import OptimConfig
 from qwen3.curate.files import write_problems
-from qwen3.eval import answers
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import sampling
 from qwen3.losses.grpo import Grpo
+from qwen3.model.sizes import ModelConfig
 from qwen3.recipe.seed_run import LOG, ONE, UNTRAINED, Clock, SeedRun, execution, logged
 from qwen3.recipe.stages import measures
 from qwen3.recipe.world import exams, own_input, sft_data, tools
@@ -24,17 +30,30 @@ from qwen3.stages.rollouts import Sampling
 from qwen3.stages.start import parameters
 from qwen3.train.checkpoint import steps_in
 
-LENGTH = 320  # slots of a fine-tuning row: a call with its list of tools has up to 310
+LENGTH = 320  # tokens of a fine-tuning row: a call with its list of tools has up to 310
+PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
+# Of the first step's entropy, before anything is learnt (docs/log/2026-11-29-entropy-held.md).
+LEVEL = EntropyTarget(start=0.9, end=0.9, change=0.0075, most=0.15)
+HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))  # locks of two to six days
 
 
-def fine_tune(run: SeedRun, model, name, data, steps, *, init_from, peak=1e-3, seed=0):
-    """Supervised fine-tuning of all of `data` (files) into the stage's folder."""
+def fine_tune(
+    run: SeedRun,
+    model: ModelConfig,
+    name: str,
+    data: Sequence[str],
+    steps: int,
+    *,
+    init_from: str | Path,
+    seed: int = 0,
+) -> None:
+    """Supervised fine-tuning on files of conversations, into the folder of the stage."""
     config = sft.Config(
         model,
         run.tokenizer_folder,
         tuple(data),
         steps,
-        OptimConfig(peak=peak, final=0.1, warmup=min(10, steps // 4), weight_decay=0.0),
+        OptimConfig(peak=1e-3, final=0.1, warmup=min(10, steps // 4), weight_decay=0.0),
         name=name,
         batch=8,
         length=LENGTH,
@@ -48,7 +67,7 @@ def fine_tune(run: SeedRun, model, name, data, steps, *, init_from, peak=1e-3, s
     run.train(sft, name, config)
 
 
-def cold_start(run):
+def cold_start(run: SeedRun) -> dict[str, Any]:
     """A small, short start on hasty traces alone: it leaves reinforcement learning its room."""
     folder = run.folder("cold_start")
     rows = sft_data.cold_start(run, run.budget.cold_problems)
@@ -57,85 +76,88 @@ def cold_start(run):
     return {"rows": len(rows)}
 
 
-def exam(run):
+def exam(run: SeedRun) -> dict[str, Any]:
     """{stage: its model's measures}: apart from the stages, so that nothing waits for it."""
-    one, both = {"thinks": ("think",)}, {"follow": True, "calls": True}
-    asked = {"cold_start": one, "reasoning_rl": one, "fusion": both, "general_rl": both}
-    return {name: evaluated(run, name, **options) for name, options in asked.items()}
+    fused = {"cold_start": False, "reasoning_rl": False, "fusion": True, "general_rl": True}
+    return {name: evaluated(run, name, both_modes=both) for name, both in fused.items()}
 
 
-def evaluated(run, name, *, thinks=("think", "no_think"), follow=False, calls=False):
-    """The measures of a stage's last checkpoint."""
+def evaluated(run: SeedRun, name: str, *, both_modes: bool) -> dict[str, Any]:
+    """The measures of a stage's model; both_modes: also without thinking, ThinkFollow and tools."""
     engine = run.engine(run.teacher, run.weights(name))
-    found = {each: measures.mode(run, engine, each) for each in thinks}
-    found["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
-    if follow:
-        found["follow"] = measures.follow(run, engine)
+    modes = ("think", "no_think") if both_modes else ("think",)
+    results: dict[str, Any] = {mode: measures.mode(run, engine, mode) for mode in modes}
+    results["sampled"] = measures.mode(run, engine, "think", temperature=1.0)
+    if both_modes:
+        results["follow"] = measures.follow(run, engine)
     if run.own.get("tasks"):
-        found["own tasks"] = measures.own(run, engine)
-    if calls:
-        found["calls"] = measures.calls(run, engine)
-    return found
+        results["own tasks"] = measures.own(run, engine)
+    if both_modes:
+        results["calls"] = measures.calls(run, engine)
+    return results
 
 
-def rejection_sampled(run, source, count, path):
-    """Right answers of a model to training problems, token by token, one a problem."""
+def rejection_sampled(
+    run: SeedRun, source: Path, count: int, path: Path
+) -> tuple[str, dict[str, int]]:
+    """Write right answers of a model to `count` training problems, one a problem, to `path`.
+
+    They are stored token by token as sampled. Returns the path and the numbers asked and kept.
+    """
     if path.exists():  # sampled before an interruption
         return str(path), {"asked": count, "kept": path.read_text().count("\n")}
     engine = run.engine(run.teacher, source)
-    asked = sft_data.locks(run, count, "think", "rejection/")
-    found = answers.ask(engine, asked, how=sampling(), max_tokens=run.budget.answer, seed=run.seed)
-    kept = [group[0] for group in found if group[0].score == 1.0]
-    rows = [sft_data.from_answer(run.tokenizer, each) for each in kept]
-    return sft_data.write(path, rows), {"asked": count, "kept": len(kept)}
+    problems = sft_data.locks(run, count, "think", "rejection/")
+    groups = measures.ask(run, engine, problems, sampling=sampling(), seed=run.seed)
+    right = [group[0] for group in groups if group[0].score == 1.0]
+    rows = [sft_data.from_answer(answer) for answer in right]
+    return sft_data.write(path, rows), {"asked": count, "kept": len(right)}
 
 
-def fusion(run):
+def fusion(run: SeedRun) -> dict[str, Any]:
     """Both modes in one model: rejection samples of the RL model, direct answers, flags, tools."""
     folder = run.folder("fusion") / "data"
     count = run.budget.rejection
     think, kept = rejection_sampled(run, run.weights("reasoning_rl"), count, folder / "think.jsonl")
     left_out = "" if kept["kept"] else f"no thinking samples: none of {count} answers was right"
     data = [] if left_out else [think]
-    for name, made in {
+    for name, rows in {
         "direct": sft_data.direct(run, count * 3 // 4),
         "flags": sft_data.flags(count * 4, run.seed),
         "calls": sft_data.calls(count, run.seed),
     }.items():
-        data.append(sft_data.write(folder / f"{name}.jsonl", made))
+        data.append(sft_data.write(folder / f"{name}.jsonl", rows))
     fine_tune(
         run, run.teacher, "fusion", data, run.budget.fusion, init_from=run.weights("reasoning_rl")
     )
     return {"rejection": kept, "left_out": left_out}
 
 
-def reasoning_rl(run):
+def reasoning_rl(run: SeedRun) -> dict[str, Any]:
     """GRPO on locks of two to six days, thinking."""
     return reinforced(run, "reasoning_rl", run.teacher, run.weights("cold_start"), run.budget.grpo)
 
 
-PROMPT, MIXED = 96, 320  # tokens of a prompt: a problem; a dialogue, or a list of tools
-# Of the first step's entropy, before anything is learnt.
-LEVEL = EntropyTarget(start=0.9, end=0.9, change=0.0075, most=0.15)
-HARD = Share("lock", difficulty=(0.2, 1.0), modes=("think",))
-
-
 def reinforced(
-    run,
-    name,
-    model,
-    source,
-    phases,
+    run: SeedRun,
+    name: str,
+    model: ModelConfig,
+    source: Path,
+    phases: int,
     *,
-    settings=("adamw", 5e-4),
-    one_lock=False,
-    task=HARD,
-    entropy=LEVEL,
-):
-    """GRPO on hard locks for `phases` sets of rollouts; its curve and cost. one_lock:
-    none of several locks."""
+    settings: tuple[str, float] = ("adamw", 5e-4),
+    one_lock: bool = False,
+    task: Share = HARD,
+    entropy: EntropyTarget = LEVEL,
+) -> dict[str, Any]:
+    """GRPO on hard locks for `phases` sets of rollouts; returns its curve and cost.
+
+    source: the weights that it starts from. settings: optimizer and peak rate. one_lock: without
+    problems of several locks.
+    """
     clock = Clock(run.path / name)
-    tasks, more = (task,), {"refill": Refill(rounds=1), "entropy": entropy}
+    tasks: tuple[Share, ...] = (task,)
+    more: dict[str, Any] = {"refill": Refill(rounds=1), "entropy": entropy}
     listed = own_input.fitting(run, PROMPT)
     if run.budget.several and not one_lock:
         listed += exams.several_training(2000, f"rl/{run.seed}", run.budget.chinese)
@@ -150,9 +172,12 @@ def reinforced(
     return {**clock.cost, "left_out": left_out, **record(run.path / name)}
 
 
-def learn(run, name, config):
-    """GRPO; "". Where no prompt has anything more to teach, why: it ends with its last checkpoint,
-    or, without one (a base that was trained too shortly), the model that it started from goes on.
+def learn(run: SeedRun, name: str, config: grpo.Config) -> str:
+    """Run GRPO; returns "", or why it ended before its last step.
+
+    That is where no prompt has anything more to teach. It ends with its last checkpoint or, without
+    one (a base that was trained too shortly), the model that it started from goes on
+    (docs/log/2026-11-29-grpo-that-ends-early.md).
     """
     folder = run.folder(name)
     note = folder / UNTRAINED
@@ -167,9 +192,20 @@ def learn(run, name, config):
     return ""
 
 
-def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **changes):
-    """Two optimizer steps a phase, clip-higher, no KL; rates fall to a tenth."""
-    most = run.budget.rollout
+def rl_config(
+    run: SeedRun,
+    name: str,
+    model: ModelConfig,
+    source: Path,
+    phases: int,
+    tasks: tuple[Share, ...],
+    settings: tuple[str, float],
+    *,
+    prompt: int,
+    **changes: Any,
+) -> grpo.Config:
+    """Two optimizer steps a set of rollouts, clip-higher, no KL penalty; rates fall to a tenth."""
+    longest = run.budget.rollout
     return grpo.Config(
         model,
         run.tokenizer_folder,
@@ -177,11 +213,11 @@ def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **ch
         2 * phases,
         OptimConfig(*settings, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
         name=name,
-        sampling=Sampling(run.budget.group, most, slots=run.budget.slots),
+        sampling=Sampling(run.budget.group, longest, slots=run.budget.slots),
         prompts=run.budget.prompts,
         minibatches=2,
         policy=Grpo(entropy=True, old="rollout"),
-        length=prompt + most,
+        length=prompt + longest,
         seed=run.seed,
         init_from=str(source),
         save_every=10,
@@ -191,19 +227,23 @@ def rl_config(run, name, model, source, phases, tasks, settings, *, prompt, **ch
     )
 
 
-def record(folder):
-    """{"curve": points with reward, entropy, length and the coefficient of the entropy bonus;
-    "samples": answers that were sampled}."""
+def record(folder: Path) -> dict[str, Any]:
+    """What RL or on-policy distillation has logged in its folder.
+
+    "curve": points with reward, entropy, length in tokens and the coefficient of the entropy bonus.
+    "samples": the number of answers that were sampled.
+    """
     curve = [
         {
-            "step": x["step"],
-            "reward": x.get("score"),
-            "entropy": x.get("entropy"),
-            "length": x.get("answer_tokens"),
-            "bonus": x.get("entropy_coef"),
+            "step": row["step"],
+            "reward": row.get("score"),
+            "entropy": row.get("entropy"),
+            "length": row.get("answer_tokens"),
+            "bonus": row.get("entropy_coef"),
         }
-        for x in logged(folder)
+        for row in logged(folder)
     ]
+    # A sampled answer has one line; another one follows where it is trained on.
     samples = sum(
         '"trained"' not in line
         for path in (folder / "samples").glob("*.jsonl")
@@ -212,10 +252,13 @@ def record(folder):
     return {"curve": curve, "samples": samples}
 
 
-def general_rl(run):
-    """RL on a mixture: locks in both modes, dialogues with flags, tool calls. Obeying the flag is
-    paid for in part, right or wrong: on a problem that needs thinking, /no_think would else score 0
-    whatever the model does. Few last turns have a flag: with one the mode is hardly ever missed."""
+def general_rl(run: SeedRun) -> dict[str, Any]:
+    """GRPO on a mixture: locks in both modes, dialogues with flags, tool calls.
+
+    Obeying the flag is paid for in part, right or wrong: on a problem that needs thinking,
+    /no_think would else score 0 whatever the model does. Few last turns have a flag: with one the
+    mode is hardly ever missed.
+    """
     folder = run.folder("general_rl")
     problems = folder / "problems.jsonl"
     calls = [tools.problem(i, "train").flagged("no_think") for i in range(1500)]
@@ -246,17 +289,17 @@ def general_rl(run):
     return {**clock.cost, "left_out": left_out, **record(folder)}
 
 
-def budgets(run):
+def budgets(run: SeedRun) -> dict[str, Any]:
     """Accuracy by thinking budget: one lock, and several locks with credit for each."""
     engine = run.engine(run.teacher, run.weights("general_rl"))
-    found = {"one lock": measures.sweep(run, engine, measures.problems(run))}
+    swept = {"one lock": measures.sweep(run, engine, measures.problems(run))}
     if run.budget.several:
-        asked = exams.several(run.budget.tests, run.exam, chinese=bool(run.budget.chinese))
-        found["several locks"] = measures.sweep(run, engine, asked, credit=exams.share_right)
-    return {"swept": found, "unfinished": measures.unfinished(run, engine)}
+        tests = exams.several(run.budget.tests, run.exam, chinese=bool(run.budget.chinese))
+        swept["several locks"] = measures.sweep(run, engine, tests, credit=exams.share_right)
+    return {"swept": swept, "unfinished": measures.unfinished(run, engine)}
 
 
-def export(run):
+def export(run: SeedRun) -> dict[str, Any]:
     """The teacher as a folder in the Hugging Face layout, for `qwen3 chat` and transformers."""
     params = parameters(str(run.weights("general_rl")), run.teacher, run.mesh)
     folder = run.path / "export" / "model"
@@ -265,26 +308,27 @@ def export(run):
     return {"folder": str(folder.relative_to(run.path)), "bytes": size}
 
 
-def cold_sizes(run):
-    """Cold starts of other lengths (longer ones with careful traces), then the same RL as after the
-    recipe's own, which `cold_start` and `reasoning_rl` have."""
-    found = {}
-    for steps in run.budget.cold_sizes:
-        name = f"cold_sizes/{steps}"
-        careful = steps > run.budget.cold_start
-        rows = sft_data.cold_start(
-            run,
-            run.budget.cold_problems * (4 if careful else 1),
-            style="careful" if careful else "hasty",
-        )
-        data = sft_data.write(run.folder(name) / "data.jsonl", rows)
-        fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
-        start = run.weights(f"{name}/start")
-        reinforced(run, f"{name}/rl", run.teacher, start, run.budget.grpo)
-        found[steps] = {
-            key: measures.mode(run, run.engine(run.teacher, folder), "think", temperature=1.0)[
-                "accuracy"
-            ]
-            for key, folder in (("cold", start), ("rl", run.weights(f"{name}/rl")))
-        }
-    return {"own": run.budget.cold_start, "others": found}
+def cold_sizes(run: SeedRun) -> dict[str, Any]:
+    """Sampled accuracy after cold starts of other lengths, and after the same RL.
+
+    Those of the recipe's own cold start are in `cold_start` and `reasoning_rl`.
+    """
+    others = {steps: _cold_start_of(run, steps) for steps in run.budget.cold_sizes}
+    return {"own": run.budget.cold_start, "others": others}
+
+
+def _cold_start_of(run: SeedRun, steps: int) -> dict[str, Any]:
+    """One cold start and its RL; a longer one than the recipe's is on careful traces."""
+    name, problems, style = f"cold_sizes/{steps}", run.budget.cold_problems, "hasty"
+    if steps > run.budget.cold_start:
+        problems, style = 4 * problems, "careful"
+    rows = sft_data.cold_start(run, problems, style)
+    data = sft_data.write(run.folder(name) / "data.jsonl", rows)
+    fine_tune(run, run.teacher, f"{name}/start", [data], steps, init_from=run.base)
+    start = run.weights(f"{name}/start")
+    reinforced(run, f"{name}/rl", run.teacher, start, run.budget.grpo)
+    accuracy = {}
+    for key, folder in (("cold", start), ("rl", run.weights(f"{name}/rl"))):
+        engine = run.engine(run.teacher, folder)
+        accuracy[key] = measures.mode(run, engine, "think", temperature=1.0)["accuracy"]
+    return accuracy

@@ -1,18 +1,23 @@
-"""Stages `student` (off-policy distillation) and, from that one checkpoint and on the same prompts,
-`student_kl` (on-policy distillation), `student_control` (the same on the teacher's samples) and
-`student_rl` (GRPO): report, 4.5 and Table 21. Each gives pass@k, samples and seconds.
-`student_exam` has pass@k of the checkpoint itself: apart, so that nothing waits for it.
+"""Strong-to-weak distillation beside RL, from one student (arXiv 2505.09388, 4.5 and Table 21).
 
-GRPO is the teacher's with Muon and a smaller entropy bonus, and without more sampling for groups
-that are all right or all wrong: the report names none (LOG.md has all three)."""
+Stage `student` is off-policy distillation. From that one checkpoint and on the same prompts start
+`student_kl` (on-policy distillation), `student_control` (the same on the teacher's samples) and
+`student_rl` (GRPO); each reports pass@k, samples and seconds. `student_exam` has pass@k of the
+checkpoint itself: apart, so that nothing waits for it.
+
+The student's GRPO is the teacher's with Muon, a smaller entropy bonus, and without more sampling
+for groups that are all right or all wrong, of which the report says nothing
+(docs/log/2026-11-28-dynamic-sampling.md).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from qwen3.config import OptimConfig
-from qwen3.eval import answers
 from qwen3.infer.requests import sampling
 from qwen3.losses.distill import Distill
-from qwen3.recipe.seed_run import ONE, Clock, execution
+from qwen3.recipe.seed_run import ONE, Clock, SeedRun, execution
 from qwen3.recipe.stages import measures, post_training
 from qwen3.recipe.stages.post_training import HARD, PROMPT, fine_tune, record
 from qwen3.recipe.world import exams, sft_data
@@ -21,33 +26,35 @@ from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.rollouts import Sampling
 
 START = "student"  # the checkpoint that all three start from
-# (optimizer, peak rate), of ten settings each on the development problems: LOG.md has the table of
-# experiments/tune_students.py. For reward Muon at twice the rate gains half a point of pass@1 and
-# loses more of pass@16; a student of 2% loses all reward at either and stops.
+# (optimizer, peak rate), of ten settings each on the development problems:
+# docs/log/2026-11-29-rates-tuned-alike.md has the table of experiments/tune_students.py. For reward
+# Muon at twice the rate gains half a point of pass@1 and loses more of pass@16; a student of 2%
+# loses all reward at either and stops.
 REWARD, KL = ("muon", 5e-4), ("muon", 2e-3)
-SEQUENCES = 4  # of a step of distillation; of three students two learnt less with 16 (LOG.md)
-SHARPEN = EntropyTarget(change=0.002, most=0.02)  # ten times as much gains it nothing (LOG.md)
+# Sequences of a step of distillation; of three students two learnt less with 16
+# (docs/log/2026-11-28-distillation-in-small-steps.md).
+SEQUENCES = 4
+# Ten times as much gains the student nothing (docs/log/2026-11-28-student-lacks-operations.md).
+SHARPEN = EntropyTarget(change=0.002, most=0.02)
 
 
-def measured(run, name):
+def measured(run: SeedRun, name: str) -> dict[str, Any]:
+    """pass@k of the student of a stage."""
     return measures.passes(run, run.engine(run.student, run.weights(name)))
 
 
-def student(run):
+def student(run: SeedRun) -> dict[str, Any]:
     """Fine-tuning on the teacher's own samples, in both modes, right or wrong."""
     file = run.folder(START) / "data" / "teacher.jsonl"
     if not file.exists():
         engine = run.engine(run.teacher, run.weights("general_rl"))
         count = run.budget.rejection
-        asked = [
+        problems = [
             *exams.training(2 * count // 3, f"teacher/{run.seed}"),
             *exams.training(count // 3, f"teacher/{run.seed}", "no_think"),
         ]
-        found = answers.ask(
-            engine, asked, how=sampling(), max_tokens=run.budget.answer, seed=run.seed
-        )
-        rows = [sft_data.from_answer(run.tokenizer, group[0]) for group in found]
-        sft_data.write(file, rows)
+        groups = measures.ask(run, engine, problems, sampling=sampling(), seed=run.seed)
+        sft_data.write(file, [sft_data.from_answer(group[0]) for group in groups])
     fine_tune(
         run,
         run.student,
@@ -60,13 +67,15 @@ def student(run):
     return {"rows": file.read_text().count("\n")}
 
 
-def exam(run):
+def exam(run: SeedRun) -> dict[str, Any]:
     return measured(run, START)
 
 
-def reinforced(run, name="student_rl", settings=REWARD):
-    """GRPO on the verifier's reward."""
-    made = post_training.reinforced(
+def reinforced(
+    run: SeedRun, name: str = "student_rl", settings: tuple[str, float] = REWARD
+) -> dict[str, Any]:
+    """GRPO on the verifier's reward. settings: optimizer and peak rate."""
+    trained = post_training.reinforced(
         run,
         name,
         run.student,
@@ -76,18 +85,20 @@ def reinforced(run, name="student_rl", settings=REWARD):
         one_lock=True,
         entropy=SHARPEN,
     )
-    return {**made, **measured(run, name)}
+    return {**trained, **measured(run, name)}
 
 
-def on_policy(run):
+def on_policy(run: SeedRun) -> dict[str, Any]:
     return by_divergence(run, "student_kl", "student")
 
 
-def control(run):
+def control(run: SeedRun) -> dict[str, Any]:
     return by_divergence(run, "student_control", "teacher")
 
 
-def by_divergence(run, name, sampled_by, settings=KL):
+def by_divergence(
+    run: SeedRun, name: str, sampled_by: str, settings: tuple[str, float] = KL
+) -> dict[str, Any]:
     """Half reverse, half forward KL to the teacher's full distribution, on the student's samples
     or, as control, on the teacher's; neither verifier nor reward."""
     clock, prompts = Clock(run.path / name), 8 * run.budget.prompts
@@ -95,7 +106,6 @@ def by_divergence(run, name, sampled_by, settings=KL):
     config = distill.Config(
         run.student,
         run.tokenizer_folder,
-        str(run.weights("general_rl")),
         (HARD,),
         steps * run.budget.on_policy,
         OptimConfig(
@@ -106,6 +116,7 @@ def by_divergence(run, name, sampled_by, settings=KL):
             weight_decay=0.0,
         ),
         name=name,
+        teacher=str(run.weights("general_rl")),
         divergence=Distill("mix", forward_weight=0.5),
         sampled_by=sampled_by,
         sampling=Sampling(samples=1, max_tokens=run.budget.rollout, slots=run.budget.slots),

@@ -8,7 +8,6 @@ from random import Random
 from typing import Any, TypeAlias
 
 from qwen3.data.jsonl import write_rows
-from qwen3.data.tokenizer import Tokenizer
 from qwen3.recipe.seed_run import SeedRun
 from qwen3.recipe.world import exams, own_input, tools
 from qwen3.rewards import Problem, response
@@ -47,7 +46,7 @@ def locks(run: SeedRun, count: int, mode: str, seed: str = "") -> list[Problem]:
     ]
 
 
-def from_answer(tokenizer: Tokenizer, answer: ScoredAnswer) -> Sample:
+def from_answer(answer: ScoredAnswer) -> Sample:
     """A sampled answer, token by token as it was written."""
     prompt = list(answer.completion.request.prompt)
     completion = list(answer.completion.tokens)
