@@ -56,6 +56,14 @@ def test_without_a_peak_there_is_no_mfu():
     assert "mfu" not in memory.rows[0][1]
 
 
+def test_steps_that_count_their_tokens_are_believed():
+    memory = Memory()
+    meter = records.Meter([memory], every=2)
+    for step, tokens in ((1, 30.0), (2, 10.0), (3, 5.0), (4, 0.0)):
+        meter(step, None, step_metrics(1.0, trained_tokens=tokens))
+    assert [row["tokens_per_second"] for _, row in memory.rows] == [40.0, 5.0]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_unless_its_step_was_skipped():
     meter = records.Meter([], every=10, tokens_per_step=1)
     meter(1, None, step_metrics(np.nan, skipped=np.float32(1)))

@@ -11,11 +11,14 @@ from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.backend import RolloutBackend
 from qwen3.model.execution import Execution
+from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.rewards.answers import Scorer
-from qwen3.stages import rollouts
+from qwen3.stages import rollouts, trainable
 from qwen3.stages.phases import Collect, Method, RolloutSource, Sampler
+from qwen3.stages.problem_evaluation import ProblemEvaluation, ProblemMeasure
 from qwen3.stages.prompts import Prompt, Prompts, Share, fitting_problems
 from qwen3.stages.rollout_batches import RolloutBatches
 from qwen3.stages.rollout_metrics import PhaseMetrics
@@ -52,6 +55,8 @@ class OnPolicyConfig:
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log(every=1)
+    lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
+    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
 
     def __post_init__(self) -> None:
         if self.prompts < 1 or self.prompts % self.minibatches:
@@ -75,10 +80,22 @@ class Setup:
         self, model: ModelConfig, params: Callable[[TrainState], Any], score: Scorer
     ) -> Sampler:
         """sample(state, prompts) -> scored rollouts of a `model` with the weights params(state)."""
-        config = self.config
+        backend = self.backend(model, params)
 
         def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
-            backend = rollouts.engine_for(
+            sampling = self.config.sampling
+            return rollouts.sample(backend(state), self.tokenizer, prompts, sampling, score=score)
+
+        return sample
+
+    def backend(
+        self, model: ModelConfig, params: Callable[[TrainState], Any]
+    ) -> Callable[[TrainState], RolloutBackend]:
+        """backend(state) -> what generates with a `model` of the weights params(state)."""
+        config = self.config
+
+        def backend(state: TrainState) -> RolloutBackend:
+            return rollouts.engine_for(
                 params(state),
                 config.sampling,
                 model=model,
@@ -89,9 +106,39 @@ class Setup:
                 seed=config.seed,
                 version=int(state.step),
             )
-            return rollouts.sample(backend, self.tokenizer, prompts, config.sampling, score=score)
 
-        return sample
+        return backend
+
+    def begin(self, work: Workdir, tx: optax.GradientTransformation) -> trainable.Prepared:
+        """The state that the stage goes on from."""
+        config = self.config
+        return trainable.begin(
+            work,
+            config.model,
+            tx,
+            self.mesh,
+            seed=config.seed,
+            init_from=config.init_from,
+            lora=config.lora,
+        )
+
+    def evaluation_hooks(
+        self, work: Workdir, state: TrainState, trained: trainable.Trainable
+    ) -> list[Hook]:
+        """Measures the held-out problems, also before the first step; [] where there are none."""
+        config = self.config
+        if not config.evaluation.problems:
+            return []
+        measure = ProblemMeasure(
+            config.evaluation,
+            self.backend(config.model, trained.params),
+            self.tokenizer,
+            work,
+            max_tokens=config.sampling.max_tokens,
+            seed=config.seed,
+        )
+        measure.before(state)
+        return [measure.hook(config.steps)]
 
 
 def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:
@@ -136,6 +183,7 @@ def train_in_phases(
     method: Method,
     sample: Sampler,
     *,
+    trained: trainable.Trainable,
     report: Callable[[dict], dict],
     stored: Mapping[str, Any],
     frozen: Any,
@@ -160,6 +208,7 @@ def train_in_phases(
         report=metrics,
     )
     source = RolloutSource(collect, method.batch, stored.get("rollouts"))
+    measures = setup.evaluation_hooks(work, state, trained)
     save = work.checkpoints.hook(
         config.save_every, lambda step: {"rollouts": source.extra(), **extra()}
     )
@@ -169,15 +218,14 @@ def train_in_phases(
         stage=config.name,
         step=int(state.step),
         until=config.steps,
-        tokens_per_step=0,  # PhaseMetrics counts the tokens that a step trained on
         flops_per_token=flops_per_token(config.model, config.length),
         derived=derived,
     ) as recording:
         return train(
             state,
-            make_step(loss, tx, microbatches=config.microbatches),
+            make_step(trained.loss(loss), tx, microbatches=config.microbatches),
             source,
-            frozen=frozen,
+            frozen=trained.frozen(frozen),
             until=config.steps,
-            hooks=[metrics.hook(), *recording, *hooks, save],
+            hooks=[*measures, metrics.hook(), *recording, *hooks, save],
         )

@@ -92,6 +92,7 @@ class Meter:
     name), and of the steps since the last record: "tokens_per_second", "seconds" per step,
     "input_wait" (share of the time) and "mfu" (model FLOPs utilisation: tokens/s *
     flops_per_token / peak_flops of all devices together; absent if no peak is given).
+    The tokens of a step are its metric "trained_tokens", or else `tokens_per_step`.
     Raises FloatingPointError when the loss is not finite and no spike skipping took care of it.
     """
 
@@ -100,22 +101,23 @@ class Meter:
         writers: Sequence[Any],
         *,
         every: int,
-        tokens_per_step: int,
+        tokens_per_step: int = 0,
         flops_per_token: float = 0.0,
         peak_flops: float = 0.0,
         derived: Mapping[str, Callable[[int], Any]] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self._writers, self._every, self._tokens = writers, every, tokens_per_step
+        self._writers, self._every, self._tokens_per_step = writers, every, tokens_per_step
         self._flops = flops_per_token / peak_flops if peak_flops else 0.0
         self._derived, self._labels = dict(derived or {}), dict(labels or {})
-        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
+        self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
 
     def hook(self) -> Hook:
         return Hook(self, late=True)
 
     def __call__(self, step: int, state: object, metrics: dict[str, Any]) -> None:
         self._steps += 1
+        self._tokens += float(metrics.get("trained_tokens", self._tokens_per_step))
         self._seconds += metrics["seconds"]
         self._wait += metrics["input_wait"]
         if not np.isfinite(metrics["loss"]) and not metrics.get("skipped", 0):
@@ -132,10 +134,10 @@ class Meter:
         if jax.process_index() == 0:
             for writer in self._writers:
                 writer.write(step, record)
-        self._steps, self._seconds, self._wait = 0, 0.0, 0.0
+        self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
 
     def _speed(self) -> dict[str, float]:
-        rate = self._tokens * self._steps / max(self._seconds, 1e-9)
+        rate = self._tokens / max(self._seconds, 1e-9)
         speed = {
             "seconds": self._seconds / self._steps,
             "input_wait": self._wait / max(self._seconds, 1e-9),
