@@ -548,16 +548,16 @@ def test_a_large_checkpoint_needs_a_large_disk(tmp_path):
     assert given.large and given.needed > seed_run.NEEDED + 20 * 4 * 12 * 3 * 512 * 160
 
 
-def test_every_plan_has_its_stages_and_shares_of_the_time():
+def test_every_budget_has_its_stages_and_shares_of_the_time():
     names = [row.name for row in STAGES]
     for number, row in enumerate(STAGES):
         assert set(row.after) <= set(names[:number]) and row.share > 0
-    for minutes, plan in BUDGETS.items():
-        assert plan.minutes == minutes and len(plan.budgets) >= 5
+    for minutes, budget in BUDGETS.items():
+        assert budget.minutes == minutes and len(budget.budgets) >= 5
 
 
 @pytest.mark.parametrize("minutes", BUDGETS)
-def test_the_stages_accept_the_settings_of_every_plan(tmp_path, monkeypatch, minutes):
+def test_the_stages_accept_the_settings_of_every_budget(tmp_path, monkeypatch, minutes):
     asked = []
     for owner in (post_training.grpo, post_training.sft, students.distill, pretraining.pretrain):
         monkeypatch.setattr(owner, "run", lambda config, folder: asked.append((folder, config)))

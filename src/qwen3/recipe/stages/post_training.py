@@ -243,7 +243,7 @@ def record(folder: Path) -> dict[str, Any]:
         }
         for row in logged(folder)
     ]
-    # A sampled answer has one line; another one follows where it is trained on.
+    # A line for each answer; the last line of a file lists the prompts that were trained on.
     samples = sum(
         '"trained"' not in line
         for path in (folder / "samples").glob("*.jsonl")
