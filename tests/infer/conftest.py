@@ -7,6 +7,7 @@ from tiny import BUCKETS, LENGTH, fresh
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
+from qwen3.infer.requests import Request, sampling
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
@@ -59,3 +60,26 @@ def prompts():
     """Twelve of different lengths; ids below 200 are ordinary tokens."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 200, n).tolist() for n in (1, 2, 5, 9, 14, 3, 7, 20, 11, 4, 6, 30)]
+
+
+@pytest.fixture
+def requests(prompts):
+    """Twelve requests, each with other rules and limits."""
+    rules = [
+        sampling(),
+        sampling("thinking"),
+        sampling("non_thinking"),
+        sampling("greedy"),
+        sampling("tools"),
+        sampling("model", min_p=0.1, frequency_penalty=0.5),
+    ]
+    return [
+        Request(prompt, sampling=rules[i % 6], max_tokens=3 + 5 * i % 31, sample=i)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.fixture
+def expected(make, requests):
+    """The answers to `requests`, whatever the schedule."""
+    return [completion.tokens for completion in make().generate(requests)]

@@ -5,46 +5,18 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import LENGTH, STEPS, fresh
+from tiny import LENGTH, STEPS, clean, fresh
 from trainer_scores import log_prob_gap
 
 from qwen3.infer import stop_strings
 from qwen3.infer.backend import RolloutBackend
-from qwen3.infer.requests import PRESETS, Request, sampling
-
-
-@pytest.fixture
-def requests(prompts):
-    """Twelve requests, each with other rules and limits."""
-    rules = [
-        sampling(),
-        sampling("thinking"),
-        sampling("non_thinking"),
-        sampling("greedy"),
-        sampling("tools"),
-        sampling("model", min_p=0.1, frequency_penalty=0.5),
-    ]
-    return [
-        Request(prompt, sampling=rules[i % 6], max_tokens=3 + 5 * i % 31, sample=i)
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-@pytest.fixture
-def expected(make, requests):
-    return [each.tokens for each in make().generate(requests)]
-
-
-def clean(engine):
-    cache = engine.prefix_cache
-    left = engine.active or engine.waiting or cache.entries or cache.waiting
-    return not left and not np.asarray(engine.slot_table.slots.active).any()
+from qwen3.infer.requests import Request, sampling
 
 
 def test_answers_do_not_depend_on_order_slots_block_or_restart(make, requests, expected):
     assert len({tuple(tokens) for tokens in expected}) == len(expected)
     backwards = make(slots=3).generate(requests[::-1])[::-1]
-    assert [each.tokens for each in backwards] == expected
+    assert [completion.tokens for completion in backwards] == expected
     alone = make(block=5).generate(requests[4:5])
     assert alone[0].tokens == expected[4]
     other_seed = make(seed=1).generate(requests[:1])
@@ -53,8 +25,8 @@ def test_answers_do_not_depend_on_order_slots_block_or_restart(make, requests, e
 
 def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, requests, expected):
     engine = make(**STEPS)
-    found = engine.generate(requests)
-    assert [each.tokens for each in found] == expected
+    completions = engine.generate(requests)
+    assert [completion.tokens for completion in completions] == expected
     assert engine.stats["preemptions"] > 0 and clean(engine)
     with pytest.raises(ValueError, match="cache_tokens 63"):
         make(cache_tokens=63)
@@ -63,7 +35,7 @@ def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, requests
 def test_no_refill_gives_the_same_answers_in_more_blocks(make, requests, expected):
     refilled, static = make(), make(refill=False)
     refilled.generate(requests)
-    assert [each.tokens for each in static.generate(requests)] == expected
+    assert [completion.tokens for completion in static.generate(requests)] == expected
 
 
 def test_log_probs_are_the_trainers_before_and_after_an_update(
@@ -74,10 +46,10 @@ def test_log_probs_are_the_trainers_before_and_after_an_update(
     assert log_prob_gap(apply, params, engine.generate(requests), length=LENGTH) < 1e-4
     new = fresh(config, 1)
     engine.update(new, version=7)
-    found = engine.generate(requests)
-    assert log_prob_gap(apply, new, found, length=LENGTH) < 1e-4
-    assert log_prob_gap(apply, params, found, length=LENGTH) > 1e-2
-    assert all(set(each.versions) == {7} for each in found)
+    completions = engine.generate(requests)
+    assert log_prob_gap(apply, new, completions, length=LENGTH) < 1e-4
+    assert log_prob_gap(apply, params, completions, length=LENGTH) > 1e-2
+    assert all(set(completion.versions) == {7} for completion in completions)
 
 
 def test_sampling_log_probs_are_of_the_rules_distribution(make, requests, config, tokenizer):
@@ -94,22 +66,23 @@ def test_sampling_log_probs_are_of_the_rules_distribution(make, requests, config
 
 def test_padded_vocabulary_rows_are_never_sampled(make, tokenizer, config, prompts):
     hot = sampling("model", temperature=50.0)
-    found = make().generate([Request(p, sampling=hot, stop_ids=()) for p in prompts])
+    completions = make().generate([Request(p, sampling=hot, stop_ids=()) for p in prompts])
     assert config.vocab > tokenizer.vocab_size
-    assert max(max(each.tokens) for each in found) < tokenizer.vocab_size
+    assert max(max(completion.tokens) for completion in completions) < tokenizer.vocab_size
     assert all(
-        len(each.tokens) == LENGTH - len(each.request.prompt) and each.finish == "length"
-        for each in found
+        len(completion.tokens) == LENGTH - len(completion.request.prompt)
+        and completion.finish == "length"
+        for completion in completions
     )
 
 
 def test_samples_of_a_prompt_share_its_prefill_and_differ(make, prompts):
     engine = make()
-    found = engine.generate(Request(prompts[9], max_tokens=12).samples(9))
+    completions = engine.generate(Request(prompts[9], max_tokens=12).samples(9))
     assert engine.stats["prefills"] == 1
-    assert len({tuple(each.tokens) for each in found}) == 9
+    assert len({tuple(completion.tokens) for completion in completions}) == 9
     again = make(slots=2).generate([Request(prompts[9], max_tokens=12, sample=5)])
-    assert again[0].tokens == found[5].tokens
+    assert again[0].tokens == completions[5].tokens
     assert clean(engine)
 
 
@@ -149,7 +122,7 @@ def test_stop_strings_are_found_inside_cut_characters(tokenizer):
 
 def test_nothing_is_compiled_after_the_warm_up(make, requests, params):
     engine = make(**STEPS)
-    engine.warm_up([len(each.prompt) for each in requests])
+    engine.warm_up([len(completion.prompt) for completion in requests])
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
@@ -202,63 +175,12 @@ def test_closing_a_stream_aborts_and_frees_its_slots(make, requests):
     assert clean(engine)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompt": []}, "non-empty list"),
-        ({"prompt": list(range(LENGTH))}, "the prompt has 64 tokens"),
-        ({"prompt": [1, 999]}, "from 1 to 999"),
-        ({"prompt": ["a"]}, "non-empty list"),
-        ({"max_tokens": 0}, "max_tokens 0"),
-        ({"max_tokens": -3}, "max_tokens -3"),
-        ({"budget": -1}, "budget -1"),
-        ({"answer_reserve": -1}, "answer_reserve -1"),
-        ({"stop_text": "poem"}, "unknown stop_text 'poem'; there are docs, report"),
-        ({"stop_ids": (1,) * 9}, "at most 8"),
-        ({"stop_strings": "abc"}, "tuple of strings"),
-        ({"stop_strings": ("",)}, "none empty"),
-        ({"sampling": {"temperature": 1}}, "wanted a Sampling"),
-    ],
-)
-def test_bad_requests_are_refused_before_anything_runs(make, requests, change, message):
-    engine = make()
-    with pytest.raises(ValueError, match=message) as error:
-        engine.generate([requests[0], dataclasses.replace(requests[1], **change)])
-    assert "request 1" in str(error.value) and clean(engine)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"heat": 1.0}, r"unknown sampling fields \['heat'\]; there are \['temperature'"),
-        ({"preset": "wild"}, "unknown preset 'wild'; there are model, greedy, thinking"),
-        ({"temperature": -1.0}, "temperature -1.0"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"top_p": 0.0}, "top_p 0.0"),
-        ({"top_k": -1}, "top_k -1"),
-        ({"top_k": 1.5}, "top_k 1.5"),
-        ({"min_p": 1.1}, "min_p 1.1"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0"),
-    ],
-)
-def test_bad_sampling_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        sampling(**changes)
-
-
-def test_presets_are_the_reports():
-    assert PRESETS["thinking"] == sampling(temperature=0.6, top_p=0.95, top_k=20)
-    assert PRESETS["non_thinking"] == sampling(
-        temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5
-    )
-
-
 def test_a_broken_model_ends_its_answers_with_a_reason(make, params, requests):
     engine = make()
     engine.update(jax.tree.map(lambda x: x * np.nan, params), 1)
-    found = engine.generate(requests[:3])
-    assert {each.finish for each in found} == {"abort"}
-    assert "not finite" in found[0].error and clean(engine)
+    completions = engine.generate(requests[:3])
+    assert {completion.finish for completion in completions} == {"abort"}
+    assert "not finite" in completions[0].error and clean(engine)
 
 
 def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, requests, expected):

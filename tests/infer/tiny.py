@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import numpy as np
 
 from qwen3.model import transformer
 
@@ -13,3 +14,10 @@ STEPS = {"cache_tokens": 2 * LENGTH, "buckets": (32, LENGTH)}  # four short answ
 
 def fresh(config, seed):
     return jax.jit(partial(transformer.init, config))(jax.random.key(seed))
+
+
+def clean(engine):
+    """Whether nothing of any request is left in an engine."""
+    cache = engine.prefix_cache
+    left = engine.active or engine.waiting or cache.entries or cache.waiting
+    return not left and not np.asarray(engine.slot_table.slots.active).any()
