@@ -191,6 +191,7 @@ def test_problems_survive_a_file_and_bad_lines_are_named(tmp_path):
     for line, message in (
         ('{"task": "nonsense", "messages": [{"role": "user", "content": "a"}]}', "'nonsense'"),
         ('{"messages": []}', "line 1"),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": "lookup"}', "line 1: tools"),
         ("{", "line 1"),
         ("", "holds no problem"),
     ):

@@ -90,6 +90,19 @@ def test_sequences_of_a_dialogue_train_each_answer_once_as_it_is_written(tokeniz
     assert tokenizer.decode(hard.tokens[hard.weights > 0]) == "The lock ends at 123.<|im_end|>"
 
 
+def test_tools_that_are_a_json_text_are_read_as_the_list_and_others_refused(tmp_path, tokenizer):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    plain, text = (
+        conversations.sequences({"messages": messages, "tools": each}, tokenizer)[0].tokens
+        for each in (tools, json.dumps(tools))
+    )
+    np.testing.assert_array_equal(plain, text)
+    path = post.write(tmp_path, [{"messages": messages, "tools": tools[0]}])
+    with pytest.raises(ValueError, match="data.jsonl, line 1: tools are a list"):
+        conversations.read(path, tokenizer)
+
+
 def test_control_tokens_that_a_user_typed_are_text(tokenizer):
     sample = {
         "messages": [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qwen3 import rewards
 from qwen3.data import chat
+from qwen3.data.chat_tools import read_tools
 from qwen3.data.jsonl import place, read_rows, write_rows
 from qwen3.rewards import Problem
 
@@ -27,7 +28,8 @@ def read_problems(path: str | Path) -> list[Problem]:
     problems = []
     for number, row in read_rows(path):
         try:
-            problem = Problem(**{"task": "", "answer": {}, **row})
+            tools = read_tools(row.get("tools"))
+            problem = Problem(**{"task": "", "answer": {}, **row, "tools": tools})
             chat.validate(problem.messages, allow_control=True)
             if problem.task:
                 rewards.get(problem.task)

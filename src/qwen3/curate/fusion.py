@@ -15,7 +15,6 @@ from qwen3.curate.filters import FILTERS, Filter, sift
 from qwen3.data import chat
 from qwen3.rewards.answers import ScoredAnswer
 
-
 Sample: TypeAlias = tuple[Mapping, bool]  # a conversation and whether its answer thinks
 
 

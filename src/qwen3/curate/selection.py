@@ -28,7 +28,7 @@ def select(
     high: float = 0.9,
     domain: Callable[[Problem], str] = by_task,
 ) -> list[Problem]:
-    """At most `count` of the answered problems, by each one's pass rate: its share of right answers.
+    """At most `count` of the answered problems, by pass rate: the share of right answers.
 
     Unused: not among the `key`s in `used`. Learnable: the pass rate is above `low` and at most
     `high` (and below 1: a problem that is always solved teaches nothing). Hard: the smallest pass

@@ -31,7 +31,6 @@ from qwen3.stages.rollouts import (
     token_sequence,
     unscored,
 )
-from qwen3.stages.start import begin
 from qwen3.train import optim
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
@@ -76,9 +75,7 @@ def run(config: Config, workdir: str) -> TrainState:
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
-        state, stored = begin(
-            work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
-        )
+        state, stored, trained = setup.begin(work, tx)
         dtype = setup.execution.dtype
         frozen = {"teacher": teacher.load(config.teacher, mesh, dtype=dtype).params}
         return on_policy.train_in_phases(
@@ -90,9 +87,10 @@ def run(config: Config, workdir: str) -> TrainState:
             WholePhase(setup.batches, config.minibatches),
             setup.sampler(
                 writer,
-                lambda state: state.params if by_student else frozen["teacher"],
+                trained.params if by_student else lambda state: frozen["teacher"],
                 shared_score if config.score else unscored,
             ),
+            trained=trained,
             report=distill.report,
             stored=stored,
             frozen=frozen,

@@ -95,9 +95,7 @@ def run(config: Config, workdir: str) -> TrainState:
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
-        state, stored = start.begin(
-            work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
-        )
+        state, stored, trained = setup.begin(work, tx)
         frozen = {}
         if config.reference:
             frozen["reference"] = start.parameters(config.reference, config.model, mesh)
@@ -114,8 +112,9 @@ def run(config: Config, workdir: str) -> TrainState:
             state,
             tx,
             builders.policy_gradient(config.model, setup.execution, config.policy),
-            RewardedPhase(config, setup.batches, log_probs, control),
-            setup.sampler(config.model, lambda state: state.params, shared_score),
+            RewardedPhase(config, setup.batches, log_probs, trained.params, control),
+            setup.sampler(config.model, trained.params, shared_score),
+            trained=trained,
             report=grpo.report,
             stored=stored,
             frozen=frozen,
@@ -132,7 +131,8 @@ def _coefficient(control: EntropyControl, step: int) -> float:
 class RewardedPhase:
     """GRPO's method: groups whose answers differ, advantages, old log-probabilities.
 
-    log_probs(params, batch) -> [B, T]: the trainer's, see `builders.log_probs`.
+    log_probs(params, batch) -> [B, T]: the trainer's, see `builders.log_probs`. params(state): the
+    whole parameters of the policy.
     """
 
     def __init__(
@@ -140,10 +140,11 @@ class RewardedPhase:
         config: Config,
         batches: RolloutBatches,
         log_probs: Callable,
+        params: Callable[[TrainState], Any],
         control: EntropyControl | None = None,
     ):
         self._config, self._batches, self._log_probs = config, batches, log_probs
-        self._control, self._checked = control, False
+        self._params, self._control, self._checked = params, control, False
         self.refill = config.refill
 
     def select(self, rollouts: Sequence[Rollout]) -> tuple[list[Group], Counter[str]]:
@@ -163,8 +164,9 @@ class RewardedPhase:
         parts = minibatches(self._trained(phase.groups), config.minibatches)
         metrics = _group_metrics(phase, config.prompts)
         if config.policy.old == "recomputed" or not self._checked:
+            params = self._params(state)
             for part in parts:
-                self._recompute(part, state.params)
+                self._recompute(part, params)
             metrics |= self._check(parts, phase.version)
         ages = [phase.version - rollout.version for part in parts for rollout in part]
         metrics["staleness"] = float(np.mean(ages))

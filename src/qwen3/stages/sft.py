@@ -17,16 +17,21 @@ from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.curate import stored_logits
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.backend import RolloutBackend
 from qwen3.losses.distill import Distill
 from qwen3.mesh import make_mesh
 from qwen3.model.execution import Execution
+from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
-from qwen3.stages import builders, conversations
+from qwen3.stages import builders, conversations, rollouts
+from qwen3.stages import trainable as trainables
 from qwen3.stages.modes import ModeWeights, Weighting
-from qwen3.stages.start import begin
+from qwen3.stages.problem_evaluation import ProblemEvaluation, ProblemMeasure
+from qwen3.stages.rollouts import Sampling
+from qwen3.stages.trainable import WHOLE_MODEL, Trainable
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
-from qwen3.train.loop import train
+from qwen3.train.loop import Hook, train
 from qwen3.train.placement import place_whole
 from qwen3.train.recording import Log, recording_hooks
 from qwen3.train.state import TrainState
@@ -61,6 +66,8 @@ class Config:
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log()
+    lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
+    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
 
 
 def run(config: Config, workdir: str) -> TrainState:
@@ -77,14 +84,21 @@ def run(config: Config, workdir: str) -> TrainState:
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
-        state, stored = begin(
-            work, config.model, tx, mesh, seed=config.seed, init_from=config.init_from
+        state, stored, trainable = trainables.begin(
+            work,
+            config.model,
+            tx,
+            mesh,
+            seed=config.seed,
+            init_from=config.init_from,
+            lora=config.lora,
         )
         if stored and stored["data"] != packed.hash:
             raise ValueError(f"the data {config.data} are not what {work.path} was trained on")
         weighting = Weighting(config.modes, stored.get("modes"))
         batches = WeightedBatches(packed, weighting, mesh)
         adaptive = config.modes.adapt != 0
+        measures = evaluation_hooks(config, work, state, trainable, tokenizer, mesh, execution)
         with recording_hooks(
             work,
             config.log,
@@ -100,12 +114,13 @@ def run(config: Config, workdir: str) -> TrainState:
             )
             return train(
                 state,
-                train_step(config, execution, tx),
+                train_step(config, execution, tx, trainable),
                 # Adaptive mode weights depend on the previous step's losses, so batches are built
                 # on demand instead of prefetched.
                 (lambda state: batches[int(state.step)]) if adaptive else batches,
+                frozen=trainable.frozen(()),
                 until=config.steps,
-                hooks=[*hooks, *([weighting.hook()] if adaptive else []), save],
+                hooks=[*measures, *hooks, *([weighting.hook()] if adaptive else []), save],
             )
 
 
@@ -131,13 +146,58 @@ def _read(path: str, config: Config, tokenizer: Tokenizer) -> list[TokenSequence
     return stored_logits.read(path, temperature=stored.temperature, vocab=vocab)
 
 
-def train_step(config: Config, execution: Execution, tx: optax.GradientTransformation) -> Step:
+def train_step(
+    config: Config,
+    execution: Execution,
+    tx: optax.GradientTransformation,
+    trainable: Trainable = WHOLE_MODEL,
+) -> Step:
     """Cross-entropy on the tokens, or divergence from stored logits."""
+    prepass = None
     if config.stored is not None:
         loss = builders.stored(config.model, execution, config.stored)
-        return make_step(loss, tx, microbatches=config.microbatches)
-    loss, prepass = builders.next_token(config.model, execution, balance=config.balance)
-    return make_step(loss, tx, microbatches=config.microbatches, prepass=prepass)
+    else:
+        loss, prepass = builders.next_token(config.model, execution, balance=config.balance)
+    return make_step(
+        trainable.loss(loss),
+        tx,
+        microbatches=config.microbatches,
+        prepass=prepass and trainable.loss(prepass),
+    )
+
+
+def evaluation_hooks(
+    config: Config,
+    work: Workdir,
+    state: TrainState,
+    trainable: Trainable,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    execution: Execution,
+) -> list[Hook]:
+    """Measures the held-out problems, also before the first step; [] where there are none."""
+    if not config.evaluation.problems:
+        return []
+    most = config.evaluation.max_tokens or config.length
+
+    def backend(state: TrainState) -> RolloutBackend:
+        return rollouts.engine_for(
+            trainable.params(state),
+            Sampling(max_tokens=most),
+            model=config.model,
+            tokenizer=tokenizer,
+            mesh=mesh,
+            execution=execution,
+            length=config.length + most,
+            seed=config.seed,
+            version=int(state.step),
+        )
+
+    measure = ProblemMeasure(
+        config.evaluation, backend, tokenizer, work, max_tokens=most, seed=config.seed
+    )
+    measure.before(state)
+    return [measure.hook(config.steps)]
 
 
 class WeightedBatches:

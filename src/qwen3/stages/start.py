@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from etils import epath
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
-from qwen3.mesh import shardings_of
-from qwen3.model import hf, transformer
+from qwen3.model import transformer
 from qwen3.model.sizes import ModelConfig
-from qwen3.train import checkpoint
+from qwen3.train import model_source
 from qwen3.train import state as states
-from qwen3.train.manifest import MANIFEST
+from qwen3.train.model_source import abstract_parameters
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
+
+__all__ = ["Begun", "abstract_parameters", "begin", "moved", "parameters"]
 
 log = logging.getLogger("qwen3")
 
@@ -72,26 +72,16 @@ def moved(
 
 
 def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
-    """Parameters of a run, a checkpoint or a Hugging Face folder, placed on `mesh`.
+    """Parameters of a run, a checkpoint, an adapter or a Hugging Face folder, placed on `mesh`.
 
-    A teacher or a reference is read by this too. Raises ValueError where `source` is none of the
-    three, and for arrays of another model, naming them.
+    A teacher or a reference is read by this too. Raises ValueError where `source` is none of these,
+    and for arrays of another model than `model`, naming them.
     """
-    path = epath.Path(source)
-    if (path / MANIFEST).exists() or checkpoint.steps_in(path / "checkpoints"):
-        return checkpoint.load_params(path, abstract_parameters(model, mesh, dtype))
-    if path.exists() and any(path.glob("*.safetensors")):
-        return hf.load_params(source, model, mesh, dtype)
-    raise ValueError(
-        f"{source!r} is no workdir with checkpoints, no checkpoint and no folder with safetensors"
-    )
-
-
-def abstract_parameters(model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
-    """ShapeDtypeStructs of the parameters with their shardings; nothing is allocated."""
-    boxed = transformer.abstract(model, dtype)
-
-    def placed(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, nn.meta.unbox(boxed), shardings_of(boxed, mesh))
+    try:
+        origin = model_source.find(source)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{source!r} is no workdir with checkpoints, no checkpoint and no folder with "
+            f"safetensors: {error}"
+        ) from error
+    return dataclasses.replace(origin, config=model).params(mesh, dtype)

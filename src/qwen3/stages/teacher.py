@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
-from etils import epath
 from jax.sharding import Mesh
 
-from qwen3.config import from_dict
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.model import hf_config
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import parameters
-from qwen3.train.manifest import MANIFEST, read_manifest
+from qwen3.train import model_source
 
 
 class Teacher(NamedTuple):
@@ -35,27 +31,15 @@ def load(source: str, mesh: Mesh, *, dtype: Any) -> Teacher:
 
 def described(source: str) -> tuple[ModelConfig, Tokenizer | None]:
     """The size of the model of `source`, and its tokenizer."""
-    path = epath.Path(source)
-    if (path / MANIFEST).exists():
-        return _of_run(read_manifest(path)["config"], source)
-    if not (path / "config.json").exists():
+    try:
+        origin = model_source.find(source)
+    except FileNotFoundError as error:
         raise ValueError(
-            f"teacher {source!r} is no workdir, no checkpoint and no folder with config.json"
-        )
-    record = json.loads((path / "config.json").read_text())
-    if "model" in record and "architectures" not in record:
-        return _of_run(record, source)
-    has_tokenizer = (path / "tokenizer.json").exists()
-    tokenizer = Tokenizer.load(source) if has_tokenizer else None
-    return hf_config.from_hf(record, path.name), tokenizer
-
-
-def _of_run(record: dict, source: str) -> tuple[ModelConfig, Tokenizer | None]:
-    if "model" not in record:
-        raise ValueError(f"the config of teacher {source!r} names no model")
-    model = from_dict(ModelConfig, record["model"])
-    folder = record.get("tokenizer")
-    return model, Tokenizer.load(folder) if folder else None
+            f"teacher {source!r} is no workdir, no checkpoint and no folder with config.json: "
+            f"{error}"
+        ) from error
+    folder = origin.tokenizer_folder
+    return origin.config, Tokenizer.load(folder) if folder else None
 
 
 def shared_vocabulary(

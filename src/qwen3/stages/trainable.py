@@ -10,16 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import optax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
-from qwen3.mesh import shardings_of
 from qwen3.model import lora as adapters
 from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages import start
+from qwen3.train import model_source
 from qwen3.train import state as states
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
@@ -51,6 +50,9 @@ def _merged(base: Any, state_params: Any, lora: LoraConfig) -> Any:
     return adapters.merge(base, state_params, lora)
 
 
+WHOLE_MODEL = Trainable()
+
+
 class Prepared(NamedTuple):
     """Where a stage begins, and how its state becomes a model."""
 
@@ -75,23 +77,13 @@ def begin(
     """
     if not lora.rank:
         state, extra = start.begin(work, model, tx, mesh, seed=seed, init_from=init_from)
-        return Prepared(state, extra, Trainable())
+        return Prepared(state, extra, WHOLE_MODEL)
     if not init_from:
         raise ValueError(f"LoRA of rank {lora.rank} needs init_from: adapters on what model?")
     base = start.parameters(init_from, model, mesh)
-    template = states.abstract(abstract_adapters(lora, model, mesh), tx)
+    template = states.abstract(model_source.abstract_adapters(lora, model, mesh), tx)
     restored = work.restore(template)
     if restored is not None:
         return Prepared(restored.state, restored.extra, Trainable(lora, base))
     fresh = states.fresh(lambda: adapters.init(lora, model, jax.random.key(seed)), tx, template)
     return Prepared(fresh, {}, Trainable(lora, base))
-
-
-def abstract_adapters(lora: LoraConfig, model: ModelConfig, mesh: Mesh) -> Any:
-    """ShapeDtypeStructs of the adapters with their shardings; nothing is allocated."""
-    boxed = adapters.abstract(lora, model)
-
-    def placed(leaf: jax.ShapeDtypeStruct, sharding: Sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, nn.meta.unbox(boxed), shardings_of(boxed, mesh))
