@@ -189,6 +189,22 @@ def test_the_engine_forces_records_and_finishes(make, tokenizer, script):
     assert found.finish == "budget-then-stop"
 
 
+def test_penalties_count_what_the_model_wrote_and_not_what_was_forced(make, tokenizer, script):
+    """A negative presence penalty makes the tokens that count the likeliest ones."""
+    request = Request(
+        [5, 6, tokenizer.think_open],
+        sampling=sampling("model", top_k=1, presence_penalty=-100.0),
+        budget=1,
+        answer_reserve=0,
+        max_tokens=len(script["docs"]) + 5,
+        stop_ids=(),
+    )
+    (answer,) = make(max_length=192, buckets=(192,), slots=2).generate([request])
+    first, *forced = answer.tokens[:-4]
+    assert forced == script["docs"] and first not in forced
+    assert answer.tokens[-4:] == [first] * 4
+
+
 def test_forbidden_thinking_never_opens_a_block(make, config, params, tokenizer):
     boosted = dict(params)
     boosted["embed"] = params["embed"].at[tokenizer.think_open].mul(40.0)
