@@ -192,9 +192,9 @@ def test_the_engine_forces_records_and_finishes(make, tokenizer, script):
 def test_penalties_count_what_the_model_wrote_and_not_what_was_forced(make, tokenizer, script):
     """A negative presence penalty makes the tokens that count the likeliest ones."""
     request = Request(
-        [5, 6, tokenizer.think_open],
+        [5, 6, tokenizer.think_open, 7],
         sampling=sampling("model", top_k=1, presence_penalty=-100.0),
-        budget=1,
+        budget=2,  # one token of which the prompt has
         answer_reserve=0,
         max_tokens=len(script["docs"]) + 5,
         stop_ids=(),
