@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import sys
 
 import fsspec
@@ -170,6 +171,29 @@ def test_token_ids_are_taken_as_they_are(tmp_path):
         source[1]
 
 
+def test_damaged_parquet_is_left_out_row_by_row_or_file_by_file(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = pyarrow.array([b"one", b"\xff", b"three", b"four"], pyarrow.binary())
+    table = pyarrow.table({"text": texts.view(pyarrow.string()), "quality": [1.0, 2.0, 3.0, 4.0]})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=2, compression="none")
+    with pytest.raises(BadData, match="a.parquet, row 2: unreadable .*skip_broken=True"):
+        list(open_source(tmp_path / "a.parquet"))
+    source = open_source(tmp_path / "a.parquet", skip_broken=True)
+    assert [d.content for d in source] == ["one", "three", "four"] and len(source.skipped) == 1
+    assert source[2].content == "three"
+    draw, data = random.Random(0), (tmp_path / "a.parquet").read_bytes()
+    for _ in range(300):
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(data))] = draw.randrange(256)
+        (tmp_path / "b.parquet").write_bytes(damaged)
+        damaged = open_source(tmp_path / "b.parquet", skip_broken=True)
+        contents = [d.content for d in damaged]  # raises nothing
+        assert damaged.skipped or len(contents) == 4
+        assert all("b.parquet" in message for message in damaged.skipped)
+
+
 def test_a_tfds_set_needs_no_tensorflow(make, tokenizer, tmp_path):
     pytest.importorskip("tensorflow_datasets")
     from qwen3.data import corpora
@@ -183,6 +207,10 @@ def test_a_tfds_set_needs_no_tensorflow(make, tokenizer, tmp_path):
     assert len(source) == 3
     assert source[1].content.tolist() == corpus[1].content.tolist()
     assert corpora.prepare(source, tokenizer, tmp_path / "again").hash == corpus.hash
+    with pytest.raises(BadData, match="record 0: the text field 'words' not in"):
+        list(Tfds(str(stored.data_dir), text="words"))
+    lenient = Tfds(str(stored.data_dir), text="words", skip_broken=True)
+    assert list(lenient) == [] and "record 2" in lenient.skipped[2]
     with pytest.raises(ValueError, match=r"no split 'test'; choose from \['train'\]"):
         Tfds(str(stored.data_dir), split="test")
     assert "tensorflow" not in sys.modules

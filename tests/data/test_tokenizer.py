@@ -3,14 +3,18 @@ one trained here."""
 
 import argparse
 import base64
+import hashlib
 import json
 import random
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
-from qwen3.data import tokenizer_cli
+from qwen3.data import chat_template, tokenizer_cli, tokenizer_files
+from qwen3.data.chat_template import CHAT_TEMPLATE
 from qwen3.data.ranks import byte_alphabet, read_ranks, recover_merges
 from qwen3.data.special_tokens import ADDED_TOKENS, SPLIT
 from qwen3.data.tokenizer import SMALLEST, Tokenizer
@@ -239,6 +243,11 @@ def _edit(stored, change):
     return json.dumps(stored)
 
 
+def _edit_model(stored, **changes):
+    stored["model"].update(changes)
+    return json.dumps(stored)
+
+
 BROKEN_FOLDERS = {
     "truncated": (lambda s: json.dumps(s)[:500], "not a readable tokenizer"),
     "empty": (lambda s: "", "not a readable tokenizer"),
@@ -258,6 +267,48 @@ BROKEN_FOLDERS = {
         ),
         "split pattern",
     ),
+    "no model": (lambda s: _edit(s, lambda s: s.pop("model")), "not a readable tokenizer"),
+    "deep": (lambda s: "[" * 100_000, "not a readable tokenizer"),
+    "dropout": (lambda s: _edit_model(s, dropout=0.5), "model.dropout is 0.5, wanted None"),
+    "byte fallback": (lambda s: _edit_model(s, byte_fallback=True), "model.byte_fallback is True"),
+    "unknown token": (lambda s: _edit_model(s, unk_token="a"), "model.unk_token is 'a'"),
+    "prefix of pieces": (
+        lambda s: _edit_model(s, continuing_subword_prefix="##"),
+        "model.continuing_subword_prefix is '##'",
+    ),
+    "suffix of words": (
+        lambda s: _edit_model(s, end_of_word_suffix="</w>"),
+        "model.end_of_word_suffix is '</w>'",
+    ),
+    "merges ignored": (lambda s: _edit_model(s, ignore_merges=True), "model.ignore_merges is True"),
+    "Unigram": (
+        lambda s: _edit_model(s, type="Unigram", vocab=[["a", 0.0]]),
+        "model.type is 'Unigram', wanted 'BPE'",
+    ),
+    "a letter that is no byte": (
+        lambda s: _edit_model(s, vocab={**s["model"]["vocab"], "a語": len(s["model"]["vocab"])}),
+        "the piece 'a語' has '語', which stands for no byte",
+    ),
+    "two pieces of one id": (
+        lambda s: _edit_model(s, vocab={**s["model"]["vocab"], "qq": 5}),
+        "do not have the ids 0 to .*, once each",
+    ),
+    "an id left out": (
+        lambda s: _edit_model(s, vocab={**s["model"]["vocab"], "qq": 5_000_000}),
+        "do not have the ids 0 to .*, once each",
+    ),
+    "a piece twice": (
+        lambda s: json.dumps(s).replace('"vocab": {', '"vocab": {"a": 7, '),
+        "'a' stands there 2 times",
+    ),
+    "a byte missing": (
+        lambda s: _edit_model(s, vocab={k: v for k, v in s["model"]["vocab"].items() if k != "Ā"}),
+        "1 of the 256 single bytes are not in the vocabulary",
+    ),
+    "a merge of no pieces": (
+        lambda s: _edit_model(s, merges=[["語", "a"]]),
+        "not a readable tokenizer",
+    ),
     "greedy token": (
         lambda s: _edit(s, lambda s: s["added_tokens"][0].update(lstrip=True)),
         "has flags \\['lstrip'\\]",
@@ -270,6 +321,73 @@ def test_a_folder_that_is_no_qwen3_tokenizer_is_refused(tiny, tmp_path, change, 
     (tmp_path / "tokenizer.json").write_text(change(json.loads(tiny.backend.to_str())))
     with pytest.raises(ValueError, match=message):
         Tokenizer.load(tmp_path)
+
+
+def test_a_panic_of_the_library_is_an_error_like_others(tiny, tmp_path, monkeypatch):
+    class Panic(BaseException):
+        pass
+
+    class Backend:
+        @staticmethod
+        def from_str(text):
+            raise Panic("index out of bounds")
+
+    tiny.save(tmp_path)
+    monkeypatch.setattr(tokenizer_files.tokenizers, "Tokenizer", Backend)
+    with pytest.raises(ValueError, match="not a readable tokenizer: index out of bounds"):
+        tokenizer_files.read(tmp_path)
+    monkeypatch.setattr(Backend, "from_str", lambda text: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer_files.read(tmp_path)
+
+
+def test_stored_truncation_and_padding_are_switched_off_with_a_warning(tiny, tmp_path):
+    text = "a text of forty characters, to be precise"
+    cut = tokenizers.Tokenizer.from_str(tiny.backend.to_str())
+    cut.enable_truncation(8)
+    cut.enable_padding(length=16)
+    (tmp_path / "tokenizer.json").write_text(cut.to_str())
+    with pytest.warns(UserWarning, match="its truncation and padding is switched off") as told:
+        loaded = Tokenizer.load(tmp_path)
+    assert len(told) == 1
+    assert loaded.encode(text) == tiny.encode(text)
+    assert loaded.encode_batch([text, "a"]) == tiny.encode_batch([text, "a"])
+    loaded.save(tmp_path / "again")
+    stored = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    assert stored["truncation"] is None and stored["padding"] is None
+
+
+OTHER = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("tokenizer_config.json", json.dumps({"chat_template": OTHER})),
+        (
+            "tokenizer_config.json",
+            json.dumps({"chat_template": [{"name": "x", "template": OTHER}]}),
+        ),
+        ("chat_template.json", json.dumps({"chat_template": OTHER})),
+        ("chat_template.jinja", OTHER),
+    ],
+)
+def test_another_chat_template_is_not_followed_without_a_word(tiny, tmp_path, name, text):
+    tiny.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Tokenizer.load(tmp_path)  # our own template, and none, are silent
+        (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n")
+        Tokenizer.load(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.warns(UserWarning, match=f"{name} has another chat template"):
+        Tokenizer.load(tmp_path)
+
+
+def test_the_official_template_is_known_by_its_hash(monkeypatch):
+    monkeypatch.setattr(chat_template, "OFFICIAL", hashlib.sha256(b"official\n").hexdigest())
+    assert chat_template.is_built_in("official\r\n")
+    assert not chat_template.is_built_in("official") and not chat_template.is_built_in(None)
 
 
 def test_a_missing_folder_is_refused(tmp_path):

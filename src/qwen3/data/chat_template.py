@@ -1,8 +1,14 @@
-"""The chat format as a Jinja text, for tokenizer_config.json and so for every server.
+"""The chat format as a Jinja template, for tokenizer_config.json and so for every server.
 
-`chat_render` is the same format in Python; a test holds both against the stored official cases.
-Strings are joined with `+`, which fails on a system prompt that is no string, as it should.
+`chat_render` is the same format in Python; a test holds both against renderings by the official
+template. Strings are joined with `+`, which fails on a system prompt that is no string, as it
+should.
 """
+
+import hashlib
+
+# sha256 of the official template, the later of its two published texts.
+OFFICIAL = "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8"
 
 TOOLS_INTRO = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -104,3 +110,12 @@ CHAT_TEMPLATE = (
     .replace("@EMPTY@", _quoted(EMPTY_THINK))
     .strip()
 )
+
+
+def is_built_in(template: object) -> bool:
+    """Whether a stored template is the one above, or the official text that it renders alike."""
+    if not isinstance(template, str):
+        return False
+    text = template.replace("\r\n", "\n")
+    digests = {hashlib.sha256(form.encode()).hexdigest() for form in (text, text.strip())}
+    return text.strip() == CHAT_TEMPLATE or OFFICIAL in digests

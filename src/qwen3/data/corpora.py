@@ -109,11 +109,12 @@ def prepare(
 ) -> Corpus:
     """Tokenise sources into `folder`, or reuse the corpus of these sources that lies there.
 
-    Takes some 200 MB of memory for the library's encodings, and for a document of more than 256k
-    characters about 15 MB per MB of it. Raises BadData for a file or row that cannot be read,
-    ValueError if the folder holds something else or is damaged (`rebuild=True` replaces it) or the
-    sources hold no text, OSError if the disk is full; the folder is then as it was before. Several
-    processes may prepare the same folder.
+    Takes some 60 MB of memory, and 8 MB per MB of the longest document. Several processes may
+    prepare the same folder.
+
+    Raises BadData for a file or row that cannot be read or stored, ValueError if the folder holds
+    something else or is damaged (`rebuild=True` replaces it) or the sources hold no text, OSError
+    if the disk is full; the folder is then as it was before.
     """
     if "://" in str(folder):
         raise ValueError(f"{folder}: a corpus is mapped into memory, so its folder must be local")

@@ -73,9 +73,12 @@ def run_prepare(args: argparse.Namespace) -> None:
     opened = [sources.open_source(path, **options) for path in args.files]
     tokenizer = Tokenizer.load(args.tokenizer)
     corpus = corpora.prepare(opened, tokenizer, args.out, rebuild=args.rebuild)
-    for problem in corpus.manifest["skipped"]:
+    skipped = corpus.manifest["skipped"]
+    for problem in skipped:
         print(f"skipped {problem}", file=sys.stderr)
-    print(f"{args.out}: {corpus.manifest['documents']:,} documents, {len(corpus.tokens):,} tokens")
+    left_out = f", {count:,} files or rows left out" if (count := len(skipped)) else ""
+    size = f"{len(corpus):,} documents, {len(corpus.tokens):,} tokens"
+    print(f"{args.out}: {size}{left_out}")
     if args.tfds:
         from qwen3.data.tfds_source import builder
 

@@ -46,7 +46,9 @@ def damage_named(what: str) -> Iterator[None]:
     pyarrow = optional("pyarrow")
     try:
         yield
-    except (OSError, pyarrow.ArrowException) as error:
+    except BadData:
+        raise
+    except (OSError, ValueError, LookupError, OverflowError, pyarrow.ArrowException) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise BadData(f"{what} ({error})") from error

@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _batches(documents: Iterable[tuple[Source, Document]]) -> Iterator[Batch]:
 
 
 def _encode(batch: Batch, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """Token ids int64 [n] of each document with its end; the end alone for one without text."""
+    """Token ids int [n] of each document with its end; the end alone for one without text."""
     texts = [_text(document.content) for _, document in batch]
     # A document that writes <|im_end|> or <|endoftext|> is text about them, not a turn or an end.
     encoded = (
@@ -113,9 +113,10 @@ def _encode(batch: Batch, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
         else [_encode_long(texts[0], tokenizer)]
     )
     for (_, document), text_ids in zip(batch, encoded, strict=True):
-        ids = np.array(text_ids) if isinstance(document.content, str) else document.content
+        is_text = isinstance(document.content, str)
+        ids = np.asarray(text_ids, np.int32) if is_text else np.asarray(document.content)
         ended = len(ids) and ids[-1] == tokenizer.endoftext
-        yield (ids if ended else np.append(ids, tokenizer.endoftext)).astype(np.int64)
+        yield ids if ended else np.append(ids, tokenizer.endoftext).astype(ids.dtype, copy=False)
 
 
 def _text(content: str | np.ndarray) -> str:
@@ -125,11 +126,11 @@ def _text(content: str | np.ndarray) -> str:
 
 def _encode_long(text: str, tokenizer: Tokenizer) -> np.ndarray:
     """Ids of a text of any length, a few pieces at a time: the library's encodings of all of it
-    would take 200 bytes per byte of text, the ids take 8 per token."""
-    pieces, ids = text_pieces(text), [np.zeros(0, np.int64)]
+    would take 200 bytes per byte of text, the ids take 4 per token."""
+    pieces, ids = text_pieces(text), array("i")
     while group := list(islice(pieces, PIECES)):
-        ids += map(np.array, tokenizer.encode_batch(group, allow_special=False))
-    return np.concatenate(ids)
+        ids.extend(chain.from_iterable(tokenizer.encode_batch(group, allow_special=False)))
+    return np.frombuffer(ids, np.int32)
 
 
 def _range_fault(ids: np.ndarray, tokenizer: Tokenizer) -> str:
