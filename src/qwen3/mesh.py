@@ -1,7 +1,9 @@
-"""The five mesh axes, where each logical name goes, and how arrays are placed.
+"""The five mesh axes, the axis that each logical name is sharded over, and how arrays are placed.
 
-The axes always exist, size 1 when unused: one code path from one CPU to a pod. The mesh is
-ambient (`with jax.set_mesh(mesh):`); without one, `constrain` does nothing.
+Data parallelism is "data" and "fsdp", tensor parallelism "tensor", expert parallelism "expert" and
+context parallelism "context". The axes always exist, with size 1 when unused: one code path from
+one CPU to a pod. The mesh is ambient (`with jax.set_mesh(mesh):`); without one, `constrain` does
+nothing.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Any = None) -> Mesh:
-    """A mesh of all `devices` (default: all there are), every axis AxisType.Auto.
+    """A mesh of `devices` (default: every device of every process), each axis AxisType.Auto.
 
-    Raises ValueError when the axes' sizes do not multiply to the number of devices.
+    Raises ValueError when the sizes of the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [getattr(config, axis) for axis in AXES]
@@ -70,18 +72,24 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Any = None) -> Mesh:
 
 
 def spec(*names: str | None) -> P:
-    """Partition of an array whose axes bear these logical names."""
+    """PartitionSpec of an array whose axes have these logical names."""
     return P(*(RULES[name] for name in names))
 
 
+def axes_of(name: str | None) -> tuple[str, ...]:
+    """The mesh axes that a logical name is sharded over."""
+    axes = RULES[name]
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
 def ambient_sizes() -> dict[str, int]:
-    """Axis sizes of the ambient mesh; empty without one."""
+    """Axis sizes of the ambient mesh; {} without one."""
     mesh = jax.sharding.get_abstract_mesh()
     return {} if mesh.empty else dict(mesh.shape)
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Place an activation by its logical axis names; outside a mesh, x itself."""
+    """x sharded by its logical axis names; x itself outside a mesh or on one device."""
     sizes = ambient_sizes()
     if math.prod(sizes.values()) <= 1:
         return x
@@ -89,44 +97,42 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def shardings_of(boxed: Any, mesh: Mesh) -> Any:
-    """NamedShardings for a tree of logically named leaves (what `model.transformer.abstract` gives)
+    """NamedShardings of a tree of logically named leaves, as `model.transformer.abstract` gives it.
 
     Raises ValueError naming the parameter whose axis the mesh does not divide.
     """
 
-    def one(path, leaf):
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
         names = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
         value = leaf.value if isinstance(leaf, nn.LogicallyPartitioned) else leaf
-        partition = spec(*names)
-        for size, axes, name in zip(value.shape, partition, names, strict=False):
-            ways = math.prod(mesh.shape[a] for a in _tuple(axes))
+        for size, name in zip(value.shape, names, strict=False):
+            ways = math.prod(mesh.shape[axis] for axis in axes_of(name))
             if size % ways:
                 raise ValueError(
                     f"{jax.tree_util.keystr(path)}: axis {name!r} of {size} does not divide over "
-                    f"{'x'.join(_tuple(axes))} of {ways}"
+                    f"{'x'.join(axes_of(name))} of {ways}"
                 )
-        return NamedSharding(mesh, partition)
+        return NamedSharding(mesh, spec(*names))
 
     return jax.tree_util.tree_map_with_path(
-        one, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+        sharding, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
     )
 
 
-def _tuple(axes: Any) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """[batch, length] arrays: rows over data, fsdp and expert, positions over context."""
+    """Sharding of [batch, length] arrays: rows over data, fsdp, expert; positions over context."""
     return NamedSharding(mesh, spec("batch", "length"))
 
 
 def platform(mesh: Mesh | None = None) -> str:
-    """The kind of the mesh's devices, which need not be this process's: "cpu", "tpu" or "gpu"."""
+    """Platform of the mesh's devices, "cpu", "tpu" or "gpu"; it need not be this process's own."""
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
 
 
 def gathered(w: jax.Array, dtype: Any, *names: str | None) -> jax.Array:
-    """A weight at its use: cast first, then gathered over fsdp, so that half the bytes travel."""
+    """A weight at its use: cast to `dtype`, then gathered over fsdp, so that half the bytes travel.
+
+    `names` are its logical axis names; only "embed" is sharded over fsdp.
+    """
     return constrain(w.astype(dtype), *(None if name == "embed" else name for name in names))

@@ -11,31 +11,39 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SCALES = ("none", "group", "batch")
 
 
 class Advantages(NamedTuple):
-    """values_R and learnable_R per rollout; counts of groups: all, none or one value of reward."""
+    """The advantages of R rollouts, and how many of their groups carry a signal."""
 
-    values: np.ndarray
-    learnable: np.ndarray
-    groups: int
+    values: np.ndarray  # [R] float64; 0 in groups without spread
+    learnable: np.ndarray  # [R] bool; False in groups without spread
+    groups: int  # number of groups
     flat_low: int  # groups without spread whose rewards are at most 0
     flat_high: int  # groups without spread whose rewards are above 0
 
 
 def group_advantages(
-    rewards_R, groups_R, *, scale="none", size=None, binarise=None, tolerance=1e-6
+    rewards_R: ArrayLike,
+    groups_R: ArrayLike,
+    *,
+    scale: str = "none",
+    size: int | None = None,
+    binarise: float | None = None,
+    tolerance: float = 1e-6,
 ) -> Advantages:
     """Advantages of R rollouts; the order of the rollouts does not matter, to the last bit.
 
-    scale: "none" (Dr. GRPO, arXiv 2503.20783), "group" (the group's standard deviation, GRPO,
-    arXiv 2402.03300) or "batch" (that of all centred rewards of learnable groups, ScaleRL, arXiv
-    2510.13786). `binarise`: rewards at or above this count 1, others 0, before any statistics;
-    without it, group scaling blows a formatting accident up to full strength. `size`: rollouts
-    that every group must have. Raises ValueError for a reward that is not finite, for group ids
-    of another length, an unknown scale, and a group of another size.
+    groups_R: the prompt's id of each rollout. scale: "none" (Dr. GRPO, arXiv 2503.20783), "group"
+    (the group's standard deviation, GRPO, arXiv 2402.03300) or "batch" (that of all centred rewards
+    of learnable groups, ScaleRL, arXiv 2510.13786). binarise: rewards at or above it count 1,
+    others 0, before any statistics; without it, group scaling blows a formatting accident up to
+    full strength. size: rollouts that every group must have. tolerance: largest spread of rewards
+    that counts as none. Raises ValueError for a reward that is not finite, group ids of another
+    length, an unknown scale, and a group of another size.
     """
     rewards = np.asarray(rewards_R, np.float64)
     groups = np.asarray(groups_R)
@@ -53,13 +61,15 @@ def group_advantages(
     flat_low = flat_high = 0
     for index, name in enumerate(names):
         members = np.flatnonzero(inverse == index)
-        mine = rewards[members]
+        group_rewards = rewards[members]
         if size is not None and len(members) != size:
             raise ValueError(f"group {name} has {len(members)} rollouts, not {size}")
-        if mine.max() - mine.min() <= tolerance:
-            flat_low, flat_high = flat_low + (mine.max() <= 0), flat_high + (mine.max() > 0)
+        best = group_rewards.max()
+        if best - group_rewards.min() <= tolerance:
+            flat_low, flat_high = flat_low + (best <= 0), flat_high + (best > 0)
             continue
-        centred = mine - math.fsum(mine) / len(mine)
+        # fsum is exact, so the mean does not depend on the order of the rollouts.
+        centred = group_rewards - math.fsum(group_rewards) / len(group_rewards)
         values[members] = centred / (_root_mean_square(centred) if scale == "group" else 1.0)
         learnable[members] = True
     if scale == "batch" and learnable.any():
@@ -67,5 +77,5 @@ def group_advantages(
     return Advantages(values, learnable, len(names), int(flat_low), int(flat_high))
 
 
-def _root_mean_square(x):
+def _root_mean_square(x: np.ndarray) -> float:
     return math.sqrt(math.fsum(x * x) / len(x))

@@ -2,10 +2,12 @@
 
 Departures from the report, which publishes none of these settings: the denominator is the whole
 optimizer step's (every answer's tokens weigh the same, DAPO), not each answer's; no KL by default;
-clip-higher; and rollouts may be corrected for the sampler's numerics. The published objectives are
-rows of `objective.PRESETS`. Group advantages come in the batch, made on the host (`advantages`).
+clip-higher; and rollouts may be corrected for the sampler's numerics by importance sampling. The
+published objectives are rows of `grpo_config.PRESETS`. Group advantages come in the batch, computed
+on the host (`advantages`).
 
-Per token, with lr = log pi - log pi_old, A the advantage, m the weight, w and keep the correction:
+Per token, with lr = log pi - log pi_old, A the advantage, m the weight (loss mask), w the truncated
+importance weight pi_old / pi_rollout and keep its masks:
 
     r        token: exp(lr);  sequence: exp(mean over the sequence of lr);
              sequence_token: the same value, with the gradient of the token's own log pi
@@ -20,10 +22,13 @@ Masks of the correction zero a token's loss but leave the denominators: a reject
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from qwen3.losses.forward import by_mode, detached, token_log_probs
+from qwen3.losses.forward import Apply, Batch, Params, Sums, by_mode, detached, token_log_probs
 from qwen3.losses.grpo_config import Grpo
 from qwen3.losses.sequences import at_tokens, mean_at_tokens, per_sequence
 
@@ -31,82 +36,100 @@ _LOG_PROBS = ("old_logp", "rollout_logp", "reference_logp")
 _MAX_LOG_RATIO = 20.0  # ratios stay finite; no gradient beyond
 
 
-def policy_gradient(apply, params, batch, frozen, *, config: Grpo, chunk=None):
+def policy_gradient(
+    apply: Apply,
+    params: Params,
+    batch: Batch,
+    frozen: Any,
+    *,
+    config: Grpo,
+    chunk: int | None = None,
+) -> tuple[jax.Array, Sums]:
     """(sum, sums) over the weighted tokens of packed or padded rows.
 
     batch, beside the usual: float32 [B, T] advantages, old_logp and/or rollout_logp, aligned with
     targets; reference_logp where there is a KL and frozen has no "reference" parameters; optional
-    mode (index into `rows.MODES`). frozen: () or a dict with "reference" and "entropy_coef".
+    mode (index into `forward.MODES`). frozen: () or a dict with "reference" and "entropy_coef".
+    Raises ValueError for a KL without a reference, an entropy bonus without its coefficient, and a
+    sampler correction without rollout_logp.
     """
     used_BT = (batch["weights"] > 0).astype(jnp.float32)
     with jax.named_scope("log_probs"):
         logp, entropy = token_log_probs(apply, params, batch, chunk=chunk)
-    # Whatever stands at positions without weight, they give 0 and not an infinity times 0.
-    given = {n: jnp.where(used_BT > 0, batch[n], 0.0) for n in _LOG_PROBS if n in batch}
-    given = jax.lax.stop_gradient(given)
-    old = given["old_logp" if config.old == "recomputed" else "rollout_logp"]
-    advantage, reference = jnp.where(used_BT > 0, batch["advantages"], 0.0), None
-    if config.kl != "none":
-        reference = given.get("reference_logp")
-        if reference is None:
-            reference = _reference(apply, batch, frozen, chunk)
-    if config.kl == "reward_k1":
+    # Unweighted positions may hold inf or NaN; zero them first, because inf * 0 is NaN.
+    stored = {n: jnp.where(used_BT > 0, batch[n], 0.0) for n in _LOG_PROBS if n in batch}
+    stored = jax.lax.stop_gradient(stored)
+    old = _old_log_probs(config, stored)
+    reference = None if config.kl == "none" else _reference(apply, batch, stored, frozen, chunk)
+    advantage = jnp.where(used_BT > 0, batch["advantages"], 0.0)
+    if reference is not None and config.kl == "reward_k1":
         advantage -= config.kl_coef * (old - reference)
     advantage = jax.lax.stop_gradient(advantage)
     with jax.named_scope("policy_gradient"):
         ratio = _ratio(config, logp, old, batch)
         loss, events = _surrogate(config, ratio, advantage, logp)
-        correction, mismatch = _correction(config, old, given.get("rollout_logp"), batch, used_BT)
+        correction, mismatch = _correction(config, old, stored.get("rollout_logp"), batch, used_BT)
         loss *= correction
-        if config.kl in ("k2", "weighted_k3"):
+        if reference is not None and config.kl in ("k2", "weighted_k3"):
             loss += config.kl_coef * _kl_in_loss(config.kl, logp, old, reference)
         if config.entropy:
             loss -= _entropy_coef(frozen) * entropy
         share, weight, sequences = _aggregation(config, batch)
     total = jnp.sum(loss * share)
-    sums = {
-        "tokens": jnp.sum(used_BT),
-        "sequences": sequences,
-        **{name: jnp.sum(value * used_BT) for name, value in events.items()},
-        "advantage": jnp.sum(advantage * used_BT),
-        "advantage_abs": jnp.sum(jnp.abs(advantage) * used_BT),
-        "ratio": jnp.sum(ratio * used_BT),
-        "ratio_squared": jnp.sum(jnp.square(ratio) * used_BT),
-        "drift_k3": jnp.sum(_k3(old - logp) * used_BT),
-        "entropy": jnp.sum(entropy * used_BT),
-        **by_mode(jnp.ones_like(used_BT), used_BT, batch, "tokens"),
-        **by_mode(entropy, used_BT, batch, "entropy"),
-        **mismatch,
+    values = {
+        **events,
+        "advantage": advantage,
+        "advantage_abs": jnp.abs(advantage),
+        "ratio": ratio,
+        "ratio_squared": jnp.square(ratio),
+        "drift_k3": _k3(old - logp),
+        "entropy": entropy,
     }
     if reference is not None:
-        sums["reference_k1"] = jnp.sum((logp - reference) * used_BT)
-        sums["reference_k3"] = jnp.sum(_k3(reference - logp) * used_BT)
-    return total, {"weight": weight, **detached(sums)}
+        values |= {"reference_k1": logp - reference, "reference_k3": _k3(reference - logp)}
+    sums = _metrics(values, used_BT, batch) | {"weight": weight, "sequences": sequences}
+    return total, detached(sums | mismatch)
 
 
-def _exp(log_ratio):
+def _metrics(values: Mapping[str, jax.Array], used_BT: jax.Array, batch: Batch) -> Sums:
+    """Sums over the used tokens, with tokens and entropy also per mode."""
+    return {
+        "tokens": jnp.sum(used_BT),
+        **{name: jnp.sum(value * used_BT) for name, value in values.items()},
+        **by_mode(jnp.ones_like(used_BT), used_BT, batch, "tokens"),
+        **by_mode(values["entropy"], used_BT, batch, "entropy"),
+    }
+
+
+def _exp(log_ratio: jax.Array) -> jax.Array:
+    """exp, with the argument clipped so that no ratio is infinite."""
     return jnp.exp(jnp.clip(log_ratio, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
 
 
-def _k3(log_q_over_p):
+def _k3(log_q_over_p: jax.Array) -> jax.Array:
     """q / p - 1 - log(q / p), for samples of p: an estimate of KL(p||q) that is never negative."""
     return _exp(log_q_over_p) - 1.0 - log_q_over_p
 
 
-def _ratio(config, logp, old, batch):
+def _ratio(config: Grpo, logp: jax.Array, old: jax.Array, batch: Batch) -> jax.Array:
+    """The importance ratio pi / pi_old: per token, or the sequence's geometric mean (GSPO)."""
     log_ratio = logp - old
     if config.ratio != "token":
         log_ratio = mean_at_tokens(log_ratio, batch["weights"], batch["segment_ids"])
     if config.ratio == "sequence_token":
+        # The value of the sequence's mean with the gradient of the token's own log-probability.
         log_ratio = jax.lax.stop_gradient(log_ratio) + logp - jax.lax.stop_gradient(logp)
     return _exp(log_ratio)
 
 
-def _surrogate(config, ratio, advantage, logp):
-    """(loss per token, which of the clips acted there)."""
+def _surrogate(
+    config: Grpo, ratio: jax.Array, advantage: jax.Array, logp: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss per token, masks of the tokens where a clip acted, by its name)."""
     if config.clip == "none":
         return -ratio * advantage, {}
     if config.clip == "cispo":
+        assert config.ratio_cap is not None  # Grpo refuses cispo without one
         capped = jax.lax.stop_gradient(jnp.minimum(ratio, config.ratio_cap))
         return -capped * advantage * logp, {"clip_high": ratio > config.ratio_cap}
     low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
@@ -116,16 +139,21 @@ def _surrogate(config, ratio, advantage, logp):
         "clip_high": (ratio > high) & (advantage > 0),
     }
     if config.dual_clip is not None:
-        most = config.dual_clip * jnp.abs(advantage)
-        events["dual_clip"] = (advantage < 0) & (loss > most)
-        loss = jnp.where(advantage < 0, jnp.minimum(loss, most), loss)
+        # Bounds what a very large ratio of a bad answer costs (arXiv 1912.09729).
+        largest = config.dual_clip * jnp.abs(advantage)
+        events["dual_clip"] = (advantage < 0) & (loss > largest)
+        loss = jnp.where(advantage < 0, jnp.minimum(loss, largest), loss)
     return loss, events
 
 
-def _correction(config, old, rollout, batch, used_BT):
-    """(factor per token, sums about sampler against trainer); no gradient.
+def _correction(
+    config: Grpo, old: jax.Array, rollout: jax.Array | None, batch: Batch, used_BT: jax.Array
+) -> tuple[jax.Array | float, Sums]:
+    """(factor per token, sums of the mismatch of sampler and trainer); no gradient.
 
-    The sums are of the raw ratio, before truncation and before any mask.
+    Importance sampling from the sampler's policy (pi_rollout) to the trainer's old one (pi_old),
+    truncated (TIS) and masked (IcePop). The sums are of the raw ratio pi_old / pi_rollout, before
+    truncation and masks.
     """
     if rollout is None:
         if config.tis_cap or config.token_band or config.sequence_band:
@@ -156,14 +184,15 @@ def _correction(config, old, rollout, batch, used_BT):
     return factor, {name: jnp.sum(value * used_BT) for name, value in sums.items()}
 
 
-def _kl_in_loss(kind, logp, old, reference):
+def _kl_in_loss(kind: str, logp: jax.Array, old: jax.Array, reference: jax.Array) -> jax.Array:
+    """The KL term per token, by its kind: its gradient estimates that of KL(pi || reference)."""
     if kind == "k2":
         return 0.5 * jnp.square(logp - reference)
     # The gradient through the ratio turns k3's forward-KL gradient into the reverse KL's.
     return _exp(logp - old) * _k3(reference - logp)
 
 
-def _aggregation(config, batch):
+def _aggregation(config: Grpo, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(factor per token, this batch's part of the denominator, number of sequences)."""
     weights_BT, segments_BT = batch["weights"], batch["segment_ids"]
     lengths_BG = per_sequence(weights_BT, segments_BT)
@@ -176,32 +205,44 @@ def _aggregation(config, batch):
     return weights_BT / jnp.where(lengths_BT > 0, lengths_BT, 1.0), sequences, sequences
 
 
-def _reference(apply, batch, frozen, chunk):
+def _old_log_probs(config: Grpo, stored: Mapping[str, jax.Array]) -> jax.Array:
+    name = "old_logp" if config.old == "recomputed" else "rollout_logp"
+    if name not in stored:
+        raise ValueError(f"old {config.old!r} needs batch[{name!r}]")
+    return stored[name]
+
+
+def _reference(
+    apply: Apply, batch: Batch, stored: Mapping[str, jax.Array], frozen: Any, chunk: int | None
+) -> jax.Array:
+    """The reference policy's log-probabilities: those in the batch, else of frozen parameters."""
+    if "reference_logp" in stored:
+        return stored["reference_logp"]
     if "reference" not in frozen:
         raise ValueError("a KL needs batch['reference_logp'] or frozen['reference'] parameters")
     params = jax.lax.stop_gradient(frozen["reference"])
     return jax.lax.stop_gradient(token_log_probs(apply, params, batch, chunk=chunk)[0])
 
 
-def _entropy_coef(frozen):
+def _entropy_coef(frozen: Any) -> jax.Array:
     if "entropy_coef" not in frozen:
         raise ValueError("the entropy bonus needs frozen['entropy_coef']")
     return jax.lax.stop_gradient(frozen["entropy_coef"])
 
 
-def report(metrics) -> dict[str, float]:
-    """Means from the step's metrics (sums over one common divisor), by their own denominators."""
+def report(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Means per token, mode or sequence from the step's metrics (sums over one divisor)."""
     tokens = float(metrics["tokens"])
     if tokens == 0:
         return {}
     means = {n: float(v) / tokens for n, v in metrics.items() if n in _PER_TOKEN}
-    for raw in ("ratio", "mismatch_ratio"):
-        if raw in means:
-            # Effective share of the samples: 1 when all weights are equal.
-            means[f"{raw}_ess"] = means[raw] ** 2 / means[f"{raw}_squared"]
+    for ratio in ("ratio", "mismatch_ratio"):
+        if ratio in means:
+            # Effective sample size as a share of the tokens: 1 when all ratios are equal.
+            means[f"{ratio}_ess"] = means[ratio] ** 2 / means[f"{ratio}_squared"]
     for name, value in metrics.items():
-        head, _, mode = name.partition("/")
-        if mode and head != "tokens" and float(metrics[f"tokens/{mode}"]) > 0:
+        metric, _, mode = name.partition("/")
+        if mode and metric != "tokens" and float(metrics[f"tokens/{mode}"]) > 0:
             means[name] = float(value) / float(metrics[f"tokens/{mode}"])
     means["length"] = tokens / float(metrics["sequences"])
     return means

@@ -1,11 +1,13 @@
-"""The switches of GRPO, the combinations that make no objective, and the published ones by name.
+"""The switches of GRPO, the combinations that are refused, and the published objectives by name.
 
-What each switch does to the loss is written out at the head of `grpo`.
+The effect of each switch on the loss is written out at the head of `grpo`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 RATIOS = ("token", "sequence", "sequence_token")
 CLIPS = ("symmetric", "higher", "cispo", "none")
@@ -20,36 +22,31 @@ _WRONG_KLS = {
 
 @dataclass(frozen=True)
 class Grpo:
-    """The switches; a combination that is not an objective raises ValueError here, not in a run.
+    """The switches; a combination that is not an objective raises ValueError here, not in a run."""
 
-    ratio, clip, aggregation, kl, old: see the tables above. clip_low and clip_high are used by
-    "symmetric" (must be equal) and "higher"; ratio_cap by "cispo" and is the largest ratio itself,
-    not a distance from 1 (ScaleRL: 5). Mismatch of sampler and trainer, on pi_old / pi_rollout:
-    `tis_cap` truncates the token weight (2), `token_band` drops tokens outside it (IcePop, .5 to
-    5), `sequence_band` drops sequences whose *geometric mean* is outside (.999 to 1.002; products
-    over tokens die with length). kl: "k2" and ratio-weighted k3 in the loss, "reward_k1" takes
-    kl_coef (log pi_old - log pi_ref) off each token's advantage. `entropy` adds the bonus whose
-    coefficient is frozen["entropy_coef"]. old: "recomputed" by the trainer (batch["old_logp"]), or
-    the engine's own ("rollout", batch["rollout_logp"]).
-    """
-
-    ratio: str = "token"
-    clip: str = "higher"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    ratio_cap: float | None = None
-    dual_clip: float | None = None
-    aggregation: str = "tokens"
-    constant_length: int | None = None
+    ratio: str = "token"  # importance ratio pi / pi_old, one of RATIOS
+    clip: str = "higher"  # one of CLIPS
+    clip_low: float = 0.2  # distance from 1 below, for "symmetric" and "higher"
+    clip_high: float = 0.28  # distance from 1 above; the same as below for "symmetric"
+    ratio_cap: float | None = None  # largest ratio itself, for "cispo" (ScaleRL: 5)
+    dual_clip: float | None = None  # largest loss of a bad answer's token in units of |A| (3)
+    aggregation: str = "tokens"  # of token losses, one of AGGREGATIONS
+    constant_length: int | None = None  # divisor in tokens of aggregation "constant"
+    # pi_old: "recomputed" by the trainer (batch["old_logp"]), or the engine's own ("rollout",
+    # batch["rollout_logp"]).
     old: str = "recomputed"
-    tis_cap: float | None = None
-    token_band: tuple[float, float] | None = None
+    # Mismatch of sampler and trainer, on pi_old / pi_rollout:
+    tis_cap: float | None = None  # truncated importance sampling: largest weight of a token (2)
+    token_band: tuple[float, float] | None = None  # drop tokens outside (IcePop: 0.5 to 5)
+    # Drop sequences whose geometric mean is outside (0.999 to 1.002): products die with length.
     sequence_band: tuple[float, float] | None = None
+    # KL to the reference: "k2" and "weighted_k3" in the loss; "reward_k1" takes kl_coef
+    # (log pi_old - log pi_ref) off each token's advantage.
     kl: str = "none"
-    kl_coef: float = 0.0
-    entropy: bool = False
+    kl_coef: float = 0.0  # coefficient of the KL, above 0 with one
+    entropy: bool = False  # add an entropy bonus, coefficient frozen["entropy_coef"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for problem in _problems(self):
             raise ValueError(problem)
 
@@ -58,7 +55,7 @@ class Grpo:
         return self.clip in ("symmetric", "higher")
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "grpo": dict(clip="symmetric", clip_high=0.2, aggregation="sequences"),  # arXiv 2402.03300
     "dapo": dict(),  # arXiv 2503.14476
     "dr_grpo": dict(clip="symmetric", clip_high=0.2, aggregation="constant"),  # arXiv 2503.20783
@@ -71,15 +68,15 @@ PRESETS = {
 }
 
 
-def preset(name: str, **changes) -> Grpo:
+def preset(name: str, **changes: Any) -> Grpo:
     """A published objective by name, with changes. Raises ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"objective {name!r} is not one of {', '.join(PRESETS)}")
     return Grpo(**{**PRESETS[name], **changes})
 
 
-def _problems(c: Grpo):
-    """Every reason why these switches make no objective, in words."""
+def _problems(c: Grpo) -> Iterator[str]:
+    """Every reason, in words, why these switches are not an objective."""
     if c.kl in _WRONG_KLS:
         yield f"kl {c.kl!r} {_WRONG_KLS[c.kl]}"
     tables = {"ratio": RATIOS, "clip": CLIPS, "aggregation": AGGREGATIONS, "kl": KLS, "old": OLDS}
@@ -108,7 +105,7 @@ def _problems(c: Grpo):
         yield f"kl {c.kl!r} with kl_coef {c.kl_coef}: a KL needs a coefficient above 0"
 
 
-def _sequence_problems(c: Grpo):
+def _sequence_problems(c: Grpo) -> Iterator[str]:
     if c.ratio == "token":
         return
     if c.clip == "cispo":
@@ -126,14 +123,14 @@ def _sequence_problems(c: Grpo):
         yield "kl 'reward_k1' gives tokens their own advantages; use ratio 'sequence_token'"
 
 
-def _mismatch_problems(c: Grpo):
+def _mismatch_problems(c: Grpo) -> Iterator[str]:
     corrections = {n: getattr(c, n) for n in ("tis_cap", "token_band", "sequence_band")}
-    given = {name: value for name, value in corrections.items() if value is not None}
-    if c.old == "rollout" and given:
-        yield f"old 'rollout' is the sampler's own policy: {', '.join(given)} would do nothing"
+    used = {name: value for name, value in corrections.items() if value is not None}
+    if c.old == "rollout" and used:
+        yield f"old 'rollout' is the sampler's own policy: {', '.join(used)} would do nothing"
     if c.tis_cap is not None and c.tis_cap < 1:
         yield f"tis_cap {c.tis_cap} must be at least 1 (2 is usual)"
     for name in ("token_band", "sequence_band"):
-        band = given.get(name)
+        band = used.get(name)
         if band is not None and not (len(band) == 2 and 0 < band[0] < 1 < band[1]):
             yield f"{name} {band} must be (low, high) with 0 < low < 1 < high"

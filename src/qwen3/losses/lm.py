@@ -1,20 +1,22 @@
-"""Next-token cross-entropy, with the router's balance loss for mixtures of experts.
+"""Next-token cross-entropy, with the router's load-balancing loss for mixtures of experts.
 
 The loss is a sum that the step divides once by the batch's weight. The balance term is a mean over
 tokens, not a weighted sum, so it enters times the weight of the whole optimizer step: after the
 division the update is that of CE + balance_coef * balance, however the step was cut into
-microbatches. For this the loss needs sums over the whole step before the first microbatch
-(`prepass`, handed over as batch["totals"]); without them the batch at hand is the whole step.
+microbatches. For this the loss needs sums over the whole step before the first microbatch, which
+`prepass` computes and the step passes as batch["totals"]; without them the batch is the whole step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qwen3.losses.forward import by_mode, detached, run
+from qwen3.losses.forward import Apply, Batch, Params, Sums, by_mode, detached, run
 from qwen3.mesh import BATCH_AXES
 from qwen3.ops import balance as balancing
 from qwen3.ops import chunked
@@ -24,22 +26,23 @@ _COUNTED = ("global", "buffered")  # forms that need experts counted outside thi
 
 
 def next_token(
-    apply,
-    params,
-    batch,
-    frozen=(),
+    apply: Apply,
+    params: Params,
+    batch: Batch,
+    frozen: Any = (),
     *,
-    z_loss=0.0,
-    balance=None,
-    balance_coef=0.0,
-    chunk=None,
-):
+    z_loss: float = 0.0,
+    balance: str | None = None,
+    balance_coef: float = 0.0,
+    chunk: int | None = None,
+) -> tuple[jax.Array, Sums]:
     """(sum of weight * (cross-entropy + z_loss * normaliser^2) + balance, sums).
 
-    balance: None or a form of `ops.balance` ("global" is Qwen3's), with balance_coef above 0.
-    sums: weight, ce, correct (both weighted); z (where there is a z_loss); dropped (selections that
-    no expert computed, for a mixture); balance, max_load and min_load (means over layers, times the
-    weight); ce and tokens per mode where batch has "mode".
+    z_loss: coefficient of the squared log-normaliser. balance: None or a form of `ops.balance`
+    ("global" is Qwen3's), with balance_coef above 0. chunk: rows of logits at a time.
+    sums: weight, ce, correct (both weighted); z (with a z_loss); dropped (selections that no expert
+    computed, for a mixture); balance, max_load and min_load (means over layers, times the weight);
+    ce and tokens per mode where batch has "mode".
     Raises ValueError for a balance form without a coefficient or the reverse, for a dense model
     with one, and for "buffered" with totals but no batch["part"].
     """
@@ -71,66 +74,69 @@ def next_token(
     return total, detached(sums)
 
 
-def check(balance, balance_coef) -> None:
-    """Raises ValueError for a form that does not exist and for one without its coefficient."""
+def check(balance: str | None, balance_coef: float) -> None:
+    """Raise ValueError for an unknown balance form, one without coefficient, or the reverse."""
     if balance is not None and balance not in balancing.FORMS:
         raise ValueError(f"balance {balance!r} is not None or one of {', '.join(balancing.FORMS)}")
     if (balance is None) != (balance_coef == 0) or balance_coef < 0:
         raise ValueError(f"balance {balance!r} with coefficient {balance_coef}")
 
 
-def prepass(apply, *, balance, parts=1):
-    """The (params, microbatch, frozen) -> sums that `next_token` needs in batch["totals"].
+def prepass(
+    apply: Apply, *, balance: str | None, parts: int = 1
+) -> Callable[[Params, Batch, Any], Sums]:
+    """A (params, microbatch, frozen) -> sums; over a step they are what batch["totals"] holds.
 
     Only "global" and "buffered" run the model (a forward pass that counts). For "buffered", parts
-    is the number of microbatches, and batch["part"], int32 [B], says which one a row falls into
-    (row r: r modulo parts).
+    is the number of microbatches, and batch["part"], int32 [B], the one that a row falls into (row
+    r: r modulo parts).
     """
 
-    def sums(params, batch, frozen):
+    def sums(params: Params, batch: Batch, frozen: Any) -> Sums:
         totals = {"weight": jnp.sum(batch["weights"])}
         if balance not in _COUNTED:
             return totals | {"tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)}
         counts_LBE, _, tokens_B = _routers(run(apply, params, batch)[0].router)
         totals |= balancing.totals(counts_LBE, tokens_B)
         if balance == "buffered":
-            mine = jnp.arange(parts) == _part(batch)
-            totals["counts_by_part"] = mine[:, None, None] * totals["counts"]
+            is_part = jnp.arange(parts) == _part(batch)
+            totals["counts_by_part"] = is_part[:, None, None] * totals["counts"]
         return totals
 
     return sums
 
 
-def _balance(router, batch, form):
+def _balance(router: Any, batch: Batch, form: str) -> tuple[jax.Array, Sums]:
     """(balance part times the step's weight, mean loads times this batch's weight)."""
     counts_LBE, probs_LBE, tokens_B = _routers(router)
     totals = batch.get("totals")
-    whole = totals or {"weight": jnp.sum(batch["weights"]), "tokens": None}
-    options = {"form": form, "tokens": whole["tokens"]}
+    step = totals or {"weight": jnp.sum(batch["weights"]), "tokens": None}
+    options: dict[str, Any] = {"form": form, "tokens": step["tokens"]}
     if form == "micro":
         rows = batch["tokens"].shape[0]
-        options["groups"] = math.gcd(rows, ways(*BATCH_AXES))
+        options["groups"] = math.gcd(rows, ways(*BATCH_AXES))  # one a data-parallel shard
     elif form == "global" and totals is not None:
         options["counted"] = totals["counts"]
     elif form == "buffered" and totals is not None:
         counts = totals["counts_by_part"]
-        before = jnp.arange(counts.shape[0]) < _part(batch)
-        options["counted"] = jnp.sum(before[:, None, None] * counts, axis=0)
+        is_earlier = jnp.arange(counts.shape[0]) < _part(batch)
+        options["counted"] = jnp.sum(is_earlier[:, None, None] * counts, axis=0)
     part = balancing.loss(counts_LBE, probs_LBE, tokens_B, **options)
-    loads = balancing.load(whole.get("counts", jnp.sum(counts_LBE, axis=1)))
-    mine = jnp.sum(batch["weights"])
-    means = {name: mine * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
-    return whole["weight"] * part, means
+    loads = balancing.load(step.get("counts", jnp.sum(counts_LBE, axis=1)))
+    weight = jnp.sum(batch["weights"])
+    means = {name: weight * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
+    return step["weight"] * part, means
 
 
-def _routers(router):
-    """(counts_LBE, probs_LBE, tokens_B): the model stacks `ops.transport.MoeStats` over layers."""
+def _routers(router: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(counts_LBE, probs_LBE, tokens_B) of `ops.transport.MoeStats` stacked over layers."""
     if router is None:
         raise ValueError("a balance loss needs a mixture of experts; this model has no router")
     return router.counts_BE, router.probs_BE, router.tokens_B[0]
 
 
-def _part(batch):
+def _part(batch: Batch) -> jax.Array:
+    """The number of this microbatch, which all its rows have."""
     if "part" not in batch:
         raise ValueError("the buffered balance over microbatches needs batch['part']")
     return batch["part"][0]

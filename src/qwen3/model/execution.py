@@ -1,9 +1,11 @@
-"""How a model is run, as opposed to what it is: precision, recomputation, kernels, transport."""
+"""How a model is run, as opposed to what it is: dtype, rematerialisation, kernels, transport."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_policies as policies
@@ -11,11 +13,12 @@ from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
 
-# The order of routed rows (ops.moe) is always kept: a few bytes, and sorting is slow.
+# The order of routed rows (ops.moe) is always saved: a few bytes, and sorting is slow.
 _ORDER = "routing"
 
 
-def _offload(*saved: str):
+def _offload(*saved: str) -> Callable:
+    """Save these names on the device and the blocks' inputs in host memory; recompute the rest."""
     return policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[*saved, _ORDER],
         names_which_can_be_offloaded=["block_input"],
@@ -24,18 +27,19 @@ def _offload(*saved: str):
     )
 
 
-REMAT = {
-    "none": None,
-    "full": policies.save_only_these_names(_ORDER),
-    "dots": policies.save_from_both_policies(
+# What of a block is saved for the backward pass; the rest is computed again.
+REMAT: dict[str, Callable | None] = {
+    "none": None,  # everything
+    "full": policies.save_only_these_names(_ORDER),  # nothing but the block's input
+    "dots": policies.save_from_both_policies(  # outputs of matrix products with weights
         policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(_ORDER)
     ),
-    "attention": policies.save_only_these_names("attention", _ORDER),
-    "offload": _offload(),
+    "attention": policies.save_only_these_names("attention", _ORDER),  # outputs of attention
+    "offload": _offload(),  # as "full", with the blocks' inputs in host memory
     "offload_attention": _offload("attention"),
 }
 
-# What each platform computes with, unless a run says otherwise. bf16 is slower than fp32 on CPUs.
+# Defaults of each platform. bf16 is slower than fp32 on CPUs.
 PLATFORMS = {
     "cpu": {"dtype": "float32", "attention": "reference", "experts": "loop"},
     "tpu": {"dtype": "bfloat16", "attention": "splash", "experts": "megablox"},
@@ -45,39 +49,38 @@ PLATFORMS = {
 
 @dataclass(frozen=True)
 class Execution:
-    """dtype: activations and weights at use (norms, softmax and router stay fp32).
-    remat: one of REMAT. attention: one of ops.attention.KERNELS. experts: one of
-    ops.experts.KERNELS. transport: one of ops.transport.TRANSPORTS; expert_bound: slots of the
-    fixed transports as a multiple of a balanced load, None for the bound that can drop nothing.
-    scan: layers as one loop (compile time flat in depth) or written out. outputs_first: the
-    matrices of attention and dense feed-forward are stored [*out, *in], see ops.linear.
+    """Precision, rematerialisation, kernels and transport of a forward pass.
+
+    Raises ValueError for an unknown remat policy; kernels and transports are checked at use.
     """
 
-    dtype: str = "float32"
-    remat: str = "none"
-    attention: str = "reference"
-    experts: str = "loop"
-    transport: str = "fsdp"
+    dtype: str = "float32"  # of activations and weights at use; norms, softmax, router stay fp32
+    remat: str = "none"  # rematerialisation policy, one of REMAT
+    attention: str = "reference"  # kernel, one of ops.attention.KERNELS
+    experts: str = "loop"  # kernel, one of ops.experts.KERNELS
+    transport: str = "fsdp"  # of tokens to experts, one of ops.transport.TRANSPORTS
+    # Rows of a transport's buffer as a multiple of a balanced load; None: none is ever dropped.
     expert_bound: float | None = None
-    scan: bool = True
-    outputs_first: bool = False
+    scan: bool = True  # layers as one loop (compile time flat in depth), or written out
+    outputs_first: bool = False  # attention and MLP matrices stored [*out, *in], see ops.linear
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.remat not in REMAT:
             raise ValueError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
 
     @staticmethod
-    def for_mesh(mesh: Mesh | None = None, **changes) -> Execution:
-        """The kernels of the platform that the mesh's devices are of, with `changes`."""
+    def for_mesh(mesh: Mesh | None = None, **changes: Any) -> Execution:
+        """The defaults of the platform of the mesh's devices, with `changes`."""
         return Execution(**{**PLATFORMS[meshes.platform(mesh)], **changes})
 
-    def replace(self, **changes) -> Execution:
+    def replace(self, **changes: Any) -> Execution:
+        """A copy with some settings changed."""
         return dataclasses.replace(self, **changes)
 
 
-def rematerialise(function, execution: Execution):
-    """`function` with the execution's policy: what of it is kept for the backward pass."""
+def rematerialise(function: Callable, execution: Execution) -> Callable:
+    """`function` with the execution's rematerialisation policy applied (gradient checkpointing)."""
     if execution.remat == "none":
         return function
-    # A scan already keeps XLA from merging the recomputation with the forward pass.
+    # prevent_cse keeps XLA from merging the recomputation with the forward pass; a scan does too.
     return jax.checkpoint(function, policy=REMAT[execution.remat], prevent_cse=not execution.scan)

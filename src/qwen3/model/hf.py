@@ -1,15 +1,15 @@
 """Hugging Face checkpoints <-> our parameters, tensor by tensor, by the table in hf_names.
 
-Reading: the arrays are made empty where they will live, and filled layer by layer; each process
+Reading: the arrays are allocated empty on their devices and filled layer by layer; each process
 maps only the slices that its own devices hold. Host memory is one layer of one matrix, not the
-model. Writing goes the same way back, into a folder beside the target that then takes its place.
+model. Writing goes the same way back, into a folder beside the target that then replaces it.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,10 @@ def _read(
     sharding: NamedSharding,
     dtype: Any,
 ) -> jax.Array:
-    """One leaf; a stack is made empty and filled layer by layer, never copied."""
+    """One leaf; a stack over layers is allocated empty and filled in place, never copied."""
     layers = range(config.layers) if row.stacked else (0,)
     members = [_members(row, stored, layer, config) for layer in layers]
-    dtype = jnp.dtype(dtype or jnp.result_type(*{t.dtype for each in members for t in each}))
+    dtype = jnp.dtype(dtype or jnp.result_type(*{t.dtype for ts in members for t in ts}))
     shape, block_shape = names.our_shape(row, config), names.their_shape(row, config)
     block_sharding = NamedSharding(sharding.mesh, names.their_spec(row, sharding.spec))
     if not row.stacked:
@@ -75,20 +75,24 @@ def _read(
     return stack
 
 
-# Leaves of one shape, and later loads, share a compilation.
+# The next three are cached so that leaves of one shape, and later loads, share a compilation.
 
 
 @lru_cache(maxsize=256)
-def _converter(ours: str, theirs: str, shape: tuple, dtype: np.dtype, sharding: NamedSharding):
-    def convert(block):
+def _converter(
+    ours: str, theirs: str, shape: tuple, dtype: np.dtype, sharding: NamedSharding
+) -> Callable:
+    def convert(block: jax.Array) -> jax.Array:
         return names.to_ours(block, ours, theirs, shape).astype(dtype)
 
     return jax.jit(convert, out_shardings=sharding)
 
 
 @lru_cache(maxsize=256)
-def _filler(ours: str, theirs: str, shape: tuple, dtype: np.dtype, sharding: NamedSharding):
-    def fill(stack, block, layer):
+def _filler(
+    ours: str, theirs: str, shape: tuple, dtype: np.dtype, sharding: NamedSharding
+) -> Callable:
+    def fill(stack: jax.Array, block: jax.Array, layer: jax.Array) -> jax.Array:
         new = names.to_ours(block, ours, theirs, shape).astype(dtype)
         return jax.lax.dynamic_update_index_in_dim(stack, new, layer, 0)
 
@@ -96,7 +100,7 @@ def _filler(ours: str, theirs: str, shape: tuple, dtype: np.dtype, sharding: Nam
 
 
 @lru_cache(maxsize=256)
-def _empty(shape: tuple, dtype: np.dtype, sharding: NamedSharding):
+def _empty(shape: tuple, dtype: np.dtype, sharding: NamedSharding) -> Callable:
     return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
 
 
@@ -110,10 +114,10 @@ def _members(
 def _block(
     tensors: list[StoredTensor], row: Row, shape: tuple[int, ...], sharding: NamedSharding
 ) -> jax.Array:
-    """One layer of one leaf in their layout, each device given only the slice it holds."""
+    """One layer of one leaf in the checkpoint's layout; each process reads its devices' slices."""
     dtype = jnp.result_type(*{tensor.dtype for tensor in tensors})
 
-    def slice_of(index):
+    def slice_of(index: Any) -> np.ndarray:  # a tuple of one slice an axis
         if not row.by_expert:
             return np.ascontiguousarray(tensors[0].map()[index])
         return np.stack([tensor.map()[index[1:]] for tensor in tensors[index[0]]], dtype=dtype)
@@ -135,8 +139,8 @@ def _check_names(stored: dict[str, StoredTensor], config: ModelConfig, folder: A
         )
 
 
-def _some(found: list[str], limit: int = 4) -> str:
-    return ", ".join(found[:limit]) + (", ..." if len(found) > limit else "")
+def _some(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def _check_shapes(stored: dict[str, StoredTensor], config: ModelConfig) -> None:
@@ -150,7 +154,10 @@ def _check_shapes(stored: dict[str, StoredTensor], config: ModelConfig) -> None:
 
 
 def _compare_tied(head: StoredTensor, embed: StoredTensor | None, folder: Any) -> None:
-    """The public 0.6B stores a copy of its tied head. The embedding serves, as in transformers."""
+    """Warn when a stored head differs from the embedding that it is tied to.
+
+    The public 0.6B stores a copy of its tied head. The embedding is used, as in transformers.
+    """
     same = (
         embed is not None
         and head.shape == embed.shape
@@ -177,14 +184,14 @@ def save(
     generation: dict[str, Any] | None = None,
     files: tuple[Path, ...] = (),
 ) -> None:
-    """Write a folder that transformers 4 and 5, vLLM and SGLang read; replaces an older one whole.
+    """Write a folder that transformers 4 and 5, vLLM and SGLang read, replacing an older one.
 
-    dtype: of the tensors written, None for what each array has. shard_bytes: of one file at most,
-    save that a larger tensor gets a file of its own. generation: generation_config.json, whose
+    dtype: of the tensors written; None keeps each array's own. shard_bytes: largest size of a file,
+    except that a larger tensor gets a file of its own. generation: generation_config.json, whose
     token ids go into config.json too. files: copied as they are (tokenizer, chat template).
-    On several processes all must call it; the first one writes. Raises ValueError when `params`
-    is not a tree of this config or the target holds files that are no export, OSError naming
-    the bytes needed when the disk is full; the old folder is then as it was.
+    With several processes all must call it; the first one writes. Raises ValueError when `params`
+    is not a tree of this config or the target holds files that are not of an export, OSError
+    naming the bytes needed when the disk is full; the old folder is then left as it was.
     """
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; it is at least 1")
@@ -208,7 +215,7 @@ def save(
 
 
 def _finish(tensors: Iterator, folder: Any) -> None:
-    """On several processes: all gather what is left, also after an error, and wait."""
+    """With several processes: all gather the remaining tensors, also after an error, and wait."""
     if jax.process_count() > 1:
         for _ in tensors:
             pass
@@ -216,7 +223,7 @@ def _finish(tensors: Iterator, folder: Any) -> None:
 
 
 def _ids(generation: dict[str, Any] | None) -> dict[str, Any]:
-    """bos and eos of config.json: one id each, the first where generation stops at several."""
+    """bos and eos ids for config.json: one each, the first where generation stops at several."""
     ids = {k: v for k, v in (generation or {}).items() if k in ("bos_token_id", "eos_token_id")}
     return {k: v[0] if isinstance(v, list) else v for k, v in ids.items()}
 
@@ -228,8 +235,12 @@ def _dtype_names() -> str:
 def _sizes(
     config: ModelConfig, params: dict, dtype: Any
 ) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor to be written, after a look over the whole tree."""
-    kinds = {}
+    """Name -> (dtype, shape) of every tensor to be written.
+
+    Raises ValueError when the tree, a shape or a dtype is not one that this config can be written
+    with.
+    """
+    dtypes = {}
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -242,18 +253,20 @@ def _sizes(
             f"unknown {sorted(leaves.keys() - table.keys())}"
         )
     for path, row in table.items():
-        want = (config.layers,) * row.stacked + names.our_shape(row, config)
-        if leaves[path].shape != want:
-            raise ValueError(f"{path} is {list(leaves[path].shape)}, {config.name!r}: {list(want)}")
-        kinds[path] = np.dtype(dtype or leaves[path].dtype)
-        if kinds[path] not in tensor_file.CODES:
-            raise ValueError(f"{path} is {kinds[path]}; a checkpoint holds {_dtype_names()}")
+        shape = (config.layers,) * row.stacked + names.our_shape(row, config)
+        if leaves[path].shape != shape:
+            raise ValueError(
+                f"{path} is {list(leaves[path].shape)}, {config.name!r}: {list(shape)}"
+            )
+        dtypes[path] = np.dtype(dtype or leaves[path].dtype)
+        if dtypes[path] not in tensor_file.CODES:
+            raise ValueError(f"{path} is {dtypes[path]}; a checkpoint holds {_dtype_names()}")
     sizes = {}
     for row, layer in names.order(config):
-        shape, kind = names.their_shape(row, config), kinds[row.path]
+        shape = names.their_shape(row, config)
         for e in range(shape[0]) if row.by_expert else (None,):
             name = row.name.format(l=layer, e=e)
-            sizes[name] = (kind, shape[1:] if row.by_expert else shape)
+            sizes[name] = (dtypes[row.path], shape[1:] if row.by_expert else shape)
     return sizes
 
 
@@ -278,11 +291,14 @@ def _tensors(config: ModelConfig, params: dict, sizes: dict) -> Iterator[tuple[s
 
 
 @partial(jax.jit, static_argnames=("row", "shape", "dtype"))
-def _take(leaf: jax.Array, layer: jax.Array, *, row: tuple, shape: tuple, dtype: np.dtype):
-    """One layer of a leaf in their layout."""
+def _take(
+    leaf: jax.Array, layer: jax.Array, *, row: tuple, shape: tuple, dtype: np.dtype
+) -> jax.Array:
+    """One layer of a leaf in the checkpoint's layout."""
     ours, theirs, stacked = row
-    one = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if stacked else leaf
-    return names.to_theirs(one, ours, theirs, shape).astype(dtype)
+    if stacked:
+        leaf = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False)
+    return names.to_theirs(leaf, ours, theirs, shape).astype(dtype)
 
 
 def _get(tree: dict, path: str) -> Any:

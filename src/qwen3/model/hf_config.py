@@ -39,7 +39,7 @@ OPTIONAL = {
     "balance_coef": ("router_aux_loss_coef", 0.001),
 }
 # theirs -> (what it is where absent, the values this model has); anything else is another model.
-FIXED = {
+FIXED: dict[str, tuple[Any, list]] = {
     "hidden_act": ("silu", ["silu"]),
     "attention_bias": (False, [False]),
     "attention_dropout": (0.0, [0.0]),
@@ -47,7 +47,7 @@ FIXED = {
     "partial_rotary_factor": (1.0, [1.0, None]),
     "quantization_config": (None, [None]),
 }
-MOE_FIXED = {
+MOE_FIXED: dict[str, tuple[Any, list]] = {
     "decoder_sparse_step": (1, [1]),
     "mlp_only_layers": ([], [[], None]),
     "norm_topk_prob": (False, [True]),
@@ -78,7 +78,7 @@ def from_hf(raw: dict[str, Any], name: str = "") -> ModelConfig:
     sliding window, biases, other activations, quantised weights, dense or shared-expert layers in
     a MoE, other rope types, keys that are missing, two spellings that disagree.
     """
-    kind = raw.get("model_type")
+    kind = str(raw.get("model_type"))
     named = raw.get("architectures") or [ARCHITECTURES.get(kind)]
     if kind not in ARCHITECTURES or named != [ARCHITECTURES[kind]]:
         known = ", ".join(f"{k} ({v})" for k, v in ARCHITECTURES.items())
@@ -192,7 +192,7 @@ def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) ->
     """
     kind = "qwen3_moe" if config.moe else "qwen3"
     fields = FIELDS | (MOE_FIELDS if config.moe else {})
-    raw = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
+    raw: dict[str, Any] = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
     raw |= {theirs: getattr(config, ours) for ours, theirs in fields.items()}
     raw |= {
         theirs: getattr(config, ours)
@@ -229,7 +229,9 @@ def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) ->
 
 
 def _yarn_to_hf(yarn: YarnConfig | None) -> dict[str, Any] | None:
-    return yarn and {
+    if yarn is None:
+        return None
+    return {
         "rope_type": "yarn",
         "factor": yarn.factor,
         "original_max_position_embeddings": yarn.original_length,

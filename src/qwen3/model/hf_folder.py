@@ -31,10 +31,11 @@ TOKENIZER_FILES = (
 _OURS = {"config.json", "generation_config.json", INDEX, *TOKENIZER_FILES}
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | Path, *, revision: str | None = None) -> Path:
     """A local folder as it is, else the Hub repository of that name, downloaded or from its cache.
 
-    Raises FileNotFoundError when there is neither, or no network to ask.
+    revision: branch, tag or commit of the repository. Raises FileNotFoundError when there is
+    neither, or no network to ask.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -47,15 +48,19 @@ def find(name: str | Path) -> Path:
     import huggingface_hub
 
     wanted = ["config.json", "generation_config.json", "*.safetensors", INDEX, *TOKENIZER_FILES]
+    wanted.append("adapter_config.json")
     try:
-        return Path(huggingface_hub.snapshot_download(str(name), allow_patterns=wanted))
+        return Path(
+            huggingface_hub.snapshot_download(str(name), revision=revision, allow_patterns=wanted)
+        )
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise FileNotFoundError(
-            f"{str(name)!r} is no folder here, and the Hub did not give it "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). Without a network, "
-            f"run `hf download {name}` where there is one, and give the folder"
+            f"{str(name)!r} is no folder here; {', '.join(wanted)} of that Hub repository would be "
+            f"downloaded, which failed ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Without a network, run `hf download {name}` "
+            "where there is one, and give the folder; a gated model needs `hf auth login` first"
         ) from error
 
 
@@ -104,7 +109,8 @@ def tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def split(sizes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], shard_bytes: int) -> list[dict]:
     """`sizes` cut, in order, into files of at most `shard_bytes` of tensors each."""
-    shards, room = [{}], shard_bytes
+    shards: list[dict] = [{}]
+    room = shard_bytes
     for name, (dtype, shape) in sizes.items():
         need = dtype.itemsize * math.prod(shape)
         if need > room and shards[-1]:
@@ -172,12 +178,18 @@ def _check_target(folder: Path, known: set[str]) -> None:
         )
 
 
-def _write_shards(folder, sizes, arrays, shard_bytes: int, need: int) -> None:
+def _write_shards(
+    folder: Path,
+    sizes: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    arrays: Iterator[tuple[str, np.ndarray]],
+    shard_bytes: int,
+    need: int,
+) -> None:
     shards = split(sizes, shard_bytes)
     if len(shards) == 1:
         tensor_file.write(folder / "model.safetensors", shards[0], arrays)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors"
         tensor_file.write(folder / file, shard, arrays)

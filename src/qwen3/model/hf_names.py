@@ -1,7 +1,8 @@
-"""The one table of names: what each leaf of our tree is called in a Hugging Face checkpoint.
+"""The table of names: what each leaf of our parameter tree is called in a Hugging Face checkpoint.
 
 Each row also says, in letters, how the axes of the two correspond; the shapes, the transposes and
-the partition of a checkpoint's tensors all follow from it.
+the partition of a checkpoint's tensors all follow from it. "Ours" is our tree, "theirs" the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -18,23 +19,21 @@ from qwen3.model.sizes import ModelConfig
 
 @dataclass(frozen=True)
 class Row:
-    """One leaf of our tree: its path, its axes, the tensors it is made of and their axes.
+    """One leaf of our tree and the tensors that it is made of."""
 
-    `name` holds {l} for the layer and {e} for the expert that a tensor belongs to. An axis of
-    theirs is one letter of ours or several merged: "NH" is heads x head_dim, heads outermost.
-    """
-
-    path: str
-    ours: str
-    name: str
-    theirs: str
+    path: str  # of the leaf, dotted
+    ours: str  # the leaf's axes, one letter each, without the stack over layers
+    name: str  # of the tensors, with {l} for the layer and {e} for the expert
+    theirs: str  # the tensor's axes; merged ones as "NH", heads x head_dim with heads outermost
 
     @property
     def stacked(self) -> bool:
+        """Whether each layer has a tensor of its own."""
         return "{l}" in self.name
 
     @property
     def by_expert(self) -> bool:
+        """Whether each expert has a tensor of its own."""
         return "{e}" in self.name
 
 
@@ -64,14 +63,14 @@ TABLE = (
 
 
 def rows(config: ModelConfig) -> list[Row]:
-    """The rows of the table that a model of this config has."""
+    """The rows of the table for the parameters that a model of this config has."""
     absent = {"layers.mlp." if config.moe else "layers.moe.", "head" if config.tied else "-"}
     return [row for row in TABLE if not row.path.startswith(tuple(absent))]
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint of this config, in the order of the network -> its shape."""
-    shapes = {}
+    """Name -> shape of every tensor of a checkpoint of this config, from embedding to head."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for row, layer in order(config):
         shape = their_shape(row, config)
         if row.by_expert:
@@ -82,7 +81,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def order(config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
-    """(row, layer) from the embedding to the head; layer is None for what no layer holds."""
+    """(row, layer) from the embedding to the head; layer is None outside of the blocks."""
     table = rows(config)
     first = next(i for i, row in enumerate(table) if row.stacked)
     yield from ((row, None) for row in table[:first])
@@ -92,6 +91,7 @@ def order(config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
 
 
 def lengths_of(config: ModelConfig) -> dict[str, int]:
+    """Letter of an axis -> its length."""
     return {
         "V": config.vocab,
         "D": config.hidden,
@@ -104,25 +104,26 @@ def lengths_of(config: ModelConfig) -> dict[str, int]:
 
 
 def their_shape(row: Row, config: ModelConfig) -> tuple[int, ...]:
+    """Shape of one layer's tensors, with the experts' as one array [E, ...]."""
     lengths = lengths_of(config)
     return tuple(int(np.prod([lengths[a] for a in group])) for group in row.theirs.split())
 
 
 def their_spec(row: Row, ours: P) -> P:
-    """Their axes' partition: of a merged axis the outermost letter is the one that is sharded."""
+    """Partition of one layer's tensors; of a merged axis the outermost letter is sharded."""
     letters = row.ours.split()
     axes = dict(zip(letters, ours[len(ours) - len(letters) :], strict=True))
     return P(*(axes[group[0]] for group in row.theirs.split()))
 
 
 def our_shape(row: Row, config: ModelConfig) -> tuple[int, ...]:
-    """Of one layer's share of the leaf."""
+    """Shape of one layer's share of the leaf."""
     lengths = lengths_of(config)
     return tuple(lengths[a] for a in row.ours.split())
 
 
 def to_ours(x: jax.Array, ours: str, theirs: str, shape: tuple[int, ...]) -> jax.Array:
-    """Split what is merged, then transpose; `shape` is ours."""
+    """A tensor in our layout: merged axes split, then transposed to `shape`."""
     lengths = dict(zip(ours.split(), shape, strict=True))
     letters = theirs.replace(" ", "")
     x = x.reshape([lengths[a] for a in letters])
@@ -130,6 +131,6 @@ def to_ours(x: jax.Array, ours: str, theirs: str, shape: tuple[int, ...]) -> jax
 
 
 def to_theirs(x: jax.Array, ours: str, theirs: str, shape: tuple[int, ...]) -> jax.Array:
-    """Transpose, then merge; `shape` is theirs."""
+    """A leaf's layer in the checkpoint's layout: transposed, then merged to `shape`."""
     letters = ours.split()
     return x.transpose([letters.index(a) for a in theirs.replace(" ", "")]).reshape(shape)

@@ -1,6 +1,7 @@
 """One transformer block (report, section 2): modules declare, functions in `ops` compute.
 
-x += attention(norm(x)); x += feed-forward(norm(x)). QK-Norm before RoPE, GQA, no bias.
+x += attention(norm(x)); x += feed_forward(norm(x)). Pre-norm with RMSNorm, QK-Norm before RoPE,
+grouped-query attention (GQA), no bias.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from qwen3.mesh import constrain, gathered
@@ -21,30 +23,24 @@ from qwen3.ops.linear import linear
 
 
 class Positions(NamedTuple):
-    """Where the tokens stand: shared by all layers and computed once.
+    """Positions of the tokens, computed once and shared by all layers."""
 
-    positions_BT restart with every document; segments_BT number the documents, 0 is padding;
-    index_BT is each token's place in the cache. None stands for: one document, no cache.
-    """
-
-    positions_BT: jax.Array
-    segments_BT: jax.Array | None
-    index_BT: jax.Array | None
-    cos_BTh: jax.Array
+    positions_BT: jax.Array  # int32, restarting with every document of a packed row
+    segments_BT: jax.Array | None  # int32 number of the document, 0: padding; None: one document
+    index_BT: jax.Array | None  # int32 slot of each token in the KV cache; None: no cache
+    cos_BTh: jax.Array  # fp32, h = H / 2
     sin_BTh: jax.Array
 
 
 class LayerCache(NamedTuple):
-    """Keys (turned to their positions) [B, K, H, S] and values [B, K, S, H] of one layer: both as
-    the products with one query want them.
-    """
+    """The KV cache of one layer, each array laid out for products with few queries."""
 
-    keys: jax.Array
-    values: jax.Array
+    keys: jax.Array  # [B, K, H, S], rotated to their positions
+    values: jax.Array  # [B, K, S, H]
 
 
-def frequencies(config: ModelConfig):
-    """Rotary frequencies [H/2] and the factor on cos and sin, with YaRN where it is set."""
+def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
+    """(rotary frequencies [H/2], factor on cos and sin), those of YaRN where config has it."""
     if config.rope_scaling is None:
         return rope.inverse_frequencies(config.head_dim, config.rope_theta), 1.0
     yarn = config.rope_scaling
@@ -59,7 +55,7 @@ def frequencies(config: ModelConfig):
 
 
 class Weight:
-    """Declares parameters of a module: normal(init_std) matrices with logical axis names."""
+    """Declares a module's parameters: normal(init_std) matrices with logical axis names."""
 
     def __init__(
         self, module: nn.Module, config: ModelConfig, dtype: Any, outputs_first: bool = False
@@ -68,29 +64,37 @@ class Weight:
         self.normal = nn.initializers.normal(config.init_std)
 
     def matrix(self, name: str, names: tuple, shape: tuple, inputs: int = 1) -> jax.Array:
-        """Stored with `names`, given in the compute dtype and gathered over fsdp. The first
-        `inputs` axes are contracted; they come last where outputs are first.
+        """A matrix with these logical axes, in the compute dtype and gathered over fsdp.
+
+        Its first `inputs` axes are contracted; with outputs_first they are stored last.
         """
         if self.outputs_first:
             names, shape = (x[inputs:] + x[:inputs] for x in (names, shape))
-        init = nn.with_logical_partitioning(self.normal, names)
-        return gathered(self.module.param(name, init, shape), self.dtype, *names)
+        return gathered(self.stored(name, names, shape), self.dtype, *names)
 
     def stored(self, name: str, names: tuple, shape: tuple) -> jax.Array:
-        """As stored: for the experts, whose transport gathers them itself."""
-        return self.module.param(name, nn.with_logical_partitioning(self.normal, names), shape)
+        """A matrix as it is stored: for the experts, whose transport gathers them itself."""
+        return self._param(name, self.normal, names, shape)
 
     def scale(self, name: str, width: int) -> jax.Array:
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("norm",))
-        return self.module.param(name, init, (width,))
+        """The gain of an RMSNorm, 1 at first."""
+        return self._param(name, nn.initializers.ones_init(), ("norm",), (width,))
+
+    def _param(self, name: str, init: Any, names: tuple, shape: tuple) -> Any:
+        return self.module.param(name, nn.with_logical_partitioning(init, names), shape)
 
 
 class Attention(nn.Module):
+    """Grouped-query attention (GQA) with QK-Norm, by plain RoPE or Dual Chunk Attention."""
+
     config: ModelConfig
     execution: Execution
 
     @nn.compact
-    def __call__(self, x_BTD, at: Positions, cache: LayerCache | None):
+    def __call__(
+        self, x_BTD: jax.Array, at: Positions, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache]:
+        """(output_BTD, the cache with these tokens; without a cache, one of these tokens alone)."""
         c = self.config
         outputs_first = self.execution.outputs_first
         weight = Weight(self, c, x_BTD.dtype, outputs_first)
@@ -112,11 +116,19 @@ class Attention(nn.Module):
         k_BTKH = norm.rms_norm(k_BTKH, k_scale, c.norm_eps)
         with jax.named_scope("attend"):
             attend = self.plain if c.dual_chunk is None else self.dual_chunk
-            o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH, at, cache)
+            o_BTNH, new_cache = attend(q_BTNH, k_BTKH, v_BTKH, at, cache)
         o_BTNH = checkpoint_name(constrain(o_BTNH, *heads), "attention")
-        return product(o_BTNH, out, inputs=2), cache
+        return product(o_BTNH, out, inputs=2), new_cache
 
-    def plain(self, q_BTNH, k_BTKH, v_BTKH, at: Positions, cache: LayerCache | None):
+    def plain(
+        self,
+        q_BTNH: jax.Array,
+        k_BTKH: jax.Array,
+        v_BTKH: jax.Array,
+        at: Positions,
+        cache: LayerCache | None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """RoPE and one softmax over the tokens themselves or over the cache."""
         q_BTNH = rope.rotate(q_BTNH, at.cos_BTh, at.sin_BTh)
         k_BTKH = rope.rotate(k_BTKH, at.cos_BTh, at.sin_BTh)
         if cache is None:
@@ -124,34 +136,46 @@ class Attention(nn.Module):
                 q_BTNH, k_BTKH, v_BTKH, segments_BT=at.segments_BT, kernel=self.execution.attention
             )
             return o_BTNH, stacked(k_BTKH, v_BTKH)
+        assert at.index_BT is not None  # `forward` sets it with a cache
         cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
         return attention.cached(q_BTNH, cache.keys, cache.values, q_index_BT=at.index_BT), cache
 
-    def dual_chunk(self, q_BTNH, k_BTKH, v_BTKH, at: Positions, cache: LayerCache | None):
+    def dual_chunk(
+        self,
+        q_BTNH: jax.Array,
+        k_BTKH: jax.Array,
+        v_BTKH: jax.Array,
+        at: Positions,
+        cache: LayerCache | None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Dual Chunk Attention over the tokens themselves or over the cache."""
         settings = self.config.dual_chunk
-        turns, scale = frequencies(self.config)
+        assert settings is not None
+        inverse_frequencies, scale = frequencies(self.config)
 
-        def turned(x, positions_BT):
-            return rope.rotate(x, *rope.cos_sin(positions_BT, turns, scale))
+        def rotate(x: jax.Array, positions_BT: jax.Array) -> jax.Array:
+            return rope.rotate(x, *rope.cos_sin(positions_BT, inverse_frequencies, scale))
 
-        k_BTKH = turned(k_BTKH, at.positions_BT % settings.chunk)
+        k_BTKH = rotate(k_BTKH, at.positions_BT % settings.chunk)
         if cache is None:
-            new, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
+            new_cache, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
             k_positions_BS, index_T = at.positions_BT, jnp.arange(q_BTNH.shape[1])
             mask_BTS = (index_T[:, None] >= index_T[None, :])[None]
             if at.segments_BT is not None:
                 mask_BTS &= at.segments_BT[:, :, None] == at.segments_BT[:, None, :]
         else:
-            new = write(cache, k_BTKH, v_BTKH, at.index_BT)
-            k_BSKH, v_BSKH = new.keys.transpose(0, 3, 1, 2), new.values.transpose(0, 2, 1, 3)
-            # A cache holds one document from its first token on: places are positions.
+            assert at.index_BT is not None  # `forward` sets it with a cache
+            new_cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
+            k_BSKH = new_cache.keys.transpose(0, 3, 1, 2)
+            v_BSKH = new_cache.values.transpose(0, 2, 1, 3)
+            # A cache holds one document from its first token on, so a slot is a position.
             k_positions_BS = jnp.arange(k_BSKH.shape[1])[None]
             mask_BTS = at.index_BT[:, :, None] >= k_positions_BS[:, None, :]
         o_BTNH = dual_chunk.dual_chunk_attention(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            turned,
+            rotate,
             q_positions_BT=at.positions_BT,
             k_positions_BS=k_positions_BS,
             mask_BTS=mask_BTS,
@@ -159,34 +183,38 @@ class Attention(nn.Module):
             chunk=settings.chunk,
             variant=settings.variant,
         )
-        return o_BTNH, new
+        return o_BTNH, new_cache
 
 
 def stacked(k_BTKH: jax.Array, v_BTKH: jax.Array) -> LayerCache:
-    """What a cache would hold of these tokens."""
+    """These tokens' keys and values as a cache stores them."""
     return LayerCache(k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3))
 
 
-def write(cache: LayerCache, k_BTKH: jax.Array, v_BTKH: jax.Array, index_BT) -> LayerCache:
-    """Put new keys and values at consecutive places from index_BT[:, 0] on, row by row."""
+def write(
+    cache: LayerCache, k_BTKH: jax.Array, v_BTKH: jax.Array, index_BT: jax.Array
+) -> LayerCache:
+    """The cache with keys and values of new tokens in consecutive slots from index_BT[:, 0] on."""
 
-    def put(axis, old, new):
-        def row(old, new, start):
-            start = (0, 0, start) if axis == 2 else (0, start, 0)
+    def put(axis: int, old: jax.Array, new: jax.Array) -> jax.Array:
+        def put_row(old: jax.Array, new: jax.Array, first: jax.Array) -> jax.Array:
+            start = (0, 0, first) if axis == 2 else (0, first, 0)
             return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
 
-        return jax.vmap(row)(old, new, index_BT[:, 0])
+        return jax.vmap(put_row)(old, new, index_BT[:, 0])
 
     new = stacked(k_BTKH, v_BTKH)
     return LayerCache(put(2, cache.keys, new.keys), put(1, cache.values, new.values))
 
 
 class Mlp(nn.Module):
+    """The dense feed-forward network, SwiGLU."""
+
     config: ModelConfig
     execution: Execution
 
     @nn.compact
-    def __call__(self, x_BTD):
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
         d, f = self.config.hidden, self.config.ffn
         outputs_first = self.execution.outputs_first
         weight = Weight(self, self.config, x_BTD.dtype, outputs_first)
@@ -197,13 +225,15 @@ class Mlp(nn.Module):
 
 
 class Moe(nn.Module):
-    """128 experts, top-8, no shared expert (report, section 2)."""
+    """The mixture of experts: 128 experts, top-8, no shared expert (report, section 2)."""
 
     config: ModelConfig
     execution: Execution
 
     @nn.compact
-    def __call__(self, x_BTD, mask_BT, ids_BTA):
+    def __call__(
+        self, x_BTD: jax.Array, mask_BT: jax.Array | None, ids_BTA: jax.Array | None
+    ) -> tuple[jax.Array, transport.MoeStats]:
         c, run = self.config, self.execution
         d, f, e = c.hidden, c.expert_ffn, c.experts
         weight = Weight(self, c, x_BTD.dtype)
@@ -226,13 +256,24 @@ class Moe(nn.Module):
 
 
 class Block(nn.Module):
+    """One transformer block."""
+
     config: ModelConfig
     execution: Execution
 
     @nn.compact
-    def __call__(self, x_BTD, at: Positions, cache: LayerCache | None, ids_BTA):
-        """(x, what the router did or None, this layer's cache)."""
-        c = self.config
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        at: Positions,
+        cache: LayerCache | None,
+        ids_BTA: jax.Array | None,
+    ) -> tuple[jax.Array, transport.MoeStats | None, LayerCache]:
+        """(x_BTD, the router's statistics or None in a dense model, this layer's KV cache).
+
+        ids_BTA: experts to replay instead of the router's own choice.
+        """
+        c, router = self.config, None
         weight = Weight(self, c, x_BTD.dtype)
         attention_scale = weight.scale("attention_norm", c.hidden)
         mlp_scale = weight.scale("mlp_norm", c.hidden)
@@ -240,14 +281,14 @@ class Block(nn.Module):
 
         with jax.named_scope("attention"):
             h_BTD = norm.rms_norm(x_BTD, attention_scale, c.norm_eps)
-            h_BTD, cache = Attention(c, self.execution, name="attention")(h_BTD, at, cache)
+            h_BTD, new_cache = Attention(c, self.execution, name="attention")(h_BTD, at, cache)
             x_BTD = x_BTD + constrain(h_BTD, "batch", "length", "act_embed")
         with jax.named_scope("feed_forward"):
-            h_BTD, router = norm.rms_norm(x_BTD, mlp_scale, c.norm_eps), None
+            h_BTD = norm.rms_norm(x_BTD, mlp_scale, c.norm_eps)
             if c.moe:
                 real_BT = None if at.segments_BT is None else at.segments_BT != 0
                 h_BTD, router = Moe(c, self.execution, name="moe")(h_BTD, real_BT, ids_BTA)
             else:
                 h_BTD = Mlp(c, self.execution, name="mlp")(h_BTD)
             x_BTD = x_BTD + constrain(h_BTD, "batch", "length", "act_embed")
-        return x_BTD, router, cache
+        return x_BTD, router, new_cache

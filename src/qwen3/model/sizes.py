@@ -1,59 +1,60 @@
-"""The family: one row a model, each with its source, and exact parameter counts from the rows."""
+"""The Qwen3 family: one row a model, each with its source, and exact parameter counts from them."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class YarnConfig:
-    """YaRN as shipped for Qwen3: inference at `factor` times `original_length` (RECIPE 5.1)."""
+    """YaRN (arXiv 2309.00071) as Qwen3 ships it: inference at `factor` times the trained length."""
 
-    factor: float = 4.0
-    original_length: int = 32_768
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
+    factor: float = 4.0  # context length as a multiple of original_length
+    original_length: int = 32_768  # tokens, the length that was trained
+    beta_fast: float = 32.0  # turns in original_length above which a channel is left alone
+    beta_slow: float = 1.0  # turns below which a channel is slowed down `factor` times
 
 
 @dataclass(frozen=True)
 class DualChunkConfig:
-    """Dual Chunk Attention (An et al. 2024, arXiv 2402.17463), "paper" or "code" positions.
+    """Dual Chunk Attention (DCA; An et al. 2024, arXiv 2402.17463). The local window is c - s."""
 
-    train_length: c, the length that was trained; chunk: s < c; the local window is c - s.
-    """
-
-    train_length: int = 32_768
-    chunk: int = 24_576
-    variant: str = "paper"
+    train_length: int = 32_768  # c, the length that was trained, in tokens
+    chunk: int = 24_576  # s < c, in tokens
+    variant: str = "paper"  # positions towards other chunks as in the "paper" or in its "code"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One Qwen3 (arXiv 2505.09388, section 2). Lengths in tokens, widths in channels."""
+    """The architecture of one Qwen3 model (arXiv 2505.09388, section 2).
+
+    Raises ValueError when heads do not divide over kv heads or more experts are active than exist.
+    """
 
     name: str
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int = 128
-    vocab: int = 151_936
-    tied: bool = False
-    experts: int = 0
-    active_experts: int = 0
-    expert_ffn: int = 0
-    rope_theta: float = 1_000_000.0
-    norm_eps: float = 1e-6
-    init_std: float = 0.02
-    max_length: int = 40_960
+    layers: int  # transformer blocks
+    hidden: int  # width of the residual stream
+    ffn: int  # width of the dense feed-forward network
+    heads: int  # query heads
+    kv_heads: int  # key and value heads (GQA)
+    head_dim: int = 128  # channels of a head; not hidden / heads
+    vocab: int = 151_936  # rows of the embedding, padding included
+    tied: bool = False  # the output matrix is the embedding
+    experts: int = 0  # of a mixture of experts; 0 is a dense model
+    active_experts: int = 0  # experts that a token is routed to (top-k)
+    expert_ffn: int = 0  # width of one expert's feed-forward network
+    rope_theta: float = 1_000_000.0  # base of the rotary embedding, 1e6 after ABF
+    norm_eps: float = 1e-6  # epsilon of every RMSNorm
+    init_std: float = 0.02  # standard deviation of the initial matrices
+    max_length: int = 40_960  # context length in tokens
     rope_scaling: YarnConfig | None = None
     dual_chunk: DualChunkConfig | None = None
-    balance_coef: float = 1e-3
-    source: str = ""
+    balance_coef: float = 1e-3  # coefficient of the load-balancing loss
+    source: str = ""  # where the row comes from
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads do not divide over {self.kv_heads} kv heads")
         if self.experts and not 0 < self.active_experts <= self.experts:
@@ -61,9 +62,11 @@ class ModelConfig:
 
     @property
     def moe(self) -> bool:
+        """Whether the model is a mixture of experts."""
         return self.experts > 0
 
-    def replace(self, **changes) -> ModelConfig:
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
@@ -137,7 +140,7 @@ SIZES = {
 
 
 def size(name: str) -> ModelConfig:
-    """The row of that name. Raises ValueError naming the sizes there are."""
+    """The row of that name. Raises ValueError naming the known sizes."""
     if name not in SIZES:
         raise ValueError(f"unknown model size {name!r}; there are {', '.join(SIZES)}")
     return SIZES[name]
@@ -145,19 +148,19 @@ def size(name: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters; "activated" counts the active experts only (all of them in a dense model)."""
+    """Numbers of parameters of a model."""
 
     total: int
-    non_embedding: int
-    activated: int
+    non_embedding: int  # without the embedding and the output matrix
+    activated: int  # with the active experts only; all of a dense model
     activated_non_embedding: int
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
-    """Exact counts by formula (RECIPE 1), without allocating anything."""
+    """Exact counts by formula, without allocating anything."""
     d, width = config.hidden, config.head_dim
     attention = d * width * (config.heads + 2 * config.kv_heads) + config.heads * width * d
-    norms = 2 * d + 2 * width
+    norms = 2 * d + 2 * width  # before attention and feed-forward; of queries and keys
 
     def layers(experts: int) -> int:
         if not config.moe:
@@ -172,9 +175,11 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 
 def flops_per_token(config: ModelConfig, length: int, *, train: bool = True) -> float:
     """Analytic FLOPs a token: 2 (forward) or 6 (training) per activated matrix weight, plus causal
-    attention over `length` (half the square). The embedding's gather is free; the head is not.
+    attention over `length` tokens (half the square). The embedding is a gather and costs nothing;
+    the output matrix counts.
     """
     counts = count_parameters(config)
     weights = counts.activated_non_embedding + config.vocab * config.hidden
+    # Two products (scores, values) of 2 FLOPs each with length / 2 keys on average.
     attention = 2 * config.layers * config.heads * config.head_dim * (length / 2) * 2
     return (3 if train else 1) * (2 * weights + attention)

@@ -6,6 +6,7 @@ in memory, and bfloat16 needs no other framework.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -93,7 +94,9 @@ def write(
 
     `tensors` yields (name, array) in that order. Raises OSError when the disk is full.
     """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers refuses a file without it
+    # transformers refuses a file without the format.
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, (dtype, shape) in sizes.items():
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
@@ -103,12 +106,15 @@ def write(
     with open(path, "wb", buffering=0) as file:
         _write_all(file, len(text).to_bytes(8, "little") + text)
         for name in sizes:
-            given, array = next(tensors)
-            assert given == name and (array.dtype, array.shape) == sizes[name], (given, name)
+            next_name, array = next(tensors)
+            assert next_name == name and (array.dtype, array.shape) == sizes[name], (
+                next_name,
+                name,
+            )
             _write_all(file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _write_all(file, data) -> None:
+def _write_all(file: io.FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view[: 1 << 30]) :]  # Linux writes at most 2 GiB a call

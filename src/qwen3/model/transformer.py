@@ -1,13 +1,13 @@
 """The whole model as pure functions of a parameter tree; layers are stacked and scanned.
 
 {"embed": [V, D], "layers": {..., each with a leading L}, "final_norm": [D], "head": [V, D]};
-a tied model has no "head". Matrices start normal(0.02), norms at one (RECIPE 1).
+a tied model has no "head". Matrices start as normal(0.02), norm gains at 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -18,38 +18,32 @@ from qwen3.model.execution import Execution, rematerialise
 from qwen3.model.layers import Block, LayerCache, Positions, frequencies
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import norm, rope
+from qwen3.ops.transport import MoeStats
 
-Params = dict[str, Any]
+Params: TypeAlias = dict[str, Any]  # the tree above
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer and how many tokens each row holds.
+    """The KV cache of all layers and the number of tokens that each row holds."""
 
-    layers: a LayerCache with a leading L on both arrays, or a tuple of L LayerCaches (for
-    `Execution(scan=False)`, which then updates each in place).
-    """
-
+    # With a leading L on both arrays, or one a layer (for Execution(scan=False), which then updates
+    # each in place).
     layers: LayerCache | tuple[LayerCache, ...]
-    lengths_B: jax.Array
+    lengths_B: jax.Array  # int32
 
 
 class Output(NamedTuple):
-    """hidden_BTD follows the final norm; head_VD is the vocabulary matrix (logits = h head^T).
+    """The result of a forward pass; logits = hidden head^T."""
 
-    router: ops.transport.MoeStats with a leading layer axis (None for dense models). cache: given
-    one, the updated one; else, where "cache" was asked for, one that holds just these tokens.
-    blocks_LBTD: the residual stream after each block, where "blocks" was asked for.
-    """
-
-    hidden_BTD: jax.Array
-    head_VD: jax.Array
-    router: Any = None
-    cache: Cache | None = None
-    blocks_LBTD: jax.Array | None = None
+    hidden_BTD: jax.Array  # after the final norm
+    head_VD: jax.Array  # the output matrix; the embedding in a tied model
+    router: MoeStats | None = None  # with a leading layer axis; None for dense models
+    cache: Cache | None = None  # the updated one; with collect "cache", one of these tokens alone
+    blocks_LBTD: jax.Array | None = None  # the residual stream after each block, if collected
 
 
 def init(config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Fresh parameters."""
+    """Randomly initialised parameters; they depend on `key` and the config only."""
     return nn.meta.unbox(_init(config, key, dtype))
 
 
@@ -59,7 +53,7 @@ def abstract(config: ModelConfig, dtype: Any = jnp.float32) -> Any:
 
 
 def _init(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
-    # No ambient mesh: the one token that finds the shapes divides over no devices.
+    # Without the ambient mesh: the single token that the shapes are traced with divides over none.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
         return _declare(config, key, dtype)
 
@@ -70,13 +64,13 @@ def _declare(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
     x_BTD = jnp.zeros((1, 1, config.hidden))
     at = _positions(config, jnp.zeros((1, 1), jnp.int32), None, None)
 
-    def layer(key):
+    def layer(key: jax.Array) -> Any:
         return block.init(key, x_BTD, at, None, None)["params"]
 
     layers = jax.vmap(layer)(jax.random.split(layers_key, config.layers))
     layers = nn.meta.add_axis(layers, 0, {nn.PARTITION_NAME: "layers"})
 
-    def matrix(key):
+    def matrix(key: jax.Array) -> nn.LogicallyPartitioned:
         value = config.init_std * jax.random.normal(key, (config.vocab, config.hidden))
         return nn.LogicallyPartitioned(value, ("vocab", "embed"))
 
@@ -90,9 +84,9 @@ def _declare(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
 def new_cache(
     config: ModelConfig, rows: int, length: int, dtype: Any = jnp.float32, *, stacked: bool = True
 ) -> Cache:
-    """An empty cache of `length` places for each of `rows` sequences."""
+    """An empty KV cache with `length` slots for each of `rows` sequences."""
 
-    def empty(*leading):
+    def empty(*leading: int) -> LayerCache:
         heads = (*leading, rows, config.kv_heads)
         keys = jnp.zeros((*heads, config.head_dim, length), dtype)
         return LayerCache(keys, keys.swapaxes(-1, -2))
@@ -102,8 +96,9 @@ def new_cache(
 
 
 def unstack(params: Params) -> Params:
-    """The same parameters with "layers" as a tuple of trees, one a layer: fastest to decode with
-    where weights are read from memory once a token.
+    """The same parameters with "layers" as a tuple of trees, one a layer.
+
+    Decoding on a CPU is fastest so: a scan would copy each layer's weights out of the stack.
     """
     stacked = params["layers"]
     if isinstance(stacked, tuple):
@@ -113,7 +108,7 @@ def unstack(params: Params) -> Params:
     return {**params, "layers": layers}
 
 
-# How many axes of a matrix are contracted; the others are its outputs.
+# Number of axes of a matrix that are contracted; the others are its outputs.
 CONTRACTED_AXES = {
     "attention": {"query": 1, "key": 1, "value": 1, "out": 2},
     "mlp": {"gate": 1, "up": 1, "down": 1},
@@ -121,15 +116,17 @@ CONTRACTED_AXES = {
 
 
 def outputs_first(layers: Any, turn: Callable[[Any, int], Any]) -> Any:
-    """One layer's parameters, or anything in their shape, with turn(leaf, inputs) of each matrix
-    that `Execution(outputs_first=True)` wants as [*out, *in].
+    """One layer's parameters, or a tree of their structure, with `turn` applied to matrices.
+
+    turn(leaf, inputs) is called for each matrix that `Execution(outputs_first=True)` stores as
+    [*out, *in]; `inputs` of its axes are contracted.
     """
-    turned = {
+    modules = {
         module: {**layers[module], **{n: turn(layers[module][n], i) for n, i in inputs.items()}}
         for module, inputs in CONTRACTED_AXES.items()
         if module in layers
     }
-    return {**layers, **turned}
+    return {**layers, **modules}
 
 
 def forward(
@@ -146,13 +143,14 @@ def forward(
 ) -> Output:
     """Hidden states of every token.
 
-    segments_BT: 0 is padding, documents 1, 2, ... see only themselves. positions_BT: within a
-    document; the default counts the row's real tokens, on from the cache. With a cache, the real
-    tokens of a row come first, and its length grows by their number. expert_ids_LBTA replays
-    routing decisions (arXiv 2510.11370). collect: of "cache", "blocks", what else to return.
+    segments_BT: 0 is padding; documents 1, 2, ... attend only to themselves. positions_BT: within
+    a document; by default counted from each document's first token, or on from the cache. With a
+    KV cache, the real tokens of a row come first, and its length grows by their number.
+    expert_ids_LBTA replays routing decisions (arXiv 2510.11370). collect: what else to return, of
+    "cache" and "blocks". Raises ValueError for another name there.
     """
     if unknown := set(collect) - {"cache", "blocks"}:
-        raise ValueError(f"cannot collect {sorted(unknown)}; there are blocks, cache")
+        raise ValueError(f"cannot collect {sorted(unknown)}; known: blocks, cache")
     index_BT = None
     if cache is not None:
         index_BT = cache.lengths_B[:, None] + jnp.arange(tokens_BT.shape[1])
@@ -167,13 +165,14 @@ def forward(
         params["layers"], config, execution, x_BTD, at, cache, expert_ids_LBTA, collect
     )
     if cache is not None:
-        grown = tokens_BT.shape[1] if segments_BT is None else (segments_BT != 0).sum(axis=1)
-        cache = Cache(layers, cache.lengths_B + grown)
+        new_tokens = tokens_BT.shape[1] if segments_BT is None else (segments_BT != 0).sum(axis=1)
+        cache = Cache(layers, cache.lengths_B + new_tokens)
     elif "cache" in collect:
         real_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT != 0
         cache = Cache(layers, real_BT.sum(axis=1).astype(jnp.int32))
     hidden_BTD = norm.rms_norm(x_BTD, params["final_norm"], config.norm_eps)
-    return Output(hidden_BTD, params.get("head", params["embed"]), router, cache, blocks)
+    head_VD = params["head"] if "head" in params else params["embed"]
+    return Output(hidden_BTD, head_VD, router, cache, blocks)
 
 
 def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:
@@ -186,16 +185,16 @@ def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:
 
 
 def logits(output: Output) -> jax.Array:
-    """fp32 [B, T, V]. For many tokens use ops.chunked, which never holds them all."""
+    """fp32 logits [B, T, V]. For many tokens use ops.chunked, which never holds them all."""
     head_VD = gathered(output.head_VD, output.hidden_BTD.dtype, "vocab", "embed")
-    found = jnp.einsum(
+    logits_BTV = jnp.einsum(
         "BTD,VD->BTV", output.hidden_BTD, head_VD, preferred_element_type=jnp.float32
     )
-    return constrain(found, "batch", "length", "act_vocab")
+    return constrain(logits_BTV, "batch", "length", "act_vocab")
 
 
-def _count(tokens_BT, segments_BT):
-    """0, 1, 2, ... over each row; where segments are given, anew in each, padding left out."""
+def _count(tokens_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
+    """positions_BT: 0, 1, 2, ... over each row, or over each segment of it."""
     index_T = jnp.arange(tokens_BT.shape[1])
     if segments_BT is None:
         return jnp.broadcast_to(index_T, tokens_BT.shape)
@@ -204,39 +203,61 @@ def _count(tokens_BT, segments_BT):
     return index_T - starts_BT
 
 
-def _positions(config, positions_BT, segments_BT, index_BT) -> Positions:
+def _positions(
+    config: ModelConfig,
+    positions_BT: jax.Array,
+    segments_BT: jax.Array | None,
+    index_BT: jax.Array | None,
+) -> Positions:
     cos_BTh, sin_BTh = rope.cos_sin(positions_BT, *frequencies(config))
     return Positions(positions_BT, segments_BT, index_BT, cos_BTh, sin_BTh)
 
 
-def _blocks(layers, config, execution, x_BTD, at, cache, ids_LBTA, collect):
-    """All blocks; per layer: router statistics, cache, and the stream, each where wanted."""
+def _blocks(
+    layers: Any,
+    config: ModelConfig,
+    execution: Execution,
+    x_BTD: jax.Array,
+    at: Positions,
+    cache: Cache | None,
+    ids_LBTA: jax.Array | None,
+    collect: frozenset[str],
+) -> tuple[jax.Array, tuple[Any, Any, Any]]:
+    """(x_BTD after all blocks, (router statistics, KV caches, residual streams) over layers).
+
+    Caches and streams are None unless they are to be returned.
+    """
     keep_cache = cache is not None or "cache" in collect
     block = Block(config, execution)
 
-    def apply(x_BTD, params, layer_cache, ids_BTA):
-        out, router, new = block.apply({"params": params}, x_BTD, at, layer_cache, ids_BTA)
+    def apply(
+        x_BTD: jax.Array, params: Params, layer_cache: LayerCache | None, ids_BTA: jax.Array | None
+    ) -> tuple[jax.Array, tuple[Any, Any, Any]]:
+        result: Any = block.apply({"params": params}, x_BTD, at, layer_cache, ids_BTA)
+        out, router, new = result
         return out, (router, new if keep_cache else None, out if "blocks" in collect else None)
 
-    apply = rematerialise(apply, execution)
+    run_layer = rematerialise(apply, execution)
     old = None if cache is None else cache.layers
     if execution.scan and not isinstance(layers, tuple):
-        return jax.lax.scan(lambda x, each: apply(x, *each), x_BTD, (layers, old, ids_LBTA))
+        return jax.lax.scan(lambda x, xs: run_layer(x, *xs), x_BTD, (layers, old, ids_LBTA))
 
-    # A tuple of layers gets and gives a tuple of caches: nothing is copied into a stack.
+    # A tuple of layers takes and returns a tuple of caches: nothing is copied into a stack.
     per_layer = isinstance(layers, tuple) if old is None else not isinstance(old, LayerCache)
     layers = unstack({"layers": layers})["layers"]
     results = []
     for i, params in enumerate(layers):
-        whole = per_layer and old is not None
-        layer_cache = old[i] if whole else jax.tree.map(lambda x, i=i: x[i], old)
+        if old is None or not per_layer:
+            layer_cache = jax.tree.map(lambda x, i=i: x[i], old)
+        else:
+            layer_cache = old[i]
         ids_BTA = None if ids_LBTA is None else ids_LBTA[i]
-        x_BTD, result = apply(x_BTD, params, layer_cache, ids_BTA)
+        x_BTD, result = run_layer(x_BTD, params, layer_cache, ids_BTA)
         results.append(result)
     routers, caches, streams = zip(*results, strict=True)
     return x_BTD, (_stack(routers), caches if per_layer else _stack(caches), _stack(streams))
 
 
-def _stack(trees):
-    """A leading layer axis; a tuple of None stays None."""
+def _stack(trees: Sequence[Any]) -> Any:
+    """The trees stacked along a leading layer axis; None where all are None."""
     return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)

@@ -1,4 +1,4 @@
-"""The load-balancing loss in four forms, from the routers' small sums. (arXiv 2501.11873)
+"""The load-balancing loss (LBL) in four forms, from the routers' small sums. (arXiv 2501.11873)
 
 For one layer: loss = E * sum_e f_e * P_e, with f the share of selections per expert (it sums to 1
 and has no gradient) and P the mean of the full softmax: a balanced router gives 1. The mean over
@@ -25,19 +25,29 @@ import jax.numpy as jnp
 FORMS = ("micro", "synchronised", "buffered", "global")
 
 
-def totals(counts_LBE, tokens_B):
-    """What a counting pass adds up over a step: {"counts": [L, E], "tokens": []}."""
+def totals(counts_LBE: jax.Array, tokens_B: jax.Array) -> dict[str, jax.Array]:
+    """Sums that a counting pass adds up over a step: {"counts": [L, E], "tokens": []}."""
     return {"counts": jnp.sum(counts_LBE, axis=1), "tokens": jnp.sum(tokens_B)}
 
 
-def loss(counts_LBE, probs_LBE, tokens_B, *, form="global", groups=1, counted=None, tokens=None):
+def loss(
+    counts_LBE: jax.Array,
+    probs_LBE: jax.Array,
+    tokens_B: jax.Array,
+    *,
+    form: str = "global",
+    groups: int = 1,
+    counted: jax.Array | None = None,
+    tokens: jax.Array | float | None = None,
+) -> jax.Array:
     """This micro-batch's part of the step's loss; the parts of all its micro-batches add up to it.
 
     counts and probs: sums over each row's real tokens, as in MoeStats, stacked over layers.
-    groups: for "micro" only, how many equal runs of rows are balanced each on its own.
+    groups: for "micro" only, the number of equal runs of rows that are balanced separately.
     counted: [L, E] selections, for "global" those of the whole step, for "buffered" those of the
     earlier micro-batches (None at the first one).
     tokens: real tokens of the whole step; None when this batch is the whole step.
+    Raises ValueError for an unknown form and for options that the form does not have.
     """
     layers, rows, experts = counts_LBE.shape
     if form not in FORMS:
@@ -65,16 +75,17 @@ def loss(counts_LBE, probs_LBE, tokens_B, *, form="global", groups=1, counted=No
     return experts * jnp.sum(shares(counts_LGE) * probs_LGE) / (layers * jnp.maximum(tokens, 1.0))
 
 
-def shares(counts):
-    """counts / their sum over the last axis, without gradient; zeros where nothing was counted."""
+def shares(counts: jax.Array) -> jax.Array:
+    """counts divided by their sum over the last axis, without gradient; zeros where that is 0."""
     counts = jax.lax.stop_gradient(counts)
     return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
 
 
-def load(counts_LE):
-    """How even the load is, per layer [L]; a balanced one gives 1, 1 and 1.
+def load(counts_LE: jax.Array) -> dict[str, jax.Array]:
+    """Evenness of the load per layer, each [L] and 1 for a balanced router.
 
-    max_load, min_load: the busiest and idlest expert's share times E. entropy: over log E.
+    max_load, min_load: the busiest and idlest expert's share of the selections times E. entropy:
+    that of the shares, divided by log E.
     """
     experts = counts_LE.shape[-1]
     shares_LE = shares(counts_LE)

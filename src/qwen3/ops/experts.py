@@ -10,19 +10,36 @@ takes longer than all experts densely (experiments/bench_moe_layer.py), and on T
 counted as a product with every expert.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
 from qwen3.ops.experts_cpu import loop
 from qwen3.ops.experts_tpu import megablox, zero_tail
 
+# (x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E, and `tiles` where it has any) -> y_RD
+Kernel: TypeAlias = Callable[..., jax.Array]
 
-def grouped_ffn(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E, *, kernel, tiles=None):
+
+def grouped_ffn(
+    x_RD: jax.Array,
+    weights_R: jax.Array,
+    gate_EDF: jax.Array,
+    up_EDF: jax.Array,
+    down_EFD: jax.Array,
+    sizes_E: jax.Array,
+    *,
+    kernel: str | Kernel,
+    tiles: Sequence[int] | None = None,
+) -> jax.Array:
     """Weighted SwiGLU of each row by its own expert; returns y_RD.
 
     x_RD is sorted by expert, sizes_E int32 counts the rows of each. `kernel` is a name in KERNELS
     or a function like those. `tiles` replaces the kernel's own tile sizes: (rows,) for the loop,
-    (rows, contraction, columns) for megablox; the other two have none.
+    (rows, contraction, columns) for megablox; the other two have none. Raises ValueError for an
+    unknown kernel and for tiles that it does not take.
     """
     if isinstance(kernel, str):
         if kernel not in KERNELS:
@@ -34,8 +51,15 @@ def grouped_ffn(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E, *, kernel,
     return kernel(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E, **options)
 
 
-def dense(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E):
-    """Every row through every expert, then a mask: the reference, E times the arithmetic."""
+def dense(
+    x_RD: jax.Array,
+    weights_R: jax.Array,
+    gate_EDF: jax.Array,
+    up_EDF: jax.Array,
+    down_EFD: jax.Array,
+    sizes_E: jax.Array,
+) -> jax.Array:
+    """Every row through every expert, then a mask: the reference, with E times the arithmetic."""
     owner_R = jnp.searchsorted(jnp.cumsum(sizes_E), jnp.arange(x_RD.shape[0]), side="right")
     weights_RE = weights_R[:, None] * jax.nn.one_hot(owner_R, sizes_E.shape[0], dtype=x_RD.dtype)
     gate_REF = jnp.einsum("RD,EDF->REF", x_RD, gate_EDF)
@@ -44,15 +68,22 @@ def dense(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E):
     return jnp.einsum("REF,EFD->RD", hidden_REF, down_EFD)
 
 
-def tokamax(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E):
-    """GPU: tokamax.ragged_dot, which brings kernels for the product and for both gradients."""
+def tokamax(
+    x_RD: jax.Array,
+    weights_R: jax.Array,
+    gate_EDF: jax.Array,
+    up_EDF: jax.Array,
+    down_EFD: jax.Array,
+    sizes_E: jax.Array,
+) -> jax.Array:
+    """tokamax.ragged_dot for GPUs, which has kernels for the product and for both gradients."""
     try:
         from tokamax import ragged_dot
     except ImportError as error:
         raise ImportError(
             "the 'tokamax' experts kernel needs the tokamax package: pip install tokamax"
         ) from error
-    # The mask on x is for its gradient, whose rows behind the last group are unwritten too.
+    # This mask is for x's gradient, whose rows behind the last group are left unwritten too.
     x_RD = zero_tail(x_RD, sizes_E)
     gate_RF = zero_tail(ragged_dot(x_RD, gate_EDF, group_sizes=sizes_E), sizes_E)
     up_RF = zero_tail(ragged_dot(x_RD, up_EDF, group_sizes=sizes_E), sizes_E)
@@ -60,5 +91,10 @@ def tokamax(x_RD, weights_R, gate_EDF, up_EDF, down_EFD, sizes_E):
     return zero_tail(ragged_dot(hidden_RF, down_EFD, group_sizes=sizes_E), sizes_E)
 
 
-KERNELS = {"loop": loop, "megablox": megablox, "tokamax": tokamax, "dense": dense}
-TILED = ("loop", "megablox")
+KERNELS: dict[str, Kernel] = {
+    "loop": loop,
+    "megablox": megablox,
+    "tokamax": tokamax,
+    "dense": dense,
+}
+TILED = ("loop", "megablox")  # kernels with tile sizes to choose

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from qwen3 import mesh
 
-FEW_ROWS = 64
+FEW_ROWS = 64  # up to this many, a product with [*out, *in] weights is faster as W x
 
 
 def linear(
@@ -17,7 +17,8 @@ def linear(
 
     [..., *in] x [*in, *out] -> [..., *out], in x's dtype. Rows are flattened to one axis, which
     XLA:CPU multiplies up to three times faster, unless positions are sharded over "context".
-    outputs_first: w is [*out, *in] instead, which for few rows is faster on CPUs.
+    outputs_first: w is [*out, *in] instead, which is faster for few rows on CPUs
+    (docs/log/2026-11-28-decode-speed.md). Raises ValueError when the contracted axes differ.
     """
     if outputs_first:
         return _outputs_first(x, w, inputs)
@@ -25,6 +26,7 @@ def linear(
         raise ValueError(f"cannot contract {x.shape} with {w.shape} over {inputs} axes")
     rows, outs = x.shape[: x.ndim - inputs], w.shape[inputs:]
     w = w.astype(x.dtype)
+    # Merging batch and length would move rows between devices when the length is sharded too.
     if mesh.ambient_sizes().get("context", 1) > 1:
         return jnp.tensordot(x, w, axes=inputs)
     width = math.prod(w.shape[:inputs])
@@ -32,7 +34,7 @@ def linear(
     return y.reshape(*rows, *outs)
 
 
-def _outputs_first(x, w, inputs):
+def _outputs_first(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
     outs, rows = w.shape[: w.ndim - inputs], x.shape[: x.ndim - inputs]
     if x.shape[x.ndim - inputs :] != w.shape[w.ndim - inputs :]:
         raise ValueError(f"cannot contract {x.shape} with {w.shape} over the last {inputs} axes")
@@ -41,6 +43,6 @@ def _outputs_first(x, w, inputs):
     if x_RI.shape[0] > FEW_ROWS:
         return jnp.einsum("RI,OI->RO", x_RI, w_OI).reshape(*rows, *outs)
     # W x instead of x W: XLA:CPU then packs the few rows and not the matrix. The barrier keeps it
-    # from turning the product round again.
+    # from transposing the product back.
     y_OR = jax.lax.optimization_barrier(jnp.einsum("OI,RI->OR", w_OI, x_RI))
     return y_OR.T.reshape(*rows, *outs)

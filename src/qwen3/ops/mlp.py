@@ -1,4 +1,4 @@
-"""SwiGLU feed-forward (Shazeer 2020, arXiv 2002.05202); no bias (report, section 2)."""
+"""SwiGLU feed-forward network (Shazeer 2020, arXiv 2002.05202), no bias (report, section 2)."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ def swiglu(
     *,
     outputs_first: bool = False,
 ) -> jax.Array:
-    """down(silu(gate(x)) * up(x)): [B, T, D] -> [B, T, D]. outputs_first: as of `linear`."""
+    """down(silu(gate(x)) * up(x)), [B, T, D] -> [B, T, D]. outputs_first: see `linear`."""
     linear = partial(_linear, outputs_first=outputs_first)
     gate_BTF = constrain(linear(x_BTD, gate_DF), "batch", "length", "act_mlp")
     up_BTF = constrain(linear(x_BTD, up_DF), "batch", "length", "act_mlp")
