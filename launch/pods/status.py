@@ -1,0 +1,195 @@
+"""How a run is doing, from what lies in the bucket: hosts, steps, where time and money went."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pods import bucket
+from pods.first_error import BAD_NODE, CASCADE
+from pods.run_file import Run
+
+Record = dict[str, Any]
+# What the time goes to from an event to the next; an attempt's is split further.
+AFTER = {"up": "waiting", "active": "set-up", "supervise": "set-up", "attempt": "attempt"}
+AFTER |= {"end": "down", "left": "down", "lost": "down", "down": ""}
+BADPUT = ("waiting", "set-up", "start", "compile", "restore", "save", "input", "lost steps", "down")
+WIDTHS = {"host": 7, "state": 10, "attempt": 9, "step": 9, "heartbeat": 11, "code": 5, "error": 0}
+STYLE = "body{font:15px system-ui;max-width:60rem;margin:2rem auto}pre{white-space:pre-wrap}"
+
+
+class Status:
+    """Of a run, from its folder in the bucket or a copy of it."""
+
+    def __init__(self, run: Run, folder: Path) -> None:
+        self.run, self.folder, self.now = run, folder, time.time()
+        self.events = self._records("pod/events/*.json")
+        self.metrics = self._records("work/metrics.jsonl")
+        since = max((event["time"] for event in self.events if event["event"] == "run"), default=0)
+        self.hosts: dict[str, Record] = {}
+        for name in run.hosts:
+            words = self._records(f"pod/*/{name}/state.json")
+            newest = max(words, key=lambda word: word["time"], default={"time": 0, "checkpoint": 0})
+            if newest["time"] <= since:
+                newest = {"state": "starting", "time": since, "checkpoint": newest["checkpoint"]}
+            self.hosts[name] = newest
+
+    @classmethod
+    def of(cls, run: Run) -> Status:
+        """The status now, fetched from the bucket."""
+        return cls(run, bucket.fetch(run))
+
+    @property
+    def ended(self) -> str:
+        """failed (one host is enough), done or stopped (all of them), or "" while it runs."""
+        states = {host.get("state") for host in self.hosts.values()}
+        if "failed" in states:
+            return "failed"
+        return states.pop() if states in ({"done"}, {"stopped"}) else ""
+
+    @property
+    def absent(self) -> list[str]:
+        """Hosts on which nobody looks after the run."""
+        alive = ("starting", "running", "waiting")
+        limit = self.now - 5 * self.run.BEAT_SECONDS - 60
+        return [
+            n
+            for n, host in self.hosts.items()
+            if host["state"] not in alive or host["time"] < limit
+        ]
+
+    @property
+    def last_word(self) -> float:
+        """When a host or pod.py last reported; 0 if never."""
+        words = [*self.events, *self._records("pod/*/*/state.json")]
+        return max((word["time"] for word in words), default=0.0)
+
+    @property
+    def hung(self) -> list[str]:
+        return [name for name in self.hosts if self.silence(name) > 60 * self.run.HANG_MINUTES]
+
+    def silence(self, name: str) -> float:
+        """Seconds since a running process made a step; 0 before its first."""
+        beat = self.hosts[name].get("beat") if self.hosts[name]["state"] == "running" else 0
+        return self.now - beat if beat else 0.0
+
+    @property
+    def hours(self) -> float:
+        """That the pod was active, and so billed."""
+        pairs = itertools.pairwise([*self.events, {"event": "", "time": self.now}])
+        return (
+            sum(b["time"] - a["time"] for a, b in pairs if a["event"] in ("active", "run")) / 3600
+        )
+
+    @property
+    def limit(self) -> str:
+        """The limit of the run that is reached, or ""."""
+        if 0 < self.run.MAX_COST < self.run.dollars(self.hours):
+            return f"MAX_COST=${self.run.MAX_COST:g} is spent"
+        return f"{self.run.MAX_HOURS:g} h are over" if 0 < self.run.MAX_HOURS < self.hours else ""
+
+    def seconds(self) -> Counter[str]:
+        """By cause (BADPUT, or "useful") since the pod was first active, as its first host saw it.
+
+        What lies between `down` and the next `up`, or after the run is done, is not counted.
+        """
+        first = self.run.hosts[0]
+        timeline = [*self.events, *self._records(f"pod/*/{first}/events.jsonl")]
+        timeline = [event for event in timeline if event["event"] in AFTER]
+        timeline.sort(key=lambda event: event["time"])
+        timeline = itertools.dropwhile(lambda event: event["event"] != "active", timeline)
+        seconds: Counter[str] = Counter()
+        for event, following in itertools.pairwise([*timeline, {"event": "", "time": self.now}]):
+            cause, duration = AFTER[event["event"]], following["time"] - event["time"]
+            if cause == "attempt":
+                end = following if following["event"] == "end" else self.hosts[first]
+                seconds.update(self._attempt(duration, event, end))
+            elif cause and event.get("state") != "done":
+                seconds[cause] += duration
+        return seconds
+
+    def _attempt(self, duration: float, begin: Record, end: Record) -> dict[str, float]:
+        """Seconds of an attempt by cause; steps after the last checkpoint of one that failed are lost."""
+        spent = dict(end.get("spent") or {})
+        steps = max(0, end.get("step", 0) - begin["checkpoint"])
+        usual = statistics.median([row.get("seconds", 0.0) for row in self.metrics] or [0.0])
+        useful = min(spent.pop("step", steps * usual), duration)
+        again = max(0, end.get("step", 0) - end["checkpoint"]) if end.get("code") else 0
+        lost = useful * min(1.0, again / max(steps, 1))
+        rest = max(0.0, duration - useful - sum(spent.values()))
+        return {**spent, "useful": useful - lost, "lost steps": lost, "start": rest}
+
+    def text(self) -> str:
+        """A table of hosts, and what is said of the run as a whole."""
+        run, last, seconds = self.run, (self.metrics or [{}])[-1], self.seconds()
+        total = max(1e-9, sum(seconds.values()))
+        rows = [dict(zip(WIDTHS, WIDTHS, strict=True))]
+        for name, host in self.hosts.items():
+            beat = f"{self.silence(name):.0f} s ago" if self.silence(name) else "-"
+            rows.append({**host, "host": name, "heartbeat": beat})
+            rows[-1]["error"] = host.get("reason") or host.get("error", "")
+        lines = [
+            "".join(f"{row.get(c, '-')!s:<{width}}" for c, width in WIDTHS.items()) for row in rows
+        ]
+        lost = ", ".join(f"{cause} {seconds[cause] / total:.1%}" for cause in BADPUT)
+        cost = f"${run.dollars(self.hours):,.2f} at ${run.PRICE:g} a chip-hour, {run.PRICE_SOURCE}"
+        lines += [
+            f"newest checkpoint: {max(host['checkpoint'] for host in self.hosts.values())}",
+            f"last record: step {last.get('step', 0)}, loss {last.get('loss', '-')}",
+            f"tokens per second: {last.get('tokens_per_second', 0.0):,.0f}",
+            f"goodput: {seconds['useful'] / total:.1%} of {total / 3600:.2f} h; {lost}",
+            f"chip-hours: {self.hours * run.chips:,.2f}",
+            f"cost so far: {cost if run.PRICE else 'unknown (no PRICE)'}",
+        ]
+        return "\n".join(lines)
+
+    def page(self, title: str) -> str:
+        """The text as one HTML page, with the loss as a curve."""
+        points = [(row["step"], row["loss"]) for row in self.metrics if "loss" in row]
+        curve = "No step was recorded yet."
+        if points:
+            (left, right), (low, high) = (
+                (min(axis), max(axis)) for axis in zip(*points, strict=True)
+            )
+            x, y = 900 / max(1, right - left), 240 / max(1e-9, high - low)
+            line = " ".join(f"{(a - left) * x:.1f},{(high - b) * y:.1f}" for a, b in points)
+            curve = f'<polyline points="{line}" fill="none" stroke="#36c" stroke-width="2"/>'
+            curve = f'<svg viewBox="-4 -4 908 248">{curve}</svg><p>steps {left} to {right}, loss {low:.4g} to {high:.4g}'
+        head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+        return f"{head}<h1>{html.escape(title)}</h1><pre>{html.escape(self.text())}</pre><h2>Loss</h2>{curve}\n"
+
+    def log(self, name: str) -> str:
+        """The newest log of a host."""
+        host = self.hosts[name]
+        file = self.folder / f"pod/{host.get('start')}/{name}/attempt-{host.get('attempt')}.log"
+        return file.read_text() if file.exists() else f"host {name} has no log yet"
+
+    def first_errors(self) -> Iterator[str]:
+        """How the newest attempts ended, the first cause first, then what it set off elsewhere."""
+        ends = [row for row in self._records("pod/*/*/events.jsonl") if row["event"] == "end"]
+        last = max((row["time"] for row in ends if row["error"]), default=0)
+        ends = [row for row in ends if row["error"] and row["time"] > last - 600]
+        for row in sorted(ends, key=lambda row: (bool(CASCADE.search(row["error"])), row["time"])):
+            clock = time.strftime("%H:%M:%S", time.gmtime(row["time"]))
+            yield f"host {row['host']}, attempt {row['attempt']}, {clock} UTC: {row['error']}"
+            if BAD_NODE.search(row["error"]):
+                yield f"  host {row['host']} will not get well: down and up bring another machine"
+
+    def _records(self, pattern: str) -> list[Record]:
+        """JSON objects, one a line, of files; lines that are being written are left out."""
+        records = []
+        for line in "\n".join(
+            f.read_text() for f in sorted(self.folder.glob(pattern))
+        ).splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records

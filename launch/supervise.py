@@ -1,0 +1,241 @@
+"""Keep one process of a run alive on this host of a pod, and report to the bucket; see worker.sh.
+
+    python launch/supervise.py PROGRAM ARGUMENTS...
+
+The process finds QWEN3_HOST_DIR, a folder of its host, and keeps two files there:
+
+- heartbeat.json: {"step": n, "spent": {"compile": s, "restore": s, "save": s, "input": s, "step": s}},
+  rewritten after every step, and at least each minute in long phases between steps (rollouts,
+  evaluation). `spent` adds up seconds of this process. The watchdog goes by the file's age.
+- exit.json: {"error": "its first line", "where": "file.py:74 in step"}, if it ends by an exception.
+
+It prints all stacks on SIGUSR2 and leaves with 0: done; 42: told to stop, and saved; 2: a wrong
+setting. Any other end is judged by progress: attempts go on while new checkpoints come, and end
+when the same cause comes twice without one, or after TRIES.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from pods.first_error import CASCADE, first_error, hung_at
+
+NAME, HOST = os.environ["QWEN3_NAME"], Path(os.environ["QWEN3_HOST_DIR"])
+RUN = epath.Path(os.environ["FOLDER"])
+# Chips are let go of only seconds after the process that held them died.
+HEALTH = """for _ in {1..20}; do lsof -t /dev/vfio/[0-9]* /dev/accel* 2> /dev/null || break; sleep 3; done
+rm -f /tmp/libtpu_lockfile
+timeout 300 "$PYTHON" launch/health_check.py || exit 3
+exec "$PYTHON" "$@"
+"""
+LOG_BYTES = 8_000_000  # the end of a log that is uploaded
+EXIT_CODES = {"done": 0, "user": 0, "signal": 42, "preempted": 42}  # by reason to stop; others: 1
+
+
+class Supervisor:
+    """Attempts, one after another, until there is a reason to stop."""
+
+    def __init__(self, program: list[str]) -> None:
+        self.program, self.stop, self.lock = program, "", threading.Lock()
+        self.state: dict[str, Any] = {"host": NAME, "start": os.environ["START"], "checkpoint": 0}
+        signal.signal(signal.SIGTERM, self._told)
+        threading.Thread(target=self._report_for_ever, daemon=True).start()
+
+    def run(self) -> int:
+        """The exit code of worker.sh."""
+        self.report("supervise", state="waiting", attempt=0)
+        newest, failures, previous, health = self.state["checkpoint"], 0, "", True
+        while not self.stop:
+            code = self.attempt(health)
+            error, health = self.state["error"], code > 123 or code == 3
+            failures = 0 if self.state["checkpoint"] > newest else failures + 1
+            same = failures > 1 and error == previous and not CASCADE.search(error)
+            if code in (0, 2):
+                self.stop_everywhere("done" if code == 0 else f"host {NAME}: {error}")
+            elif not self.stop and (same or failures >= setting("TRIES")):
+                self.stop_everywhere(
+                    f"host {NAME}: {failures} attempts, no new checkpoint: {error}"
+                )
+            newest, previous = self.state["checkpoint"], error
+            wait = time.monotonic() + min(2**failures, 300)
+            while not self.stop and time.monotonic() < wait:
+                time.sleep(0.2)
+        words = {"user": "stopped", "done": "done", "signal": "left", "preempted": "preempted"}
+        self.report("left", state=words.get(self.stop, "failed"), reason=self.stop)
+        return EXIT_CODES.get(self.stop, 1)
+
+    def attempt(self, health: bool) -> int:
+        """Run the process to its end; 128 + n if signal n ended it."""
+        for name in ("heartbeat.json", "exit.json"):
+            (HOST / name).unlink(missing_ok=True)
+        number = self.state["attempt"] + 1
+        self.report("attempt", state="running", attempt=number, error="", beat=0, spent={}, hung=0)
+        if self.stop:
+            return 42
+        line = ["bash", "-c", HEALTH, "-"] if health else [os.environ["PYTHON"]]
+        with self.log().open("wb") as log:
+            # A session of its own, so that what the process started can be ended with it.
+            child = subprocess.Popen(
+                [*line, *self.program], stdout=log, stderr=log, start_new_session=True
+            )
+        (HOST / "child").write_text(str(child.pid))
+        self.attend(child)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        code = child.returncode if child.returncode >= 0 else 128 - child.returncode
+        self.report("end", state="waiting", code=code, error=self.error(code))
+        return code
+
+    def attend(self, child: subprocess.Popen) -> None:
+        """Until the process ends: pass on a reason to stop, end it when it is silent."""
+        begun, asked, polled = time.time(), 0.0, 0.0
+        while child.poll() is None:
+            time.sleep(0.3)
+            now = time.time()
+            if now > polled + 5:
+                polled, self.stop = now, self.stop or preemption()
+            if self.stop not in ("", "done") and not asked:
+                asked = now
+                child.terminate()
+            if asked and now > asked + setting("STOP_SECONDS"):
+                os.killpg(child.pid, signal.SIGKILL)
+            beat = last_beat()
+            silent = now - max(beat, begun)
+            if silent > setting("HANG_SECONDS" if beat > begun else "START_SECONDS") and not asked:
+                self.state["hung"] = round(silent)
+                child.send_signal(signal.SIGUSR2)
+                time.sleep(5)
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+
+    def error(self, code: int) -> str:
+        """One line on how the attempt ended: the program's words, the log's, or the exit code."""
+        log, own = self.log().read_text(errors="replace"), read(HOST / "exit.json")
+        if code in (0, 42):
+            return "told to stop, and saved" if code else ""
+        if self.state["hung"]:
+            return (
+                f"hung: no step for {self.state['hung']} s at {hung_at(log) or 'an unknown place'}"
+            )
+        if own:
+            return f"{own['error']} ({own.get('where', '')})"
+        error = first_error(log)
+        if error:
+            return f"{error.text} ({error.place})" if error.place else error.text
+        return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+
+    def stop_everywhere(self, reason: str) -> None:
+        """Tell the supervisors of all hosts to stop, by a file in the bucket."""
+        self.stop = self.stop or reason
+        with contextlib.suppress(OSError):
+            if not (RUN / "pod" / "stop").exists():
+                put(RUN / "pod" / "stop", reason.encode())
+
+    def report(self, event: str, **about: Any) -> None:
+        """Note an event and exchange news with the bucket; one that does not answer is left."""
+        self.state |= {**about, "time": time.time()}
+        with (HOST / "events.jsonl").open("a") as lines:
+            lines.write(json.dumps({**self.state, "event": event}) + "\n")
+        thread = threading.Thread(target=self.exchange, daemon=True)
+        thread.start()
+        thread.join(120)
+
+    def exchange(self) -> None:
+        """Upload state, events and log; read the newest checkpoint and the reason to stop."""
+        with self.lock:
+            seals = (RUN / "work" / "checkpoints").glob("*/checkpoint.json")
+            steps = [int(seal.parent.name) for seal in seals if seal.parent.name.isdigit()]
+            self.state |= {"checkpoint": max(steps, default=0), "time": time.time()}
+            self.state |= {"beat": last_beat(), **read(HOST / "heartbeat.json")}
+            folder = RUN / "pod" / os.environ["START"] / NAME
+            put(folder / "state.json", json.dumps(self.state).encode())
+            for file in (HOST / "events.jsonl", self.log()):
+                if file.exists():
+                    put(folder / file.name, file.read_bytes()[-LOG_BYTES:])
+            stop = RUN / "pod" / "stop"
+            self.stop = self.stop or (stop.read_text() if stop.exists() else "")
+
+    def log(self) -> Path:
+        return HOST / f"attempt-{self.state.get('attempt', 0)}.log"
+
+    def _report_for_ever(self) -> None:
+        while True:
+            time.sleep(setting("BEAT_SECONDS"))
+            try:
+                self.exchange()
+            except Exception as error:
+                print(f"the bucket does not answer: {error}", flush=True)
+
+    def _told(self, *_: object) -> None:
+        told = HOST / "stop"
+        self.stop = self.stop or (told.read_text().strip() if told.exists() else "signal")
+
+
+def setting(name: str) -> float:
+    return float(os.environ[name])
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A JSON object; {} if it is not there, or half written."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def put(path: epath.Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def last_beat() -> float:
+    """When the process last made progress: its heartbeat, or metrics in a local workdir."""
+    files = HOST / "heartbeat.json", Path(str(RUN / "work" / "metrics.jsonl"))
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def preemption() -> str:
+    """ "preempted" if this machine is about to be taken away."""
+    if os.environ["BACKEND"] != "queued_resources":
+        return ""
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    for name, word in (("preempted", "TRUE"), ("maintenance-event", "TERMINATE")):
+        request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}")
+        request.add_header("Metadata-Flavor", "Google")
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2) as answer:
+            if answer.read().decode().startswith(word):
+                return "preempted"
+    return ""
+
+
+def main() -> int:
+    """Take the host's lock, or say who has it; supervise."""
+    with Path("~/qwen3/lock").expanduser().open("a+") as lock:
+        for _ in range(20):  # `worker.sh start` holds it for a moment when it looks
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.1)
+        else:
+            lock.seek(0)
+            print(f"@pod {NAME} running {lock.read().strip()}", flush=True)
+            return 1
+        lock.truncate(0)
+        print(os.environ["RUN"], os.environ["START"], os.getpid(), file=lock, flush=True)
+        for file in HOST.iterdir():
+            file.unlink()
+        return Supervisor(sys.argv[1:]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
