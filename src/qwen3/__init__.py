@@ -1,6 +1,6 @@
-"""The whole Qwen3 recipe in JAX. `load` and `create` give a model for notebooks.
+"""The whole Qwen3 recipe in JAX: `load` and `create` give a model, `rl`, `sft`, ... train one.
 
-Both are imported at first use: `import qwen3` alone takes no time and starts no device.
+They are imported at first use: `import qwen3` alone takes no time and starts no device.
 """
 
 import importlib
@@ -12,6 +12,10 @@ _LAZY = {
     "LanguageModel": "qwen3.infer.language_model",
     "create": "qwen3.infer.language_model",
     "load": "qwen3.infer.language_model",
+    "pretrain": "qwen3.workflows.training",
+    "sft": "qwen3.workflows.training",
+    "rl": "qwen3.workflows.training",
+    "distill": "qwen3.workflows.training",
 }
 __all__ = sorted(_LAZY)
 

@@ -7,7 +7,16 @@ import importlib
 import sys
 from collections.abc import Iterable, Sequence
 
+from qwen3.train.stop_signals import leaving_at_once
+from qwen3.train.writing import WorkdirError
+
+# command: the module that has it, and the function there that registers it, if not add_parser
 COMMANDS = {
+    "pretrain": "qwen3.workflows.training_cli:add_pretrain",
+    "sft": "qwen3.workflows.training_cli:add_sft",
+    "rl": "qwen3.workflows.training_cli:add_rl",
+    "distill": "qwen3.workflows.training_cli:add_distill",
+    "export": "qwen3.workflows.export_cli",
     "chat": "qwen3.infer.chat_cli",
     "plan": "qwen3.plan.plan_cli",
     "recipe": "qwen3.recipe.recipe_cli",
@@ -16,22 +25,39 @@ COMMANDS = {
     "doctor": "qwen3.doctor",
 }
 
+# Commands that go on where they stand: SIGTERM ends them, at whatever moment, with exit code 42.
+RESUMABLE = {"pretrain", "sft", "rl", "distill", "recipe"}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. A user's mistake is one line on stderr and exit code 2."""
+    """Run one command. A user's mistake is one line on stderr and exit code 2.
+
+    A workdir that cannot be used is one line and exit code 1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in RESUMABLE:
+        with leaving_at_once():
+            return _run(arguments)
+    return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="qwen3", description="The Qwen3 recipe in JAX.")
     version = importlib.import_module("qwen3").__version__
     parser.add_argument("--version", action="version", version=f"qwen3 {version}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name in _needed(arguments):
-        importlib.import_module(COMMANDS[name]).add_parser(subparsers)
+        module, _, function = COMMANDS[name].partition(":")
+        getattr(importlib.import_module(module), function or "add_parser")(subparsers)
     parsed = parser.parse_args(arguments)
     try:
         return parsed.run(parsed) or 0
     except (ValueError, OSError) as error:
         print(f"qwen3 {parsed.command}: {error}", file=sys.stderr)
         return 2
+    except WorkdirError as error:
+        print(f"qwen3 {parsed.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

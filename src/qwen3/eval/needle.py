@@ -17,7 +17,8 @@ from qwen3.eval import intervals
 class Encoder(Protocol):
     """What a needle needs of a tokenizer."""
 
-    pad: int
+    @property
+    def pad(self) -> int: ...
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -66,7 +67,7 @@ class Needles:
         return intervals.share(right, len(needles))
 
     def _arrays(self, part: Sequence[Needle]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens [batch, width], lengths [batch], value lengths [batch]), padded with empty rows."""
+        """(tokens [batch, width], lengths [batch], value lengths [batch]); spare rows are empty."""
         values = [self._tokenizer.encode(needle.value) for needle in part]
         rows = [
             [*self._tokenizer.encode(needle.prompt), *value]

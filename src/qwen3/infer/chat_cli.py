@@ -29,7 +29,7 @@ HELP = (
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Register the command `chat`."""
     parser = subparsers.add_parser("chat", help="talk to a model in the terminal")
-    parser.add_argument("model", help="a folder in the Hugging Face layout, or a Hub name")
+    parser.add_argument("model", help="a folder, a run's workdir, or a Hub name")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--think", dest="thinking", action="store_true", default=None)
     mode.add_argument("--no-think", dest="thinking", action="store_false")

@@ -29,9 +29,10 @@ from qwen3.infer.chat_session import ChatAnswer, ChatPiece, ChatStream
 from qwen3.infer.compiled import batch_ways
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request, SamplingParams, check_text
-from qwen3.model import hf, hf_config, hf_folder, sizes, transformer
+from qwen3.model import hf, hf_folder, sizes, transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
+from qwen3.train import model_source
 
 # The released chat models' generation_config.json: the report's thinking mode (section 4.6).
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
@@ -254,20 +255,28 @@ def _integers(name: str, value: Any) -> np.ndarray:
 
 
 def load(
-    name: str | Path, mesh: Mesh | None = None, dtype: Any = None, **options: Any
+    name: str | Path,
+    mesh: Mesh | None = None,
+    dtype: Any = None,
+    *,
+    revision: str | None = None,
+    **options: Any,
 ) -> LanguageModel:
-    """A LanguageModel from a Hugging Face folder or Hub name.
+    """A LanguageModel from a Hugging Face folder or Hub name, an adapter's folder, or a run.
 
-    mesh: None for the first device. dtype: of the parameters, None for what is stored.
+    name: see `train.model_source.find`; of a run the newest checkpoint is taken. mesh: None for the
+    first device. dtype: of the parameters, None for what is stored. revision: of a Hub repository.
     options: `execution`, `tokenizer` of LanguageModel. Raises FileNotFoundError when neither this
     machine nor the Hub has the model, ValueError naming what in it is not Qwen3 or does not fit.
     """
-    folder = hf_folder.find(name)
-    label = folder.name if Path(name).expanduser().is_dir() else str(name)
-    config = hf_config.from_hf(hf_folder.read_json(folder / "config.json"), label)
+    source = model_source.find(name, revision=revision)
     mesh = _one_device() if mesh is None else mesh
-    params = hf.load_params(folder, config, mesh, dtype)
-    return LanguageModel(config, params, mesh=mesh, folder=folder, **options)
+    params = source.params(mesh, dtype)
+    folder = Path(source.path) if source.run is None else None
+    other_tokenizer = source.tokenizer_folder not in ("", str(folder))
+    if other_tokenizer and "tokenizer" not in options:
+        options["tokenizer"] = Tokenizer.load(source.tokenizer_folder)
+    return LanguageModel(source.config, params, mesh=mesh, folder=folder, **options)
 
 
 def create(

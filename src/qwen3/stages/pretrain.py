@@ -88,6 +88,7 @@ class Config:
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log()
+    tokenizer: str = ""  # folder, for those who use the model; the corpora hold ids
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

@@ -8,11 +8,11 @@ then the directory gets its name. So the name alone says that it was written to 
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from qwen3.config import differences, digest
+from qwen3.config import digest
 from qwen3.train.checkpoint_folder import (
     DOOMED,
     TEMPORARY,
@@ -33,10 +33,12 @@ from qwen3.train.checkpoint_folder import (
     sweep,
 )
 from qwen3.train.loop import Hook
-from qwen3.train.manifest import problem, read_manifest, remote, write_manifest
+from qwen3.train.manifest import problem, read_manifest, write_manifest
 from qwen3.train.restoring import CheckpointMismatch, load_params, read_state
 from qwen3.train.retention import LAST_THREE, Keep
+from qwen3.train.run_config import RunConfig, plain
 from qwen3.train.state import TrainState
+from qwen3.train.writing import advice, remote, sync
 
 __all__ = [
     "CheckpointError",
@@ -65,23 +67,32 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, in `directory` (local or gs://).
 
-    `config` (a plain dict) is stored with each and must be the same on restore, except for the
-    top-level settings named in `free`. Every process calls every method; process 0 writes and
-    deletes what is not an array.
+    The settings are stored with each and must be the same on restore (see `RunConfig.changes`).
+    committed(step): called in process 0 when a checkpoint is on the disk. Every process calls
+    every method; process 0 writes and deletes what is not an array.
     """
 
     def __init__(
-        self, directory: Any, *, config: dict, keep: Keep = LAST_THREE, free: Iterable[str] = ()
+        self,
+        directory: Any,
+        *,
+        config: RunConfig,
+        keep: Keep = LAST_THREE,
+        committed: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.directory = absolute(directory)
-        self._config, self._keep, self._free = _plain(config), keep, set(free)
+        self._config, self._keep, self._committed = config, keep, committed
         self._saving: dict = {}  # manifest of the save under way, {} if there is none
         self._swept = False
         self._primary = jax.process_index() == 0
         self._orbax = self._writer()
 
     def _writer(self) -> ocp.AsyncCheckpointer:
-        options = ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest)
+        options = ocp.options.AsyncOptions(
+            post_finalization_callback=self._write_manifest,
+            # Else threads wait for a directory that cannot be made, and the process with them.
+            create_directories_asynchronously=False,
+        )
         return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
 
     def steps(self) -> list[int]:
@@ -100,21 +111,21 @@ class Checkpoints:
         self.wait()
         step = int(state.step)
         path = self.directory / str(step)
-        if self._primary:
-            self._sweep()
-            if path.exists():
-                if problem(path) is None:
-                    return
-                set_aside(path)
-            self._refuse_full_disk(state)
-        self._saving = {
-            "step": step,
-            "extra": _plain(extra or {}),
-            "metrics": {k: float(v) for k, v in (metrics or {}).items() if np.ndim(v) == 0},
-            "config": self._config,
-            "config_digest": digest(self._config),
-        }
         with self._explained(step):
+            if self._primary:
+                self._sweep()
+                if path.exists():
+                    if problem(path) is None:
+                        return
+                    set_aside(path)
+                self._refuse_full_disk(state)
+            self._saving = {
+                "step": step,
+                "extra": plain(extra or {}),
+                "metrics": {k: float(v) for k, v in (metrics or {}).items() if np.ndim(v) == 0},
+                "config_digest": digest(self._config.plain),
+                **self._config.stored(),
+            }
             self._orbax.save(path, args=ocp.args.PyTreeSave(state))
 
     def hook(self, every: int, extra: Callable[[int], dict]) -> Hook:
@@ -132,8 +143,11 @@ class Checkpoints:
             return
         with self._explained(step):
             self._orbax.wait_until_finished()
+            if self._primary:
+                sync(self.directory)
         self._saving = {}
         if self._primary:
+            self._committed(step)
             self._prune()
 
     def close(self) -> None:
@@ -153,7 +167,7 @@ class Checkpoints:
             trouble = _agreed(problem(path) if self._primary else None)
             if trouble is None:
                 manifest = read_manifest(path)
-                self._refuse_other_config(path, manifest["config"])
+                self._refuse_other_config(path, manifest)
                 try:
                     return Restored(read_state(path, template), manifest["extra"], skipped)
                 except CheckpointMismatch:
@@ -166,14 +180,12 @@ class Checkpoints:
             raise CheckpointError(
                 f"no whole checkpoint in {self.directory}; "
                 + "; ".join(skipped)
-                + f". To begin anew, move {self.directory} away."
+                + ". To begin anew, take another workdir."
             )
         return None
 
-    def _refuse_other_config(self, path: epath.Path, saved: dict) -> None:
-        now = {k: v for k, v in self._config.items() if k not in self._free}
-        then = {k: v for k, v in saved.items() if k not in self._free}
-        lines = differences(then, now)
+    def _refuse_other_config(self, path: epath.Path, manifest: dict) -> None:
+        lines = self._config.changes(manifest)
         if lines:
             raise CheckpointMismatch(
                 f"checkpoint {path} is of another config (saved -> now): " + "; ".join(lines)
@@ -186,8 +198,33 @@ class Checkpoints:
         path = temporary if temporary.exists() else final
         write_manifest(path, self._saving)
 
-    def _explained(self, step: int) -> _Explained:
-        return _Explained(self, step)
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        """Turns what orbax and the file system say of a failed write into a CheckpointError."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            self._replace_writer()
+            text = f"{type(error).__name__}: {error}"
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
+            known = error if isinstance(error, OSError) else OSError()
+            raise CheckpointError(
+                f"{'disk full: ' if full else ''}checkpoint {step} was not written to "
+                f"{self.directory}: {text.splitlines()[0]}; {advice(known)}. {self._intact()}"
+            ) from error
+
+    def _replace_writer(self) -> None:
+        """Orbax's writer repeats an old failure at the next save, so a failed one is closed."""
+        failed, self._orbax = self._orbax, self._writer()
+        self._saving, self._swept = {}, False
+        for _ in range(2):  # the first call may raise the failure again before it closes anything
+            with contextlib.suppress(Exception):
+                failed.close()
+        if self._primary:
+            with contextlib.suppress(OSError):
+                self._sweep()
 
     def _refuse_full_disk(self, state: TrainState) -> None:
         if remote(self.directory):
@@ -225,36 +262,6 @@ class Checkpoints:
             doomed = self.directory / f"{step}{DOOMED}"
             # After one rename it is no checkpoint any more, however the deletion is interrupted.
             path.rename(doomed).rmtree()
-
-
-class _Explained:
-    """Turns what orbax and the file system say about a failed write into CheckpointError."""
-
-    def __init__(self, owner: Checkpoints, step: int) -> None:
-        self._owner, self._step = owner, step
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
-            return
-        owner = self._owner
-        # Orbax's writer repeats an old failure at the next save, so it is replaced.
-        owner._orbax, owner._saving, owner._swept = owner._writer(), {}, False
-        if owner._primary:
-            owner._sweep()
-        text = f"{type(error).__name__}: {error}"
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
-        raise CheckpointError(
-            f"{'disk full: ' if full else ''}checkpoint {self._step} was not written to "
-            f"{owner.directory}: {text.splitlines()[0]}. {owner._intact()}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: tuples are lists, keys are strings."""
-    return json.loads(json.dumps(value))
 
 
 def _agreed(trouble: str | None) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 from etils import epath
 
 from qwen3.train.manifest import problem
+from qwen3.train.writing import WorkdirError
 
 log = logging.getLogger("qwen3")
 
@@ -15,17 +17,20 @@ TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a checkpoint that is 
 DOOMED = ".deleting"  # end of the name of a checkpoint that is being deleted
 
 
-class CheckpointError(RuntimeError):
+STEP = re.compile(r"0|[1-9][0-9]*")  # name of a finished checkpoint
+
+
+class CheckpointError(WorkdirError):
     """A checkpoint cannot be written, or none can be read; the message says which are intact."""
 
 
 def steps_in(directory: Any) -> list[int]:
     """Steps of the checkpoints written to the end, oldest first; [] if there is no directory."""
     directory = epath.Path(directory)
-    if not directory.exists():
+    if not directory.is_dir():
         return []
     names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if STEP.fullmatch(name))
 
 
 def newest(directory: Any) -> epath.Path:

@@ -6,29 +6,43 @@ a file that does not match it, is damaged and is never restored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
 from qwen3.config import digest
+from qwen3.train.writing import remote, write_atomically
 
 MANIFEST = "checkpoint.json"
 # Orbax rewrites the first two when it commits, which is after the manifest was written.
 UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)
+# What reading a damaged manifest raises; RecursionError is for brackets nested thousands deep.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 BLOCK = 1 << 22  # bytes read at once for a checksum
 
 
 def write_manifest(path: epath.Path, about: dict) -> None:
     """Write the manifest of all files below `path`; `about` is what `read_manifest` returns."""
     manifest = {**about, "files": {name: _fingerprint(path / name) for name in _files(path)}}
-    (path / MANIFEST).write_text(json.dumps({**manifest, "digest": digest(manifest)}, indent=1))
+    text = json.dumps({**manifest, "digest": digest(manifest)}, indent=1)
+    write_atomically(path / MANIFEST, text)
 
 
 def read_manifest(path: Any) -> dict:
-    """The manifest of one checkpoint: step, extra, metrics, config, files and digest."""
+    """The manifest of one checkpoint: step, extra, metrics, config, content, files and digest."""
     return json.loads((epath.Path(path) / MANIFEST).read_text())
+
+
+def newest_manifest(steps: Iterable[epath.Path]) -> dict | None:
+    """The last manifest that can be read of some checkpoints; None if there is none."""
+    for path in reversed(list(steps)):
+        with contextlib.suppress(*UNREADABLE):
+            return read_manifest(path)
+    return None
 
 
 def problem(path: Any, *, read: bool = True) -> str | None:
@@ -41,7 +55,7 @@ def problem(path: Any, *, read: bool = True) -> str | None:
     try:
         manifest = read_manifest(path)
         stated = manifest.pop("digest")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         return f"its {MANIFEST} cannot be read ({type(error).__name__})"
     if digest(manifest) != stated:
         return f"its {MANIFEST} has been changed"
@@ -55,11 +69,6 @@ def problem(path: Any, *, read: bool = True) -> str | None:
         if read and crc is not None and _crc(file) != crc:
             return f"file {name} has another checksum"
     return None
-
-
-def remote(path: epath.Path) -> bool:
-    """Whether the path lies on an object store (gs://...), not on a file system."""
-    return "://" in str(path)
 
 
 def _files(path: epath.Path) -> list[str]:

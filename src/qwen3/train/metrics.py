@@ -13,6 +13,7 @@ from etils import epath
 
 from qwen3.data import jsonl
 from qwen3.train.loop import Hook
+from qwen3.train.writing import explained
 
 Record = Mapping[str, float | str]
 
@@ -29,6 +30,7 @@ class MetricsFile:
     """One JSON object a line, flushed line by line: a kill loses none that was written.
 
     On object stores, which cannot append, the whole file is written every `period` seconds.
+    Raises WorkdirError, one line, where it cannot be written (disk full, say).
     """
 
     def __init__(self, path: Any, *, period: float = 30.0) -> None:
@@ -38,13 +40,15 @@ class MetricsFile:
         self._written = time.monotonic()
         self._stream: TextIO | None = None
         if not self._remote:
-            self._stream = open(str(path), "a", encoding="utf-8")
+            with explained(self._path):
+                self._stream = open(str(path), "a", encoding="utf-8")
 
     def write(self, step: int, values: Record) -> None:
         line = jsonl.line({"step": step, **{k: _json(v) for k, v in values.items()}})
         if self._stream is not None:
-            self._stream.write(line)
-            self._stream.flush()
+            with explained(self._path):
+                self._stream.write(line)
+                self._stream.flush()
             return
         self._lines += line
         if time.monotonic() - self._written > self._period:
@@ -52,13 +56,15 @@ class MetricsFile:
 
     def flush(self) -> None:
         if self._remote:
-            self._path.write_text(self._lines)
+            with explained(self._path):
+                self._path.write_text(self._lines)
             self._written = time.monotonic()
 
     def close(self) -> None:
         self.flush()
         if self._stream is not None:
-            self._stream.close()
+            with explained(self._path):
+                self._stream.close()
 
 
 class TensorBoard:

@@ -1,4 +1,4 @@
-"""Preemption notices: leave in good order on SIGTERM or SIGINT, all processes at the same step."""
+"""Preemption notices: finish the step on SIGTERM or SIGINT and leave, all processes together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-STOPPED = 42  # exit code of a run that saved and left and wants to be started again
+from qwen3.train.stop_signals import STOPPED, Notice, Stopped
 
-
-class Stopped(SystemExit):
-    """The run was told to leave and has saved at `step`; uncaught, it is exit code 42."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(STOPPED)
-        self.step = step
+__all__ = ["STOPPED", "Stopped", "stop_requests"]
 
 
 class _Requests:
     """Remembers the stop signal that came; `name` is "" until one does."""
 
-    def __init__(self) -> None:
-        self.name = ""
+    block: _Requests | None = None  # of the `stop_requests` block that the main thread is in
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
 
     def note(self, number: int, frame: object) -> None:
         self.name = signal.Signals(number).name
@@ -36,6 +32,11 @@ class _Requests:
     def reached(self, step: int) -> bool:
         """Whether to leave after this step."""
         return bool(self.name)
+
+    def finish(self) -> None:
+        """Raise Stopped if a signal came that the block did not act upon."""
+        if self.name:
+            raise Stopped
 
 
 class _Preemption(_Requests):
@@ -54,18 +55,33 @@ class _Preemption(_Requests):
         self.name = self.name or ("SIGTERM" if stop else "")
         return stop
 
+    def finish(self) -> None:
+        """Go on: the service remembers the notice, and all leave together in the next loop."""
+
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[_Requests]:
-    """Note stop signals in place of dying by them, until the block ends."""
+    """Note stop signals in place of dying by them, until the block ends.
+
+    Stopped is raised at the end if one came that the block did not act upon. A block inside
+    another one shares its requests and leaves acting to it.
+    """
     distributed = jax.distributed.is_initialized()
-    requests = _Preemption() if distributed else _Requests()
-    signals = [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]
+    requests = _Preemption() if distributed else _Requests(Notice.name)
     # Only the main thread may set handlers; elsewhere the embedding program decides.
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, requests.note) for number in signals} if main else {}
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    if _Requests.block is not None:
+        yield _Requests.block
+        return
+    signals = [signal.SIGINT] if distributed else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, requests.note) for number in signals}
+    _Requests.block = requests
     try:
         yield requests
     finally:
+        _Requests.block = None
         for number, handler in before.items():
             signal.signal(number, handler)
+    requests.finish()

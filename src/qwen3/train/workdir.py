@@ -1,47 +1,63 @@
-"""The workdir, what a run leaves behind: config.json, checkpoints/, metrics.jsonl, samples/."""
+"""The workdir, what a run leaves behind: config.json, checkpoints/, metrics.jsonl, samples/.
+
+Two small files beside them are for the program alone: `lock`, held by the process that writes, and
+resume.json: the schema of the config, digests of the inputs, and the step of the last checkpoint.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 import jax
 from etils import epath
 
-from qwen3.config import differences
-from qwen3.data.atomic import write_atomically
-from qwen3.data.jsonl import read_rows, write_rows
-from qwen3.train.checkpoint import LAST_THREE, Checkpoints, Keep, Restored
+from qwen3.train.checkpoint import Checkpoints, Restored
+from qwen3.train.checkpoint_folder import steps_in
+from qwen3.train.cut_back import cut_back
+from qwen3.train.manifest import newest_manifest
+from qwen3.train.preemption import stop_requests
+from qwen3.train.retention import LAST_THREE, Keep
+from qwen3.train.run_config import FREE, RunConfig
 from qwen3.train.state import TrainState
+from qwen3.train.workdir_lock import lock, unlock
+from qwen3.train.writing import WorkdirError, explained, remote, write_atomically
 
-# Settings that may change when a run goes on: how and where it runs, not what it computes.
-FREE = ("mesh", "execution", "keep", "log")
+__all__ = ["FREE", "Workdir", "WorkdirError", "cut_back", "write_atomically"]
+
+log = logging.getLogger("qwen3")
 
 
 class Workdir:
     """A run's directory, opened for writing by one run at a time.
 
-    `config` is a plain dict (config.to_dict). A directory that holds another config is refused
-    with ValueError naming the settings; those in `free` may differ. RuntimeError when another
-    process of this machine writes there.
+    config, free, content: see `RunConfig`. A directory that holds another config is refused with
+    ValueError naming the settings. WorkdirError, one line, when it is in use, cannot be written,
+    or has lost the checkpoints that it once held.
     """
 
     def __init__(
-        self, path: Any, config: dict, *, keep: Keep = LAST_THREE, free: Iterable[str] = FREE
+        self,
+        path: Any,
+        config: Any,
+        *,
+        keep: Keep = LAST_THREE,
+        free: Iterable[str] = FREE,
+        content: Mapping[str, str] | None = None,
     ) -> None:
         self.path = epath.Path(path)
-        self.config = json.loads(json.dumps(config))
+        self._settings = RunConfig(config, free=free, content=content)
+        self.config = self._settings.plain
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
-        self._free = set(free)
+        self._directory = self.path / "checkpoints"
         self._lock: TextIO | None = None
         if jax.process_index() == 0:
             self._open()
         self.checkpoints = Checkpoints(
-            self.path / "checkpoints", config=self.config, keep=keep, free=self._free
+            self._directory, config=self._settings, keep=keep, committed=self._write_resume
         )
 
     def restore(self, template: TrainState) -> Restored | None:
@@ -52,10 +68,12 @@ class Workdir:
         return restored
 
     def close(self) -> None:
-        self.checkpoints.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Wait for the last checkpoint, then unlock the directory."""
+        try:
+            with stop_requests():
+                self.checkpoints.close()
+        finally:
+            self._unlock()
 
     def __enter__(self) -> Workdir:
         return self
@@ -64,21 +82,66 @@ class Workdir:
         self.close()
 
     def _open(self) -> None:
-        for directory in (self.path, self.samples, self.path / "checkpoints"):
-            directory.mkdir(parents=True, exist_ok=True)
-        if "://" not in str(self.path):
-            self._lock = _lock(self.path / "lock")
-        file = self.path / "config.json"
-        if file.exists():
-            self._refuse_other_config(json.loads(file.read_text()))
-        write_atomically(file, json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+        with explained(self.path):
+            for directory in (self.path, self.samples):
+                directory.mkdir(parents=True, exist_ok=True)
+            if not remote(self.path):
+                self._lock = lock(self.path)
+        try:
+            # A crash can have torn the small files; checkpoints hold all of it too.
+            stored = newest_manifest(self._checkpoints()) or {}
+            stored |= self._read("resume.json") or {}
+            self._refuse_lost_checkpoints(stored.get("checkpoint"))
+            if config := self._read("config.json"):
+                stored["config"] = config
+            if "config" in stored:
+                self._refuse_other_config(stored)
+            with explained(self._directory):
+                self._directory.mkdir(exist_ok=True)
+            text = json.dumps(self.config, indent=2, sort_keys=True)
+            write_atomically(self.path / "config.json", text + "\n")
+            self._write_resume(stored.get("checkpoint"))
+        except BaseException:
+            self._unlock()
+            raise
 
-    def _refuse_other_config(self, stored: dict) -> None:
-        then, now = (
-            {k: v for k, v in config.items() if k not in self._free}
-            for config in (stored, self.config)
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            unlock(self._lock)
+            self._lock = None
+
+    def _checkpoints(self) -> list[epath.Path]:
+        return [self._directory / str(step) for step in steps_in(self._directory)]
+
+    def _read(self, name: str) -> dict | None:
+        """The object in a small JSON file; None if it is absent, or torn (with a warning)."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            value = json.loads(file.read_text())
+            if isinstance(value, dict):
+                return value
+        except (ValueError, RecursionError):
+            pass
+        log.warning("%s is damaged, as after a crash: it is written anew", file)
+        return None
+
+    def _refuse_lost_checkpoints(self, last: int | None) -> None:
+        """A run is not begun anew, over its metrics, because a disk is not mounted."""
+        begun = (
+            not self._directory.exists() and self.metrics.exists() and self.metrics.stat().length
         )
-        lines = differences(then, now)
+        if self._checkpoints() or (last is None and not begun):
+            return
+        seen = f"step {last} was saved there" if last is not None else "metrics.jsonl has records"
+        raise WorkdirError(
+            f"{self._directory} holds no checkpoint, but {seen}: bring the checkpoints back (is a "
+            "disk not mounted?), or take another workdir to begin anew"
+        )
+
+    def _refuse_other_config(self, stored: Mapping[str, Any]) -> None:
+        lines = self._settings.changes(stored)
         if lines:
             raise ValueError(
                 f"workdir {self.path} belongs to another config (there -> now): "
@@ -86,28 +149,8 @@ class Workdir:
                 + ". Take another workdir, or the old settings."
             )
 
-
-def cut_back(path: Any, step: int) -> None:
-    """Drop the lines of metrics.jsonl after `step` and a torn last one: they will come again."""
-    path = epath.Path(path)
-    if not path.exists():
-        return
-    rows = (row for _, row in read_rows(path, fields=["step"], skipped=[]))
-    write_rows(path, [row for row in rows if isinstance(row["step"], int) and row["step"] <= step])
-
-
-def _lock(path: epath.Path) -> TextIO:
-    """The locked file; it is unlocked when the process ends, however it ends."""
-    stream = open(os.fspath(path), "a+")
-    try:
-        # POSIX locks are not inherited by children.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.seek(0)
-        owner = stream.read().strip() or "unknown"
-        stream.close()
-        raise RuntimeError(f"{path.parent} is in use by process {owner}") from None
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return stream
+    def _write_resume(self, checkpoint: int | None) -> None:
+        """resume.json: what `RunConfig` stores beside the config, and the step last saved."""
+        stored = {k: v for k, v in self._settings.stored().items() if k != "config"}
+        text = json.dumps({**stored, "checkpoint": checkpoint}, indent=1)
+        write_atomically(self.path / "resume.json", text + "\n")

@@ -1,0 +1,299 @@
+"""A researcher's first hour: own model, own problems, own reward, in a few lines."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import qwen3
+from qwen3 import cli, rewards
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.model.sizes import ModelConfig
+from qwen3.train import model_source
+from qwen3.workflows import own_problems, own_rewards
+
+QUIET = ("log.display=False", "mesh.data=1", "mesh.fsdp=-1", "optim.schedule=constant")
+REWARD = '''
+def reward(answer, reference):
+    """The more often the wanted letter stands in the answer, up to four times, the better."""
+    return min(answer.count(reference), 4) / 4
+'''
+
+
+@pytest.fixture(autouse=True)
+def clean_tasks(monkeypatch):
+    """Rewards that a test registers are forgotten after it."""
+    monkeypatch.setattr(rewards, "TASKS", dict(rewards.TASKS))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny random model with a tokenizer, in the Hugging Face layout."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tokenizer = Tokenizer.train(["write the letter e in the tree here now " * 20], 300)
+    size = ModelConfig("toy", 2, 32, 64, 2, 1, head_dim=16, vocab=384, tied=True, max_length=128)
+    qwen3.create(size, seed=3, tokenizer=tokenizer).save(folder)
+    return folder
+
+
+@pytest.fixture
+def problems(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    rows = [{"q": f"write the letter e, number {i}", "gold": "e"} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def reward(tmp_path):
+    path = tmp_path / "my_reward.py"
+    path.write_text(REWARD)
+    return str(path)
+
+
+def train(checkpoint, problems, reward, workdir, **changes):
+    options = dict(
+        reward=reward,
+        columns={"prompt": "q", "reference": "gold"},
+        workdir=workdir,
+        steps=6,
+        held_out=0.2,
+        evaluate_every=3,
+        prompts=8,
+        samples=8,
+        max_tokens=8,
+        learning_rate=2e-2,
+        settings=QUIET,
+    )
+    return qwen3.rl(checkpoint, problems, **{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """The toy is trained on one of the suite's devices; nothing here depends on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        devices = jax.devices()[:1]
+        patch.setattr("qwen3.stages.grpo.make_mesh", lambda c: _mesh(c, devices))
+        patch.setattr("qwen3.stages.sft.make_mesh", lambda c: _mesh(c, devices))
+        patch.setattr("qwen3.stages.distill.make_mesh", lambda c: _mesh(c, devices))
+        patch.setattr("qwen3.stages.pretrain.make_mesh", lambda c: _mesh(c, devices))
+        yield
+
+
+def _mesh(config, devices):
+    from qwen3.mesh import make_mesh
+
+    return make_mesh(config, devices)
+
+
+def test_rl_on_own_problems_and_reward_raises_the_held_out_score(
+    checkpoint, problems, reward, tmp_path, one_device
+):
+    run = train(checkpoint, problems, reward, tmp_path / "run")
+    assert [record["step"] for record in run.scores] == [0, 3, 6]
+    assert all(record["n"] == 4 for record in run.scores)
+    assert run.scores[-1]["score"] > run.scores[0]["score"] + 0.2
+    sample = json.loads(
+        (tmp_path / "run/samples/evaluation_000006.jsonl").read_text().split("\n")[0]
+    )
+    assert sample["prompt"].startswith("write the letter e") and sample["reference"] == "e"
+    trained = (tmp_path / "run/problems/train.jsonl").read_text()
+    assert sample["prompt"] not in trained
+    exported = run.export(tmp_path / "exported")
+    again = qwen3.load(exported).logits([[5, 6, 7]])
+    np.testing.assert_array_equal(run.load().logits([[5, 6, 7]]), again)
+
+
+def test_more_steps_can_be_asked_of_a_finished_run(
+    checkpoint, problems, reward, tmp_path, one_device
+):
+    train(checkpoint, problems, reward, tmp_path / "run", steps=2)
+    run = train(checkpoint, problems, reward, tmp_path / "run", steps=3)
+    assert [record["step"] for record in run.scores] == [0, 2, 3]
+
+
+def test_adapters_are_merged_where_the_run_is_loaded_and_exported(
+    checkpoint, problems, reward, tmp_path, one_device
+):
+    run = train(checkpoint, problems, reward, tmp_path / "run", steps=2, lora=2)
+    base, trained = qwen3.load(checkpoint), run.load()
+    np.testing.assert_array_equal(trained.params["embed"], base.params["embed"])
+    before, after = (model.params["layers"]["mlp"]["up"] for model in (base, trained))
+    assert not np.array_equal(before, after)
+    assert np.linalg.matrix_rank(np.asarray(after - before)[0], tol=1e-5) <= 2
+    assert model_source.lora_of(json.loads((tmp_path / "run/config.json").read_text())).rank == 2
+    (folder,) = [p for p in sorted((tmp_path / "run/checkpoints").iterdir())][-1:]
+    np.testing.assert_array_equal(
+        qwen3.load(folder).logits([[5, 6, 7]]), trained.logits([[5, 6, 7]])
+    )
+
+
+def test_the_command_trains_prints_scores_and_exports(
+    checkpoint, tmp_path, one_device, capsys, problems, reward
+):
+    arguments = ["rl", str(checkpoint), "--problems", str(problems), "--reward", reward]
+    arguments += ["--column", "prompt=q", "--column", "reference=gold", "--steps", "1"]
+    arguments += ["--workdir", str(tmp_path / "run"), "--max-tokens", "4", "--prompts", "2"]
+    arguments += ["--samples", "8", "--export", str(tmp_path / "out"), "--learning-rate", "1e-2"]
+    assert cli.main([*arguments, "--set", "log.display=False"]) == 0
+    out = capsys.readouterr().out
+    assert "step 0: score" in out and "held-out problems" in out
+    assert f"qwen3 chat {tmp_path / 'out'}" in out
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert cli.main(["export", str(tmp_path / "run"), str(tmp_path / "again")]) == 0
+    first, second = (tmp_path / name / "model.safetensors" for name in ("out", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_sft_distill_and_pretrain_take_the_same_names(checkpoint, tmp_path, one_device):
+    rows = [
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "here"}]}
+    ] * 4
+    tuned = qwen3.sft(
+        checkpoint, rows, workdir=tmp_path / "sft", steps=2, batch=1, length=64, settings=QUIET
+    )
+    pulled = qwen3.distill(
+        checkpoint,
+        tuned.workdir,
+        [{"prompt": f"letter {i}"} for i in range(4)],
+        workdir=tmp_path / "distill",
+        steps=1,
+        prompts=2,
+        samples=1,
+        max_tokens=4,
+        settings=QUIET,
+    )
+    text = tmp_path / "text.txt"
+    text.write_text("the tree is here now " * 400)
+    new = qwen3.pretrain(
+        "tiny",
+        text,
+        workdir=tmp_path / "new",
+        steps=1,
+        batch=1,
+        length=32,
+        vocab=284,
+        settings=("log.display=False",),
+    )
+    for run in (tuned, pulled, new):
+        assert np.isfinite(run.load().logits([[1, 2, 3]])).all()
+    assert new.load().tokenizer.decode(new.load().tokenizer.encode("the tree")) == "the tree"
+
+
+# --- problems -------------------------------------------------------------------------------------
+
+
+def test_usual_column_names_are_understood_and_others_are_mapped():
+    rows = [{"question": "2+2?", "answer": "4"}, {"prompt": "3+3?", "reference": "6"}]
+    first, second = own_problems.read(rows, "mine")
+    assert first.messages == [{"role": "user", "content": "2+2?"}]
+    assert first.answer["reference"] == "4" and second.answer["reference"] == "6"
+    (mapped,) = own_problems.read(
+        [{"frage": "2+2?", "loesung": 4, "sys": "Be brief."}],
+        "mine",
+        columns={"prompt": "frage", "reference": "loesung", "system": "sys"},
+    )
+    assert [message["role"] for message in mapped.messages] == ["system", "user"]
+    assert mapped.answer["reference"] == 4 and mapped.answer["row"]["loesung"] == 4
+
+
+def test_maths_problems_take_the_number_after_the_hashes_and_ask_for_a_box():
+    (problem,) = own_problems.read([{"question": "2+2?", "answer": "2+2=4\n#### 4"}], "maths")
+    assert rewards.get("maths").score(problem, "<think>\n\n</think>\n\n\\boxed{4}") == 1.0
+    assert "boxed" in problem.messages[-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "words"),
+    [
+        (
+            {"query_text": "a", "answer": "b"},
+            {},
+            "row 0: no prompt; understood are prompt, question",
+        ),
+        ({"prompt": "a"}, {"reference": "gold"}, "row 0: no column 'gold'"),
+        ({"prompt": "a"}, {"promt": "a"}, "columns .'promt'.: choose from prompt, reference"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, {}, "row 0: "),
+        ({"prompt": ""}, {}, "row 0"),
+    ],
+)
+def test_rows_that_are_no_problem_are_named(row, columns, words):
+    with pytest.raises(ValueError, match=words):
+        own_problems.read([row], "mine", columns=columns)
+
+
+def test_the_same_prompt_is_always_on_the_same_side():
+    rows = [{"prompt": f"p{i % 30}", "reference": "x"} for i in range(60)]
+    train, held = own_problems.held_out(own_problems.read(rows, "mine"), 0.1)
+    texts = [{problem.messages[0]["content"] for problem in side} for side in (train, held)]
+    assert not texts[0] & texts[1] and len(train) + len(held) == 60 and len(texts[1]) >= 3
+    again, _ = own_problems.held_out(own_problems.read(rows[::-1], "mine"), 0.1)
+    assert {problem.messages[0]["content"] for problem in again} == texts[0]
+    with pytest.raises(ValueError, match="held_out 1.5"):
+        own_problems.held_out(train, 1.5)
+
+
+def test_what_would_be_downloaded_is_said_without_a_network(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="hf download --repo-type dataset openai/gsm8k"):
+        own_problems.read("openai/gsm8k:train", "maths")
+    with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B"):
+        qwen3.load("Qwen/Qwen3-0.6B")
+    with pytest.raises(ValueError, match="no such file"):
+        own_problems.read("nowhere.txt", "maths")
+
+
+# --- rewards --------------------------------------------------------------------------------------
+
+
+def test_a_reward_gets_what_its_parameters_name(tmp_path):
+    seen = {}
+
+    def mine(prompt, answer, thought, reference, row):
+        seen.update(prompt=prompt, answer=answer, thought=thought, reference=reference, row=row)
+        return -1.5
+
+    task = rewards.TASKS[own_rewards.register(mine)]
+    (problem,) = own_problems.read([{"prompt": "p", "answer": "r", "more": 1}], "mine")
+    assert task.score(problem, "<think>\nt\n</think>\n\na<|im_end|>") == -1.5
+    assert seen == {
+        "prompt": "p",
+        "answer": "a",
+        "thought": "t",
+        "reference": "r",
+        "row": {"prompt": "p", "answer": "r", "more": 1},
+    }
+    assert task.score(problem, "<think>\nnever closed") == -1.5
+    assert seen["answer"] == "" and seen["thought"] == "never closed"
+
+
+@pytest.mark.parametrize(
+    ("source", "spec", "words"),
+    [
+        ("def score(answer): return 1", "f.py", "no function 'reward'; it has .'score'."),
+        ("def reward(response): return 1", "f.py", "takes response; a reward may take prompt"),
+        ("import nothing_there", "f.py", "ModuleNotFoundError"),
+        ("def reward(answer): return 1", "absent.py", "there is no such file"),
+        ("", "no_such_task", "task 'no_such_task' does not exist"),
+    ],
+)
+def test_rewards_that_cannot_be_used_are_refused_with_the_choices(
+    tmp_path, monkeypatch, source, spec, words
+):
+    monkeypatch.chdir(tmp_path)
+    Path("f.py").write_text(source)
+    with pytest.raises(ValueError, match=words):
+        own_rewards.register(spec)
+
+
+def test_a_reward_that_is_no_number_is_named():
+    def broken(answer):
+        return float("nan")
+
+    task = rewards.TASKS[own_rewards.register(broken)]
+    (problem,) = own_problems.read([{"prompt": "p"}], "broken")
+    with pytest.raises(ValueError, match="reward broken gave nan for the answer 'x'"):
+        task.score(problem, "x")
