@@ -381,6 +381,8 @@ def test_the_mode_asked_for(messages, hard, thinks):
 
 F = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 CALL_F = ToolCall("f", {"x": 1})
+QUOTED = ToolCall("f", {"x": "<think> and </think> stay"})
+QUOTING = f"<tool_call>\n{json.dumps({'name': 'f', 'arguments': QUOTED.arguments})}\n</tool_call>"
 PARSES = {
     "plain": ("hi", Parsed("", "hi")),
     "nothing": ("", Parsed("", "")),
@@ -406,6 +408,24 @@ PARSES = {
     "opening tags inside an argument": (
         '<tool_call>{"name": "f", "arguments": {"x": "<tool_call> <tool_call>"}}</tool_call>',
         Parsed("", "", (ToolCall("f", {"x": "<tool_call> <tool_call>"}),)),
+    ),
+    "a quoted thought in an argument": (
+        f"<think>\nr\n</think>\n\nnow\n{QUOTING}",
+        Parsed("r", "now", (QUOTED,)),
+    ),
+    "quoted without thinking": (f"{QUOTING}\n{QUOTING}", Parsed("", "", (QUOTED, QUOTED))),
+    "quoted in both": (f"<think>{QUOTING}</think>{QUOTING}", Parsed(QUOTING, "", (QUOTED,))),
+    "quoted behind an end in the middle": (
+        f"a {QUOTING} b</think>{F} c</think>{QUOTING}d",
+        Parsed(f"a {QUOTING} b</think>{F} c", "d", (QUOTED,)),
+    ),
+    "quoted in a thought that is cut": (
+        f"<think>{QUOTING}",
+        Parsed(QUOTING, "", closed=False),
+    ),
+    "quoted in what is no call": (
+        "<think>r</think><tool_call>{</think>}</tool_call>",
+        Parsed("r</think><tool_call>{", "}</tool_call>"),
     ),
     "a tag inside an argument": (
         '<tool_call>{"name": "f", "arguments": {"x": "</tool_call>"}}</tool_call>',
@@ -454,6 +474,7 @@ def test_parsing_hostile_texts_is_quick_and_never_raises():
     start = time.process_time()
     atoms += [
         F,
+        QUOTING,
         "<tool_call>{",
         '<tool_call>{"a": "',
         "é<tool_call> \n",

@@ -1,13 +1,14 @@
 """A model's answer -> thought, content, tool calls; and which mode a conversation asks for.
 
-The text is hostile: it is whatever was sampled. `parse` never raises; what looks like a call and is
+The text is hostile: it is whatever was sampled. `parse` never raises; what looks like a call but is
 none stays in the content and is listed in `malformed`.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qwen3.data.chat_render import is_tool_result
 
@@ -22,24 +23,25 @@ _SWITCH = re.compile(r"(?<![</])/(no_)?think(?![\w/-])")
 
 @dataclass(frozen=True)
 class ToolCall:
+    """A call of a function of the conversation's tools."""
+
     name: str
-    arguments: dict
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """reasoning: inside the block, "" if none; closed: the block has its closing tag (or there is
-    no block); content: after it, without calls; malformed: texts that wanted to be calls."""
+    """An assistant's turn in its parts."""
 
-    reasoning: str
-    content: str
+    reasoning: str  # the text of the thinking block, "" if there is none
+    content: str  # the text behind it, without tool calls
     tool_calls: tuple[ToolCall, ...] = ()
-    closed: bool = True
-    malformed: tuple[str, ...] = ()
+    closed: bool = True  # the block has its closing tag, or there is no block
+    malformed: tuple[str, ...] = ()  # texts that open like a call and are none
 
-    def message(self) -> dict:
-        """As an assistant message for the next `render`; thinking goes back in its own field."""
-        message = {"role": "assistant", "content": self.content}
+    def message(self) -> dict[str, Any]:
+        """The turn as a message for the next `render`; thinking goes back in its own field."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
         if self.reasoning:
             message["reasoning_content"] = self.reasoning
         if self.tool_calls:
@@ -50,30 +52,40 @@ class Parsed:
 
 
 def parse(text: str) -> Parsed:
-    """The turn after its generation prompt, with or without its end token.
+    """Parse the turn after its generation prompt, with or without its end token.
 
-    Split at the LAST </think>, as the docs do, so a thought may quote the tag. A block opened and
-    never closed (cut at the token limit) is all reasoning. Calls are read from the content only.
+    The thought ends at the LAST </think>, as in Qwen3's documentation, so a thought may quote the
+    tag; but tags inside the JSON of a tool call are text of its arguments. A block that is never
+    closed (cut at the token limit) is all reasoning. Calls are read from the content only.
     """
     for end in TURN_ENDS:
         if text.endswith((end, end + "\n")):
             text = text.removesuffix("\n").removesuffix(end)
             break
-    before, tag, after = text.rpartition(CLOSE)
-    if tag:
-        thought = before.lstrip().removeprefix(OPEN).strip("\n")
-        return _with_calls(thought, after.lstrip("\n"))
+    close = _last_close(text)
+    if close >= 0:
+        thought = text[:close].lstrip().removeprefix(OPEN).strip("\n")
+        return _with_calls(thought, text[close + len(CLOSE) :].lstrip("\n"))
     if text.lstrip().startswith(OPEN):
         return Parsed(text.lstrip().removeprefix(OPEN).strip("\n"), "", closed=False)
     return _with_calls("", text)
 
 
+def _last_close(text: str) -> int:
+    """Where the last </think> stands that no tool call quotes; -1 for none."""
+    close, first_call = text.rfind(CLOSE), text.find(CALL)
+    if first_call < 0 or close < first_call:
+        return close
+    for start, end, call in reversed(list(_calls(text))):
+        if call is not None and start < close < end:
+            close = text.rfind(CLOSE, 0, start)
+    return close
+
+
 def _with_calls(thought: str, answer: str) -> Parsed:
     content, calls, malformed, at = [], [], [], 0
-    while (start := answer.find(CALL, at)) >= 0:
-        call, end = _call_at(answer, start + len(CALL))
+    for start, end, call in _calls(answer):
         if call is None:
-            end = _find(answer, CALL, start + len(CALL))
             malformed.append(answer[start:end])
             content.append(answer[at:end])
         else:
@@ -85,8 +97,19 @@ def _with_calls(thought: str, answer: str) -> Parsed:
     return Parsed(thought, "".join(content), tuple(calls), malformed=tuple(malformed))
 
 
+def _calls(text: str) -> Iterator[tuple[int, int, ToolCall | None]]:
+    """(start, end, call) of all that opens like a tool call; None for what is none, which reaches
+    up to the next opening tag."""
+    end = 0
+    while (start := text.find(CALL, end)) >= 0:
+        call, end = _call_at(text, start + len(CALL))
+        if call is None:
+            end = _find(text, CALL, start + len(CALL))
+        yield start, end, call
+
+
 _DECODER = json.JSONDecoder()
-_BLANK = re.compile(r"\s*")
+_BLANKS = re.compile(r"\s+")
 
 
 def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
@@ -110,9 +133,9 @@ def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
 
 
 def _read_call(window: str, at: int) -> tuple[ToolCall, int]:
-    """`_call_at` in one window of the text that starts there; ValueError if it holds no call."""
-    value, end = _DECODER.raw_decode(window, _BLANK.match(window).end())
-    end = _BLANK.match(window, end).end()
+    """`_call_at` in a window of the text that starts at `at`; ValueError if it holds no call."""
+    value, end = _DECODER.raw_decode(window, _skip_blanks(window, 0))
+    end = _skip_blanks(window, end)
     if not window.startswith(CALL_END, end) or not isinstance(value, dict):
         raise ValueError("not one JSON object between the tags")
     name, arguments = value.get("name"), value.get("arguments")
@@ -123,15 +146,23 @@ def _read_call(window: str, at: int) -> tuple[ToolCall, int]:
     return ToolCall(name, arguments), at + end + len(CALL_END)
 
 
+def _skip_blanks(text: str, start: int) -> int:
+    blanks = _BLANKS.match(text, start)
+    return blanks.end() if blanks else start
+
+
 def _find(text: str, tag: str, start: int) -> int:
-    found = text.find(tag, start)
-    return len(text) if found < 0 else found
+    """Where `tag` stands from `start` on; the end of the text if nowhere."""
+    place = text.find(tag, start)
+    return len(text) if place < 0 else place
 
 
 def mode_of(messages: Sequence[Mapping], enable_thinking: bool | None = None) -> bool:
-    """True if the next answer is to think. enable_thinking=False is final; otherwise the last
-    /think or /no_think in a user or system message wins (not one in a tool result typed as a user
-    message); without any the model thinks."""
+    """True if the next answer is to think.
+
+    enable_thinking=False is final; otherwise the last /think or /no_think in a user or system
+    message wins (not one in a tool result typed as a user message); without any the model thinks.
+    """
     if enable_thinking is False:
         return False
     for message in reversed(messages):
