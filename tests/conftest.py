@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-for folder in (TESTS.parent / "experiments", TESTS / "train"):
+for folder in (TESTS.parent / "experiments", TESTS / "train", TESTS.parent / "launch"):
     sys.path.insert(0, str(folder))
 
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -21,7 +21,7 @@ def check(run: Run) -> None:
         make = (
             f"gcloud storage buckets create {run.BUCKET} --location={run.ZONE.rpartition('-')[0]}"
         )
-        exists = run.command(["gcloud", "storage", "ls", "--buckets", run.BUCKET]).code == 0
+        exists = run.command(["gcloud", "storage", "ls", run.BUCKET, "--buckets"]).code == 0
         entry = run.command(["gcloud", "storage", "cat", f"{run.folder}/pod/entry"]).out
     else:
         exists, file = Path(run.BUCKET).is_dir(), Path(run.folder, "pod", "entry")
