@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from qwen3.eval import budget_sweep, expert_use, intervals, needle, pass_at_k, think_follow
+from qwen3.eval.accuracy import accuracy
 from qwen3.rewards import Problem
+from qwen3.rewards.answers import ScoredAnswer
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,25 @@ def test_pass_at_k_counts_draws_without_replacement(right, n, k, expected):
 def test_pass_at_k_of_more_than_was_sampled_is_refused():
     with pytest.raises(ValueError, match="pass@5 of 1 right among 4"):
         pass_at_k.pass_at_k(1, 4, 5)
+
+
+def answers(*groups):
+    problem = Problem("", [], {})
+    return [[ScoredAnswer.from_text(problem, "", score) for score in group] for group in groups]
+
+
+def test_accuracy_is_over_problems_and_leaves_out_what_has_no_verdict():
+    assert accuracy(answers([1.0], [0.0], [1.0])) == intervals.share(2, 3)
+    assert accuracy(answers([1.0, 0.0], [0.5, None], [None])) == intervals.mean([0.5, 0.5])
+    assert accuracy(answers([0.25, 0.75, None], [1.0])) == intervals.mean([0.5, 1.0])
+    with pytest.raises(ValueError, match="at least one"):
+        accuracy(answers([None], []))
+
+
+def test_pass_at_k_of_answers_counts_full_marks_alone():
+    groups = answers([1.0, 0.9, None, 1.0], [0.0, 0.0, 0.0, 0.0])
+    assert pass_at_k.per_problem(groups, 2) == [1 - 1 / 6, 0.0]
+    assert pass_at_k.estimate(groups, 2) == intervals.mean([1 - 1 / 6, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.engine import Engine
 from qwen3.losses.distill import Distill
 from qwen3.model import hf
 from qwen3.stages import distill, sft, teacher
@@ -79,6 +81,57 @@ def test_the_control_reads_what_the_teacher_wrote(whole, master, tmp_path):
     assert post.records(tmp_path / "control")[0]["divergence"] > 0.01
     with pytest.raises(ValueError, match="sampled_by 'nobody' is none of"):
         replace(whole[0], sampled_by="nobody")
+
+
+def test_the_divergence_of_the_settings_reaches_the_loss(master, tmp_path, monkeypatch):
+    seen = []
+
+    class Reached(Exception):
+        pass
+
+    def loss(apply, params, batch, frozen, *, teacher_apply, config):
+        seen.append((config, set(frozen)))
+        raise Reached
+
+    monkeypatch.setattr("qwen3.stages.builders.distill.divergence", loss)
+    mix = Distill("mix", forward_weight=0.25, temperature=2.0)
+    with pytest.raises(Reached):
+        distill.run(post.distill_config(master, divergence=mix), tmp_path / "run")
+    assert seen == [(mix, {"teacher"})]
+
+
+@pytest.mark.parametrize("sampled_by", distill.SAMPLERS)
+def test_answers_are_sampled_from_the_weights_of_the_one_that_is_named(
+    master, tmp_path, monkeypatch, sampled_by
+):
+    """A teacher with a layer more than the student tells them apart."""
+    seen = []
+    init = Engine.__init__
+
+    def spied(self, model, params, **options):
+        seen.append((model.layers, len(params["layers"]["attention_norm"])))
+        init(self, model, params, **options)
+
+    monkeypatch.setattr(Engine, "__init__", spied)
+    student = post.model(layers=1)
+    chosen = post.distill_config(master, model=student, sampled_by=sampled_by, steps=1)
+    distill.run(chosen, tmp_path / "run")
+    assert seen == [(1, 1)] if sampled_by == "student" else [(2, 2)]
+
+
+def test_each_minibatch_has_its_part_of_the_prompts_in_both_modes(whole):
+    """Eight prompts of two answers, four a step, and every step trains all of its tokens."""
+    lines = post.records(whole[1])
+    for number, file in enumerate(sorted((whole[1] / "samples").iterdir())):
+        *answers, last = map(json.loads, file.read_text().splitlines())
+        prompts = range(8 * number, 8 * number + 8)
+        assert last == {"trained": list(prompts)}
+        assert [a["prompt_id"] for a in answers] == [p for p in prompts for _ in range(2)]
+        for part in range(2):
+            tokens = sum(a["tokens"] for a in answers if a["prompt_id"] % 2 == part)
+            assert lines[2 * number + part]["trained_tokens"] == tokens
+        assert "reward" not in answers[0] and answers[0]["score"] in (0.0, 1.0)
+        assert {a["mode"] for a in answers} == {"think", "no_think"}
 
 
 def test_a_run_stopped_within_a_phase_goes_on_bitwise(whole, tmp_path):

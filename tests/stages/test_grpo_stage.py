@@ -220,6 +220,36 @@ def test_forced_tokens_of_a_thinking_budget_have_no_weight_in_the_batch(
     assert line["trained_tokens"] == sampled and line["sync_max"] < 1e-4
 
 
+def test_the_entropy_bonus_of_the_record_is_the_one_of_the_batch(tmp_path, spied):
+    target = EntropyTarget(relative=False, start=9.0, end=9.0, change=0.01)  # never reached
+    steered = config(policy=Grpo(entropy=True), entropy=target, minibatches=2, prompts=8)
+    with post.stopping_at(2), pytest.raises(Stopped):
+        grpo.run(steered, tmp_path / "run")
+    coefficients = [np.unique(np.asarray(batch["entropy_coef"])) for _, batch in spied[1]]
+    assert [c.tolist() for c in coefficients] == [[0.0], [pytest.approx(0.01)]]
+    lines = post.records(tmp_path / "run")
+    assert [line["entropy_coef"] for line in lines] == [0.0, pytest.approx(0.01)]
+
+
+def test_the_objective_of_the_settings_reaches_the_loss(tmp_path, monkeypatch):
+    chosen = preset("gspo", kl="k2", kl_coef=0.1, old="rollout")
+    reference, seen = tmp_path / "reference", []
+    post.save_hf(reference, post.model())
+
+    class Reached(Exception):
+        pass
+
+    def loss(apply, params, batch, frozen, *, config):
+        seen.append((config, set(frozen)))
+        raise Reached
+
+    monkeypatch.setattr("qwen3.stages.builders.grpo.policy_gradient", loss)
+    monkeypatch.setattr(grpo.RewardedPhase, "_check", lambda *_: {})
+    with pytest.raises(Reached):
+        grpo.run(config(policy=chosen, reference=str(reference)), tmp_path / "run")
+    assert seen == [(chosen, {"reference"})]
+
+
 def test_staleness_counts_the_steps_since_a_carried_group_was_sampled(whole):
     lines = post.records(whole[1])
     carried = [(a, b) for a, b in zip(lines[::2], lines[2::2], strict=False) if b["carried_in"]]

@@ -42,6 +42,26 @@ def test_three_stages_run_one_after_the_other_with_their_own_rates(done):
     assert json.loads((workdir / "config.json").read_text())["stages"][2]["rope_theta"] == 1e6
 
 
+def test_the_forward_pass_of_s3_and_it_alone_has_the_large_rope_base(tmp_path, monkeypatch):
+    """In training and evaluation: what reaches the model, not what is stored."""
+    config = toy.config(tmp_path / "corpora")
+    short = [dataclasses.replace(stage, steps=2) for stage in config.stages]
+    seen, bind = [], pretrain.transformer.bind
+
+    def spied(model, execution):
+        def apply(*inputs, **options):
+            seen.append((inputs[1].shape[1], model.rope_theta))
+            return apply_(*inputs, **options)
+
+        apply_ = bind(model, execution)
+        return apply
+
+    monkeypatch.setattr(pretrain.transformer, "bind", spied)
+    pretrain.run(dataclasses.replace(config, stages=tuple(short)), str(tmp_path / "run"))
+    assert set(seen) == {(16, 10_000.0), (32, 1_000_000.0)}
+    assert [theta for _, theta in seen] == sorted(theta for _, theta in seen)
+
+
 def test_each_stage_is_measured_on_its_own_sets_before_and_after(done):
     found = evaluations(done[0])
     assert list(found) == [("s1", 0), ("s1", 12), ("s2", 12), ("s2", 24), ("s3", 24), ("s3", 36)]

@@ -195,6 +195,64 @@ def test_rows_give_back_what_was_put_in():
     assert {rows.round_up(n, 2, 64) for n in range(1, 65)} == set(range(16, 65, 16))
 
 
+def test_a_packed_row_keeps_each_weight_at_the_token_it_is_for():
+    """Two sequences in one row, of which one token is trained on."""
+    first = rows.TokenSequence(np.array([7, 8, 9]), np.array([0, 0, 1.0]), mode=0)
+    second = rows.TokenSequence(np.array([4, 5, 6, 3]), np.zeros(4), mode=1)
+    packed = conversations.Packed([first, second], batch=1, length=6, seed=0, pad=1)
+    batch = {name: value.tolist() for name, value in packed[0].items()}
+    assert packed.rows == 1 and sorted(batch) == sorted(rows.POST_TRAINING_FIELDS)
+    assert batch["weights"][0].count(1.0) == 1 and sum(batch["weights"][0]) == 1
+    slot = batch["weights"][0].index(1.0)
+    assert (batch["tokens"][0][slot], batch["targets"][0][slot]) == (8, 9)
+    start = slot - 1  # of the first sequence; the other one stands before or behind it
+    assert batch["tokens"][0][start : start + 2] == [7, 8]
+    assert batch["positions"][0][start : start + 2] == [0, 1]
+    assert batch["mode"][0][slot] == 0
+    tokens, segments = np.array(batch["tokens"][0]), np.array(batch["segment_ids"][0])
+    assert sorted(tokens[segments == k].tolist() for k in (0, 1, 2)) == [[1], [4, 5, 6], [7, 8]]
+
+
+def test_seed_length_and_empty_blocks_of_the_settings_reach_the_data(data, tokenizer):
+    def batch(**changes):
+        return sft.source(config(data, **changes), tokenizer)[0]
+
+    one, other = (batch(seed=seed)["tokens"].tobytes() for seed in (1, 2))
+    assert one != other and one == batch(seed=1)["tokens"].tobytes()
+    # Six of twelve answers have the empty block; given in the prompt it is not trained on.
+    sources = [
+        sft.source(config(data, empty_think=use, batch=1), tokenizer)
+        for use in ("target", "prompt")
+    ]
+    written, given = (sum(s[i]["weights"].sum() for i in range(s.rows)) for s in sources)
+    block = len(tokenizer.encode("<think>\n\n</think>\n\n"))
+    assert written - given == 6 * block
+    with pytest.raises(ValueError, match="a sequence takes .* slots, a row has 40"):
+        batch(length=40)
+    with pytest.raises(ValueError, match="no sequence of 12"):
+        batch(length=40, too_long="drop")
+
+
+def test_weights_that_follow_the_losses_reach_the_next_batch(data, tmp_path, monkeypatch):
+    seen = []
+    place = sft.place_whole
+
+    def placed(batch, mesh):
+        weights, modes = (np.asarray(batch[name]) for name in ("weights", "mode"))
+        seen.append([set(weights[(modes == mode) & (weights > 0)].tolist()) for mode in (0, 1)])
+        return place(batch, mesh)
+
+    monkeypatch.setattr(sft, "place_whole", placed)
+    modes = ModeWeights(think=2.0, no_think=0.5, adapt=1.0, horizon=1.0)
+    sft.run(config(data, steps=2, batch=12, modes=modes), tmp_path / "run")
+    (plain, thinking), (later_plain, later_thinking) = seen
+    assert plain == {0.5} and thinking == {2.0}
+    [line, _] = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    losses = [line[f"ce/{mode}"] / line[f"tokens/{mode}"] for mode in ("no_think", "think")]
+    wanted = np.array([0.5, 2.0]) * np.array(losses) / np.mean(losses)
+    assert [*later_plain, *later_thinking] == pytest.approx(wanted.tolist(), rel=1e-4)
+
+
 def test_weights_of_the_modes_follow_their_losses():
     weighting = Weighting(ModeWeights(think=1.0, no_think=0.5, adapt=1.0, horizon=1.0))
     np.testing.assert_allclose(weighting.weights(), [0.5, 1.0])
