@@ -1,10 +1,12 @@
 """How long the tiny train step takes to compile: cold, and from the persistent cache.
 
-    python experiments/bench_compile.py [--repeats 3]
-
 Every figure is a process of its own, as a user's second start is. Counted: lowering, and compiling
 or reading from the cache, of forward, backward and AdamW (8 rows of 160 tokens, fp32); not the
-start of Python and jax. Goal: 15 s cold, 1 s warm.
+start of Python and jax.
+
+Command:   python experiments/bench_compile.py [--repeats 3]
+Hardware:  any CPU; a minute or two.
+Expected:  6.7 s cold, 0.8 s warm (goals 15 and 1; docs/log/2026-11-28-compile-times.md).
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ ROWS, LENGTH = 8, 160
 
 
 def compile_once(name: str) -> float:
-    """Seconds, in this process."""
+    """Seconds to lower and compile the train step of a size, in this process."""
     import jax
     import jax.numpy as jnp
 
     from qwen3.config import OptimConfig
     from qwen3.losses import lm
     from qwen3.model import sizes, transformer
+    from qwen3.model.execution import Execution
     from qwen3.run import use_compile_cache
     from qwen3.train import optim, state, step
 
@@ -40,9 +43,7 @@ def compile_once(name: str) -> float:
     batch = dict.fromkeys(("tokens", "targets", "positions"), ids)
     batch |= {"segment_ids": ids + 1, "weights": jnp.ones(ids.shape)}
 
-    def apply(params, tokens, positions, segment_ids):
-        return transformer.forward(params, model, tokens, positions, segment_ids)
-
+    apply = transformer.bind(model, Execution())
     train = step.make_step(lambda p, b, f: lm.next_token(apply, p, b, f), tx)
     began = time.perf_counter()
     train.lower(start, batch, ()).compile()
@@ -50,14 +51,14 @@ def compile_once(name: str) -> float:
 
 
 def seconds(name: str, cache: str) -> float:
-    """The same in a fresh process with this cache."""
+    """The seconds of `compile_once` in a new process with this folder as its cache."""
     env = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [sys.executable, __file__, "--one", name]
-    found = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-    return float(found.stdout.split()[-1])
+    process = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return float(process.stdout.split()[-1])
 
 
 def main() -> None:

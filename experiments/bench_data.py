@@ -1,20 +1,27 @@
 """Input speed: (1) read + tokenise + pack against the bare `tokenizers` library, on one core;
 (2) the share of a tiny model's training time that is spent waiting for batches.
 
-    python experiments/bench_data.py --corpus FOLDER --ranks qwen.tiktoken [--repeats 5]
-
 (1) reads compressed files, tokenises with the official vocabulary, stores, plans, and assembles
 every row of one epoch; the library gets the same texts, already in memory, by `encode_batch` in one
-thread. The two are interleaved; medians are printed. Must reach: at least 0.9. (2) trains size
-"tiny" on rows of 256, batch 8, with two readers. Must reach: under 2%.
+thread. The two take turns; medians are printed. (2) trains size "tiny" on rows of 256, batch 8,
+with two readers.
+
+Command:   python experiments/bench_data.py --corpus FOLDER --ranks qwen.tiktoken [--repeats 5]
+Hardware:  one core for (1), two for (2); minutes.
+Expected:  (1) a ratio of 1.05, at least 0.9; (2) 0.70%, under 2%
+           (docs/log/2026-11-22-input-pipeline.md).
 """
+
+from __future__ import annotations
 
 import argparse
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 
@@ -35,7 +42,7 @@ LENGTH, BATCH = 4096, 8
 TINY_LENGTH, TINY_STEPS, SKIPPED_STEPS = 256, 60, 10
 
 
-def pipeline(paths, tokenizer, folder):
+def pipeline(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path) -> int:
     """Files -> all rows of one epoch; the number of tokens in them."""
     opened = [sources.open_source(path) for path in paths]
     corpus = corpora.prepare(opened, tokenizer, folder)
@@ -45,17 +52,17 @@ def pipeline(paths, tokenizer, folder):
     return sum(int((batches[step]["segment_ids"] > 0).sum()) for step in range(steps))
 
 
-def timed(function, *arguments):
+def timed(function: Callable, *arguments: Any) -> tuple[float, float]:
     """Process CPU seconds beside wall seconds: the fair ones where other work shares the cores."""
     wall, cpu = time.perf_counter(), time.process_time()
     function(*arguments)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(paths, tokenizer, repeats):
+def compare(paths: Sequence[Path], tokenizer: Tokenizer, repeats: int) -> None:
     texts = [document.content for path in paths for document in sources.open_source(path)]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    times = {"library": [], "pipeline": []}
+    times: dict[str, list[tuple[float, float]]] = {"library": [], "pipeline": []}
     for repeat in range(repeats):
         times["library"].append(timed(tokenizer.backend.encode_batch, texts))
         with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +80,7 @@ def compare(paths, tokenizer, repeats):
         )
 
 
-def input_wait(paths):
+def input_wait(paths: Sequence[Path]) -> None:
     """Median share of a step spent waiting for its batch."""
     import jax
 
@@ -81,6 +88,7 @@ def input_wait(paths):
     from qwen3.config import OptimConfig
     from qwen3.losses import lm
     from qwen3.model import sizes, transformer
+    from qwen3.model.execution import Execution
     from qwen3.train import loop, optim, state
     from qwen3.train.prefetch import Feed
     from qwen3.train.step import make_step
@@ -90,13 +98,12 @@ def input_wait(paths):
     tokenizer = Tokenizer.train((d.content for s in opened[:1] for d in s), config.vocab)
     tx = optim.build(OptimConfig(warmup=0), lambda step: 1e-3)
 
-    def apply(params, tokens, positions, segments):
-        return transformer.forward(params, config, tokens, positions, segments)
+    apply = transformer.bind(config, Execution())
 
-    def loss(params, batch, frozen):
+    def loss(params: Any, batch: Any, frozen: Any) -> Any:
         return lm.next_token(apply, params, batch, frozen)
 
-    seen = []
+    steps: list[dict[str, Any]] = []  # metrics
     mesh = meshes.make_mesh()
     with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
         corpus = corpora.prepare(opened, tokenizer, Path(folder) / "corpus")
@@ -109,10 +116,10 @@ def input_wait(paths):
             make_step(loss, tx),
             feed,
             until=TINY_STEPS,
-            hooks=[lambda step, state, metrics: seen.append(metrics)],
+            hooks=[lambda step, state, metrics: steps.append(metrics)],
         )
-    waits = [float(m["input_wait"]) for m in seen[SKIPPED_STEPS:]]
-    seconds = [float(m["seconds"]) for m in seen[SKIPPED_STEPS:]]
+    waits = [float(m["input_wait"]) for m in steps[SKIPPED_STEPS:]]
+    seconds = [float(m["seconds"]) for m in steps[SKIPPED_STEPS:]]
     print(
         f"tiny  step {1e3 * np.median(seconds):.1f} ms, "
         f"input wait {1e3 * np.median(waits):.2f} ms, "
@@ -120,7 +127,7 @@ def input_wait(paths):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True, type=Path, help="folder of text files")
     parser.add_argument("--ranks", required=True, type=Path, help="rank file of the vocabulary")

@@ -1,17 +1,22 @@
 """Generation speed on one CPU core in fp32: this engine, transformers' generate, Tunix's sampler.
 
-    python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix PYTHON]
-
 One model (width 256, 8 layers, 8 query and 4 kv heads of 64, ffn 768, 4,096 tokens), the same
 weights on all sides, 16 prompts of 32 tokens, 256 new ones. Sides take turns; the medians of
 tokens per second are printed, by processor and by wall time (on a shared machine only the former
 means much). A run that makes one token is timed apart, as prefill, and taken off. --tunix: the
 python of an environment that has google-tunix; it runs as a child on the same core. Then, this
 engine alone: 128 answers of lognormal length (median 60, sigma 0.9, 4 to 256) through 16 slots with
-and without refill, and the prefill of 16 prompts x 8 samples with and without sharing.
+and without refill (continuous batching), and the prefill of 16 prompts x 8 samples with and without
+the prefix cache.
 
-Must reach: decode 2.2x transformers (its better cache) and 3x Tunix; refill 2x; sharing saves 80%.
+Command:   python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix PYTHON]
+Hardware:  one core; some minutes.
+Expected:  decode 2.2x transformers with its better cache, which is reached, and 3x Tunix, which is
+           reached without AVX-512 alone (docs/log/2026-11-28-decode-speed.md); refill 1.9x, goal 2
+           (docs/log/2026-11-28-refill-below-2x.md); sharing saves 87% of prefill, goal 80%.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -21,8 +26,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:  # jax is imported once the allocator is set
+    from qwen3.infer.request_state import RequestState
+    from qwen3.infer.requests import Request
+    from qwen3.model.sizes import ModelConfig
 
 ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:"
@@ -31,6 +43,8 @@ ALLOCATOR = {
 PROMPTS, LENGTH, NEW, SLOTS = 16, 32, 256, 16
 BUCKETS = (96, 160, 224, 288)
 KINDS = ("prefill", "greedy", "sampled")
+Times: TypeAlias = tuple[float, float]  # wall and processor seconds
+Side: TypeAlias = Callable[[str], Times]  # runs one of KINDS
 
 
 def one_core(core: int) -> None:
@@ -41,34 +55,33 @@ def one_core(core: int) -> None:
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-def timed(function) -> tuple[float, float]:
+def timed(function: Callable[[], Any]) -> Times:
     """Wall and processor seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def ours(config, params, prompts):
-    """kind -> times of this engine."""
+def ours(config: ModelConfig, params: Any, prompts: list[list[int]]) -> Side:
+    """This engine."""
     from qwen3.infer.engine import Engine
     from qwen3.infer.requests import Request, sampling
 
     engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS, block=64)
 
-    def run(kind):
+    def run(kind: str) -> None:
         new = 1 if kind == "prefill" else NEW
         rules = sampling("model" if kind == "sampled" else "greedy")
-        found = engine.generate(
-            [Request(prompt, sampling=rules, max_tokens=new) for prompt in prompts]
-        )
-        assert all(len(each.tokens) == new for each in found)
-        firsts["qwen3", kind] = found[0].tokens[:8]
+        requests = [Request(prompt, sampling=rules, max_tokens=new) for prompt in prompts]
+        completions = engine.generate(requests)
+        assert all(len(completion.tokens) == new for completion in completions)
+        firsts["qwen3", kind] = completions[0].tokens[:8]
 
     return lambda kind: timed(partial(run, kind))
 
 
-def transformers_sides(folder, prompts):
-    """{side: kind -> times} of transformers, with its two caches."""
+def transformers_sides(folder: Path, prompts: list[list[int]]) -> dict[str, Side]:
+    """transformers with its two caches."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -77,7 +90,7 @@ def transformers_sides(folder, prompts):
     ids = torch.tensor(prompts)
     free = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
-    def run(side, extra, kind):
+    def run(side: str, extra: Mapping[str, Any], kind: str) -> None:
         new = 1 if kind == "prefill" else NEW
         rules = free if kind == "sampled" else {"do_sample": False}
         with torch.no_grad():
@@ -93,7 +106,7 @@ def transformers_sides(folder, prompts):
         assert out.shape == (PROMPTS, LENGTH + new)
         firsts[side, kind] = out[0, LENGTH : LENGTH + 8].tolist()
 
-    caches = {
+    caches: dict[str, dict[str, Any]] = {
         "transformers, dynamic cache": {},
         "transformers, static cache": {"cache_implementation": "static", "disable_compile": True},
     }
@@ -103,8 +116,8 @@ def transformers_sides(folder, prompts):
     }
 
 
-def tunix_side(python, folder, prompts):
-    """kind -> times of Tunix's sampler in a child process."""
+def tunix_side(python: str, folder: Path, prompts: list[list[int]]) -> Side:
+    """Tunix's sampler in a child process."""
     path = folder.parent / "prompts.json"
     path.write_text(json.dumps(prompts))
     script = Path(__file__).with_name("tunix_sampler.py")
@@ -117,7 +130,7 @@ def tunix_side(python, folder, prompts):
     if child.stdout.readline() != "ready\n":
         raise ImportError(f"{python} {script} did not start")
 
-    def run(kind):
+    def run(kind: str) -> Times:
         print(kind, file=child.stdin, flush=True)
         answer = json.loads(child.stdout.readline())
         firsts["Tunix", kind] = answer["first"]
@@ -126,11 +139,12 @@ def tunix_side(python, folder, prompts):
     return run
 
 
-firsts: dict[tuple[str, str], list[int]] = {}  # what each side made first
+firsts: dict[tuple[str, str], Sequence[int]] = {}  # first tokens of each side and kind
 
 
-def compare(sides, rounds: int) -> None:
-    times = {(side, kind): [] for side in sides for kind in KINDS}
+def compare(sides: Mapping[str, Side], rounds: int) -> None:
+    """Time all sides in turns and print tokens a second and the ratios to this engine."""
+    times: dict[tuple[str, str], list[Times]] = {(s, kind): [] for s in sides for kind in KINDS}
     for turn in range(rounds + 1):
         for side, run in sides.items():
             for kind in KINDS:
@@ -160,12 +174,13 @@ def compare(sides, rounds: int) -> None:
     print()
     for kind in KINDS[1:]:
         for name in ("transformers", "Tunix"):
-            found = [r for (side, k), r in rates.items() if side.startswith(name) and k == kind]
-            if found:
-                print(f"decode, {kind}: {rates['qwen3', kind] / max(found):.2f}x {name}")
+            others = [r for (side, k), r in rates.items() if side.startswith(name) and k == kind]
+            if others:
+                print(f"decode, {kind}: {rates['qwen3', kind] / max(others):.2f}x {name}")
 
 
-def lognormal_requests(config):
+def lognormal_requests(config: ModelConfig) -> list[Request]:
+    """128 requests whose answers have lognormal lengths."""
     import numpy as np
 
     from qwen3.infer.requests import Request
@@ -175,27 +190,30 @@ def lognormal_requests(config):
     return [Request(rng.integers(0, config.vocab, LENGTH).tolist(), max_tokens=int(n)) for n in new]
 
 
-def refill(config, params, rounds: int) -> None:
-    """Useful tokens a second with and without refill."""
+def refill(config: ModelConfig, params: Any, rounds: int) -> None:
+    """Useful tokens a second with and without refill (continuous batching)."""
     from qwen3.infer.engine import Engine
 
-    asked = lognormal_requests(config)
-    useful = sum(each.max_tokens for each in asked)
-    options = {"slots": SLOTS, "max_length": LENGTH + NEW, "buckets": BUCKETS, "block": 64}
-    engines = {on: Engine(config, params, refill=on, **options) for on in (True, False)}
-    spent = {True: [], False: []}
+    requests = lognormal_requests(config)
+    useful = sum(request.max_tokens or 0 for request in requests)
+    options: dict[str, Any] = {"slots": SLOTS, "max_length": LENGTH + NEW, "block": 64}
+    engines = {
+        on: Engine(config, params, refill=on, buckets=BUCKETS, **options) for on in (True, False)
+    }
+    seconds: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(rounds + 1):
         for on, engine in engines.items():
-            _, cpu = timed(lambda engine=engine: engine.generate(asked))
+            _, cpu = timed(partial(engine.generate, requests))
             if turn:
-                spent[on].append(cpu)
-    on, off = (useful / statistics.median(spent[each]) for each in (True, False))
-    print(f"\n{len(asked)} answers, mean {useful / len(asked):.0f} tokens: useful tokens a second")
-    print(f"refill {on:.0f}, static batches {off:.0f}: {on / off:.2f}x")
+                seconds[on].append(cpu)
+    refilled, static = (useful / statistics.median(seconds[on]) for on in (True, False))
+    count = len(requests)
+    print(f"\n{count} answers, mean {useful / count:.0f} tokens: useful tokens a second")
+    print(f"refill {refilled:.0f}, static batches {static:.0f}: {refilled / static:.2f}x")
 
 
-def sharing(config, params, rounds: int) -> None:
-    """The time to read 16 prompts for 8 samples each, once and as if each stood alone."""
+def sharing(config: ModelConfig, params: Any, rounds: int) -> None:
+    """The time to read 16 prompts for 8 samples each, with the prefix cache and without."""
     import jax
     import numpy as np
 
@@ -205,10 +223,10 @@ def sharing(config, params, rounds: int) -> None:
     rng = np.random.default_rng(0)
     engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS)
     prompts = rng.integers(0, config.vocab, (PROMPTS, NEW)).tolist()
-    asked = [r for p in prompts for r in Request(p, max_tokens=1).samples(8)]
-    tickets = engine.submit(asked)
+    requests = [r for p in prompts for r in Request(p, max_tokens=1).samples(8)]
+    states = engine.submit(requests)
 
-    def prefill(groups):
+    def prefill(groups: Sequence[Sequence[RequestState]]) -> None:
         for group in groups:
             engine.prefix_cache.clear()
             engine.prefix_cache.prefill(engine.params, group)
@@ -216,15 +234,15 @@ def sharing(config, params, rounds: int) -> None:
                 [entry.kv_cache for entry in engine.prefix_cache.entries.values()]
             )
 
-    spent = {8: [], 1: []}
+    seconds: dict[int, list[float]] = {8: [], 1: []}
     for turn in range(rounds + 1):
-        for size, times in spent.items():
-            groups = [tickets[i : i + size] for i in range(0, len(tickets), size)]
-            _, cpu = timed(lambda groups=groups: prefill(groups))
+        for size, times in seconds.items():
+            groups = [states[i : i + size] for i in range(0, len(states), size)]
+            _, cpu = timed(partial(prefill, groups))
             if turn:
                 times.append(cpu)
-    engine.abort(tickets)
-    shared, alone = (statistics.median(spent[size]) for size in (8, 1))
+    engine.abort(states)
+    shared, alone = (statistics.median(seconds[size]) for size in (8, 1))
     print(
         f"\nprefill of 16 prompts of {NEW} tokens x 8 samples: {shared:.2f} s shared, "
         f"{alone:.2f} s alone: {1 - shared / alone:.0%} saved"

@@ -1,15 +1,18 @@
 """Losses over Qwen3's vocabulary: naive (all logits at once) against chunked, time and memory.
 
+Measured are value and gradient by hidden states and head, fp32: reverse KL to a teacher, next-token
+cross-entropy, and a policy-gradient-like function of log-probs. Each side has a process of its own;
+both are warm, then take turns. "peak" is the highest resident memory of one call in a further
+process, over what it held after compiling, with arguments in place (there malloc gives freed pages
+back at once, or they would count too).
+
 Command:   python experiments/bench_losses.py
-Hardware:  any CPU; about 16 GB of memory and ten minutes on one core.
-Measures:  value and gradient by hidden states and head, fp32: reverse KL to a teacher, next-token
-           cross-entropy, and a policy-gradient-like function of log-probs. Each side has a process
-           of its own; both are warm, then take turns. "peak" is the highest resident memory of one
-           call in a further process, over what it held after compiling, with arguments in place
-           (there malloc gives freed pages back at once, or they would count too).
-Expected:  see README; the goal for the divergence is at most 1/8 of the memory at 1.05 times the
-           time, or 1/20 at 1.3 times.
+Hardware:  any CPU with Linux; about 16 GB of memory and ten minutes on one core.
+Expected:  the divergence at 1/8.8 of the memory and 0.93 of the time (goal: 1/8 at 1.05, or 1/20 at
+           1.3; docs/log/2026-11-22-chunked-divergence.md).
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -18,6 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Before glibc starts in the children: keep freed pages. Without this page faults dominate.
 ALLOCATOR = {
@@ -34,7 +39,7 @@ SIDES = ("naive", "chunked")
 CASES = ("divergence", "cross_entropy", "log_probs")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--tokens", type=int, default=2048)
@@ -54,34 +59,39 @@ def main():
         report(case, measure(case, arguments), row)
 
 
-def measure(case, arguments):
+def measure(case: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """{side: facts}: memory of one call each, then times, the sides taking turns."""
     peaks = {side: finish(start(case, side, EXACT))["peak_mb"] for side in SIDES}
     processes = {side: start(case, side, ALLOCATOR) for side in SIDES}
     for _ in range(arguments.repeats):
         for process in processes.values():
             print("go", file=process.stdin, flush=True)
-            process.stdout.readline()
+            process.stdout.readline()  # "done"
     return {side: finish(process) | {"peak_mb": peaks[side]} for side, process in processes.items()}
 
 
-def start(case, side, environment):
+def start(case: str, side: str, allocator: Mapping[str, str]) -> subprocess.Popen:
     """A child that has compiled its side and called it once."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", case, side]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    environment = kept | {"JAX_PLATFORMS": "cpu"} | environment
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command, env=environment, **pipes)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    process = subprocess.Popen(
+        command,
+        env={**ours, "JAX_PLATFORMS": "cpu", **allocator},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     if process.stdout.readline() != "ready\n":
         raise RuntimeError(f"the {side} side of {case} ended with status {process.wait()}")
     return process
 
 
-def finish(process):
+def finish(process: subprocess.Popen) -> dict[str, Any]:
+    """The facts that a child prints when it is stopped."""
     return json.loads(process.communicate("stop\n")[0])
 
 
-def report(case, sides, row):
+def report(case: str, sides: dict[str, dict[str, Any]], row: Callable[..., str]) -> None:
     for side, facts in sides.items():
         times = facts["seconds"]
         numbers = statistics.median(times), min(times), statistics.median(facts["cpu_seconds"])
@@ -99,7 +109,7 @@ def report(case, sides, row):
     )
 
 
-def child(case, side, arguments):
+def child(case: str, side: str, arguments: argparse.Namespace) -> None:
     """Compile, warm up, then one timed call per line of input; facts as JSON at the end."""
     if arguments.core is not None:
         os.sched_setaffinity(0, {arguments.core})
@@ -110,7 +120,7 @@ def child(case, side, arguments):
     with open("/proc/self/clear_refs", "w") as marks:
         marks.write("5")  # forget the compiler's peak
     before = resident("VmRSS")
-    facts = {"seconds": [], "cpu_seconds": []}
+    facts: dict[str, Any] = {"seconds": [], "cpu_seconds": []}
     value, slopes = jax.block_until_ready(compiled(*operands))
     facts["value"] = float(value)
     facts["slopes"] = float(sum(jax.numpy.vdot(slope, slope) for slope in slopes))
@@ -127,14 +137,16 @@ def child(case, side, arguments):
     print(json.dumps(facts))
 
 
-def resident(field):
+def resident(field: str) -> float:
     """This process's VmRSS (now) or VmHWM (highest), in MB."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-def build(case, side, arguments):
+def build(
+    case: str, side: str, arguments: argparse.Namespace
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """(function of hidden_MD, head_VD and constants; its operands)."""
     import jax
     import jax.numpy as jnp

@@ -1,16 +1,18 @@
 """Our train step against transformers', in one run, on the same weights and tokens, in fp32.
 
-    launch/local.sh setup && .venv/bin/pip install torch transformers
-    .venv/bin/python experiments/bench_model.py [--cases dense,moe,...] [--repeats 5]
-
 Each side is a process of its own that holds one model; their steps alternate, so that a busy
 machine slows both. A step is forward, backward and AdamW. Printed: the median of the per-pair
 ratios with the extremes, medians of wall and processor time, peak resident memory, each side's
 matmul peak (2048 x 2048, fp32, between the steps) and the share of it that the model's arithmetic
-amounts to. What a step can gain depends on the peaks: with AVX-512, XLA multiplies about twice as
-fast as the MKL of torch wheels on AMD processors; without, both are equal. transformers runs in
-its best fp32 mode: sdpa, and for experts the best of its implementations; both sides get the
-allocator variables of launch/local.sh and the same cores.
+amounts to. transformers runs in its best fp32 mode: sdpa, and for experts the best of its
+implementations; both sides get the allocator variables of launch/local.sh and the same cores.
+
+Command:   launch/local.sh setup && .venv/bin/pip install torch transformers
+           .venv/bin/python experiments/bench_model.py [--cases dense,moe,...] [--repeats 5]
+Hardware:  any CPU; for dense-wide 16 GB of memory.
+Expected:  1.6 to 1.7 times as fast with AVX-512, where XLA multiplies about twice as fast as the
+           MKL of torch wheels on AMD processors; without, both are equal
+           (docs/log/2026-11-28-train-step-and-avx512.md).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from qwen3.model.sizes import ModelConfig, flops_per_token
 
@@ -37,7 +41,8 @@ CASES = {  # model, rows, length
     "moe-wide": (EXPERTS.replace(vocab=151_936), 4, 512),
 }
 SQUARE = 2048
-THEIRS = {False: ["sdpa"], True: ["grouped_mm", "eager"]}
+Calls: TypeAlias = tuple[Callable[[], float], Callable[[], Any]]
+MODES = {False: ["sdpa"], True: ["grouped_mm", "eager"]}
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -46,14 +51,15 @@ ALLOCATOR = {
 }
 
 
-def tokens_of(case):
+def tokens_of(case: str) -> Any:
+    """Random token ids, the same in every process: [rows, length]."""
     import numpy as np
 
     config, rows, length = CASES[case]
     return np.random.default_rng(0).integers(0, config.vocab, (rows, length)).astype(np.int32)
 
 
-def ours(case, folder, remat):
+def ours(case: str, folder: str, remat: str) -> Calls:
     """(step() -> loss, one product of two squares) of our side."""
     import jax
     import jax.numpy as jnp
@@ -77,14 +83,13 @@ def ours(case, folder, remat):
     }
     batch["weights"][:, -1] = 0
 
-    def apply(params, tokens, positions, segment_ids):
-        return transformer.forward(params, config, tokens, positions, segment_ids, execution=run)
-
+    apply = transformer.bind(config, run)
     train = step.make_step(lambda p, b, f: lm.next_token(apply, p, b, f), tx)
-    here = {"now": state.create(hf.load_params(folder, config, dtype=jnp.float32), tx)}
+    current = state.create(hf.load_params(folder, config, dtype=jnp.float32), tx)
 
-    def once():
-        here["now"], metrics = train(here["now"], batch, ())
+    def once() -> float:
+        nonlocal current
+        current, metrics = train(current, batch, ())
         return float(metrics["loss"])
 
     square = jnp.ones((SQUARE, SQUARE))
@@ -93,8 +98,8 @@ def ours(case, folder, remat):
     return once, lambda: product(square).block_until_ready()
 
 
-def theirs(case, folder, mode):
-    """The same of transformers' side."""
+def theirs(case: str, folder: str, mode: str) -> Calls:
+    """(step() -> loss, one product of two squares) of transformers' side."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -106,7 +111,7 @@ def theirs(case, folder, mode):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     tokens = torch.from_numpy(tokens_of(case)).long()
 
-    def once():
+    def once() -> float:
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         loss.backward()
         optimizer.step()
@@ -117,31 +122,33 @@ def theirs(case, folder, mode):
     return once, lambda: square @ square
 
 
-def peak(product):
+def peak(product: Callable[[], Any]) -> float:
     """FLOP/s of the machine's largest matrix products, as this side makes them."""
     start = time.perf_counter()
     product()
     return 2 * SQUARE**3 / (time.perf_counter() - start)
 
 
-def worker(side, case, folder, mode):
-    """A line of JSON for every line read."""
+def worker(side: str, case: str, folder: str, mode: str) -> None:
+    """One step, and a line of JSON about it, for every line read."""
     once, product = (ours if side == "ours" else theirs)(case, folder, mode)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         loss = once()
-        found = {
+        record = {
             "loss": loss,
             "wall": time.perf_counter() - wall,
             "cpu": time.process_time() - cpu,
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak": peak(product),
         }
-        print(json.dumps(found), flush=True)
+        print(json.dumps(record), flush=True)
 
 
 class Side:
-    def __init__(self, side, case, folder, mode):
+    """A worker process and the records of its steps."""
+
+    def __init__(self, side: str, case: str, folder: Path, mode: str):
         self.name = f"{side} ({mode})"
         command = [sys.executable, __file__, "--worker", side, case, str(folder), mode]
         self.process = subprocess.Popen(
@@ -151,25 +158,25 @@ class Side:
             text=True,
             env=os.environ | ALLOCATOR,
         )
-        self.found = []
+        self.records: list[dict[str, float]] = []
 
-    def step(self):
+    def step(self) -> None:
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} died with {self.process.wait()}")
-        self.found.append(json.loads(line))
+        self.records.append(json.loads(line))
 
-    def stop(self):
+    def stop(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
-    def median(self, what, skip=2):
-        return statistics.median(each[what] for each in self.found[skip:])
+    def median(self, field: str, skip: int = 2) -> float:
+        return statistics.median(record[field] for record in self.records[skip:])
 
 
-def bench(case, repeats, remat):
+def bench(case: str, repeats: int, remat: str) -> None:
     import jax
 
     from qwen3.model import hf, transformer
@@ -179,7 +186,7 @@ def bench(case, repeats, remat):
         path = Path(folder) / "model"
         hf.save(path, config, transformer.init(config, jax.random.key(0)))
         sides = [Side("ours", case, path, remat)]
-        sides += [Side("transformers", case, path, mode) for mode in THEIRS[config.moe]]
+        sides += [Side("transformers", case, path, mode) for mode in MODES[config.moe]]
         try:
             for _ in range(repeats + 2):  # the first two compile and warm up
                 for side in sides:
@@ -190,33 +197,33 @@ def bench(case, repeats, remat):
     report(case, config, rows * length, length, sides)
 
 
-def report(case, config, tokens, length, sides):
-    mine, others = sides[0], sides[1:]
+def report(case: str, config: ModelConfig, tokens: int, length: int, sides: list[Side]) -> None:
+    first, others = sides[0], sides[1:]
     best = min(others, key=lambda side: side.median("wall"))
     for step in range(2):
-        a, b = mine.found[step]["loss"], best.found[step]["loss"]
+        a, b = first.records[step]["loss"], best.records[step]["loss"]
         if abs(a - b) > 2e-3 * abs(b):
             raise RuntimeError(f"{case}: losses differ at step {step}: {a} and {b}")
     print(f"\n{case}: vocabulary {config.vocab:,}, {tokens} tokens a step, fp32")
     print(f"{'':32}{'wall s':>8}{'cpu s':>8}{'peak GB':>9}{'matmul peak':>17}{'of it':>7}")
     work = flops_per_token(config, length) * tokens
     for side in sides:
-        cells = side.median("wall"), side.median("cpu"), side.found[-1]["memory"] / 1e9
-        fastest = max(each["peak"] for each in side.found)
+        cells = side.median("wall"), side.median("cpu"), side.records[-1]["memory"] / 1e9
+        fastest = max(record["peak"] for record in side.records)
         print(
             f"  {side.name:30}{cells[0]:8.2f}{cells[1]:8.2f}{cells[2]:9.2f}"
             f"{fastest / 1e9:10.0f} GFLOP/s{work / cells[0] / fastest:7.0%}"
         )
     for what in ("wall", "cpu"):
-        pairs = zip(best.found[2:], mine.found[2:], strict=True)
-        ratios = sorted(theirs[what] / ours[what] for theirs, ours in pairs)
+        pairs = zip(best.records[2:], first.records[2:], strict=True)
+        ratios = sorted(other[what] / own[what] for other, own in pairs)
         middle = statistics.median(ratios)
         print(f"  speed by {what}: {middle:.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    memory = mine.found[-1]["memory"] / best.found[-1]["memory"]
+    memory = first.records[-1]["memory"] / best.records[-1]["memory"]
     print(f"  memory {memory:.2f} of theirs", flush=True)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--repeats", type=int, default=5)

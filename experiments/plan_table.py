@@ -1,12 +1,12 @@
-"""Steps at the report's sizes, compiled for TPU slices without a TPU: the README's table.
+"""Steps at the report's sizes, compiled for TPU slices without a TPU: the table of docs/plan.md.
+
+Each row is written to plan_table.jsonl (--out) as it comes; rows that are there are not compiled
+again. The table is printed at the end; --table prints what there is.
 
 Command:   python experiments/plan_table.py
 Hardware:  any CPU with 8 GB of memory and libtpu (pip install 'qwen3[tpu]'); 1 to 10 minutes a row.
 Expected:  every row fits; 30b-a3b on v5p:4x4x4 takes at most 23.9 GB a chip and executes at most
-           1.36 times the analytic FLOPs.
-
-Each row is written to plan_table.jsonl (--out) as it comes; rows that are there are not compiled
-again. The table is printed at the end; --table prints what there is.
+           1.36 times the analytic FLOPs (17.5 GB, 1.289 times; docs/plan.md).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import sys
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """rows: of `length` tokens, a device."""
+    """One step that is compiled."""
 
     model: str
-    topology: str
-    mesh: str
-    rows: int
-    length: int = 4096
-    step: str = "train"
-    teacher: str = ""
+    topology: str  # slice, such as "v5p:4x4x4"
+    mesh: str  # axes, such as "fsdp=64"
+    rows: int  # of a device
+    length: int = 4096  # tokens of a row
+    step: str = "train"  # a kind of step that `qwen3 plan` knows
+    teacher: str = ""  # model, for "distill"
 
     @property
     def name(self) -> str:
@@ -77,23 +77,24 @@ def main() -> None:
 
 
 def key(row: Row) -> str:
+    """What a row is known by in the file."""
     return json.dumps(dataclasses.asdict(row))
 
 
 def read(path: str) -> dict:
     """Rows that an earlier run finished; a torn last line is left out."""
-    found = {}
+    plans = {}
     if os.path.exists(path):
         with open(path) as file:
             for text in file:
                 if text.endswith("\n"):
                     record = json.loads(text)
-                    found[json.dumps(record["row"])] = record["plan"]
-    return found
+                    plans[json.dumps(record["row"])] = record["plan"]
+    return plans
 
 
 def compile_row(row: Row) -> dict:
-    """In a process of its own: the compiler keeps its memory."""
+    """What `qwen3 plan` says, run in a process of its own, as the compiler keeps its memory."""
     command = [
         sys.executable,
         "-m",
@@ -121,11 +122,15 @@ def compile_row(row: Row) -> dict:
 
 
 def environment() -> dict:
-    """Ours without glibc's allocator settings for XLA:CPU: the TPU compiler is far slower with."""
+    """The environment without glibc's allocator settings, which slow the TPU compiler down.
+
+    See docs/log/2026-11-28-plan-table-compile-times.md.
+    """
     return {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
 
 
 def line(row: Row, plan: dict) -> str:
+    """A row of the table."""
     cells = [row.name, row.topology, row.mesh, f"{row.rows} x {row.length:,}"]
     cells.append(f"{plan['used'] / 1e9:.1f} GB ({plan['limit'] / 1e9:.0f})")
     prediction = plan["prediction"]

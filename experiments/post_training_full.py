@@ -1,15 +1,19 @@
-"""Post-training of the 32B flagship and of the 8B, at full size on TPU v5p. NOT YET RUN.
+"""Post-training of the 32B flagship and of the 8B, at full size on TPU v5p (report 4). NOT YET RUN.
 
-    python experiments/post_training_full.py cold_start --workdir gs://BUCKET/cold_start \\
-        --distributed --set init_from=gs://BUCKET/32b --set tokenizer=/data/tokenizer \\
-        --set 'data=["/data/cold_start.jsonl"]'
+The stages in order are the rows of CONFIGS below. What the report gives is kept: the stages, 3,995
+prompts and 170 steps of reasoning RL, many tasks in general RL (over 20 there, here all that
+`rewards` has), both modes in the distillation. It gives no rates, batches, group sizes or lengths:
+those here are ours, untested at this size. Prompt files are what `curate` writes.
 
-from every host of the slice; the stages in order: the rows of CONFIGS below. What the report gives
-is kept: the stages, 3,995 prompts and 170 steps of reasoning RL, many tasks in general RL (over 20
-there, here all that `rewards` has), both modes in the distillation. It gives no rates, batches,
-group sizes or lengths: those here are ours, untested at this size. Prompt files are what `curate`
-writes.
+Command:   python experiments/post_training_full.py cold_start --workdir gs://BUCKET/cold_start \\
+               --distributed --set init_from=gs://BUCKET/32b --set tokenizer=/data/tokenizer \\
+               --set 'data=["/data/cold_start.jsonl"]'
+           from every host of the slice
+Hardware:  TPU v5p, 64 chips and more for the 32B (docs/plan.md has what a step needs).
+Expected:  not yet run.
 """
+
+from __future__ import annotations
 
 import sys
 
@@ -32,7 +36,7 @@ REMAT = {"remat": "full"}
 FLAGGED = {"mode_following"}  # sets the mode itself
 
 
-def fine_tuning(name, model, steps, peak, init_from):
+def fine_tuning(name: str, model: str, steps: int, peak: float, init_from: str) -> sft.Config:
     return sft.Config(
         size(model),
         TOKENIZER,

@@ -1,16 +1,16 @@
-"""Pretraining of the eight Qwen3 models at full size on TPU v5p. NOT YET RUN.
+"""Pretraining of the eight Qwen3 models at full size on TPU v5p (report 3.2). NOT YET RUN.
 
-    python experiments/pretrain_full.py 30b-a3b --workdir gs://BUCKET/30b-a3b --distributed \\
-        --set corpora.general=/data/general [...]
-
-from every host of the slice. Hardware per model: the table below (chips of v5p, 95 GB each).
 What the report gives is kept: over 30T tokens at 4,096 in S1, about 5T in S2 with a faster decay,
 hundreds of billions at 32,768 in S3, 75% of that text 16,384 to 32,768 long and 25% 4,096 to
-16,384; RoPE base 10,000, in S3 1,000,000. It gives no rates, batches or mixture weights: those here
-are ours, untested at this size. Corpora are folders that `qwen3 corpus prepare` wrote.
+16,384; RoPE base 10,000, in S3 1,000,000 (ABF). It gives no rates, batches or mixture weights:
+those here are ours, untested at this size. Corpora are folders that `qwen3 corpus prepare` wrote.
 
-What the TPU compiler says of a train step of S1 (full remat, rows of 4,096; memory of a chip; the
-time is a roofline's; `python experiments/plan_table.py`):
+Command:   python experiments/pretrain_full.py 30b-a3b --workdir gs://BUCKET/30b-a3b \\
+               --distributed --set corpora.general=/data/general [...]
+           from every host of the slice
+Hardware:  the table SLICES below, in chips of v5p (95 GB each).
+Expected:  not yet run. The TPU compiler says of a train step of S1 (full remat, rows of 4,096;
+           memory of a chip; the time is a roofline's; `python experiments/plan_table.py`):
 
     model      slice        rows a chip   memory     predicted step   MFU
     0.6b       v5e:4x4      4              3.7 GB     0.87 s          48%
@@ -23,11 +23,13 @@ time is a roofline's; `python experiments/plan_table.py`):
     235b-a22b  v5p:8x8x8    2             23.7 GB     9.92 s          27%
 """
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
 
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.data.mixture import LONG_CONTEXT, Stage
+from qwen3.data.mixture import LONG_CONTEXT, LengthBands, Stage
 from qwen3.model.sizes import SIZES, size
 from qwen3.run import main
 from qwen3.stages import pretrain
@@ -42,26 +44,25 @@ EDGES = (0, 1_024, SHORT)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """chips: of v5p. peak: learning rate. microbatches: of a step in S1 and S2; in S3 a row lies on
-    `context` chips. expert: ways the experts are split."""
+class Slice:
+    """How one model is trained."""
 
-    chips: int
-    peak: float
-    microbatches: int
-    context: int
-    expert: int = 1
+    chips: int  # of v5p
+    peak: float  # learning rate of S1
+    microbatches: int  # of a step in S1 and S2
+    context: int  # context parallel: chips that a row lies on in S3
+    expert: int = 1  # expert parallel: ways the experts are split
 
 
-PLANS = {
-    "0.6b": Plan(64, 1e-3, 8, 1),
-    "1.7b": Plan(64, 8e-4, 8, 1),
-    "4b": Plan(128, 6e-4, 8, 1),
-    "8b": Plan(256, 4e-4, 4, 1),
-    "14b": Plan(512, 3e-4, 2, 2),
-    "32b": Plan(1024, 2.5e-4, 1, 4),
-    "30b-a3b": Plan(256, 4e-4, 4, 1, expert=4),
-    "235b-a22b": Plan(2048, 2.5e-4, 1, 8, expert=8),
+SLICES = {
+    "0.6b": Slice(64, 1e-3, 8, 1),
+    "1.7b": Slice(64, 8e-4, 8, 1),
+    "4b": Slice(128, 6e-4, 8, 1),
+    "8b": Slice(256, 4e-4, 4, 1),
+    "14b": Slice(512, 3e-4, 2, 2),
+    "32b": Slice(1024, 2.5e-4, 1, 4),
+    "30b-a3b": Slice(256, 4e-4, 4, 1, expert=4),
+    "235b-a22b": Slice(2048, 2.5e-4, 1, 8, expert=8),
 }
 
 MIXTURES = {  # weights of our own: the report names the kinds of text, not their shares
@@ -72,23 +73,30 @@ MIXTURES = {  # weights of our own: the report names the kinds of text, not thei
 NAMES = sorted({name for mixture in MIXTURES.values() for name in mixture})
 
 
-def config(name):
+def config(name: str) -> Config:
     """The run of one size."""
-    plan = PLANS[name]
+    chips = SLICES[name]
 
-    def stage(key, length, optim, theta, lengths=None, context=1):
+    def stage(
+        key: str,
+        length: int,
+        optim: OptimConfig,
+        theta: float,
+        lengths: LengthBands | None = None,
+        context: int = 1,
+    ) -> StageConfig:
         rows = BATCH * SHORT // length
         return StageConfig(
             Stage(key, MIXTURES[key], length, rows, lengths),
             round(TOKENS[key] / (rows * length)),
             optim,
             theta,
-            microbatches=min(plan.microbatches, max(1, rows * context // plan.chips)),
-            mesh=MeshConfig(context=context, expert=plan.expert),
+            microbatches=min(chips.microbatches, max(1, rows * context // chips.chips)),
+            mesh=MeshConfig(context=context, expert=chips.expert),
             evaluation=Evaluation(tuple(MIXTURES[key]), EDGES[: 3 if length > SHORT else 2], 512),
         )
 
-    high, low = plan.peak, plan.peak * 0.6
+    high, low = chips.peak, chips.peak * 0.6
     return Config(
         model=size(name),
         stages=(
@@ -105,24 +113,24 @@ def config(name):
                 OptimConfig(peak=0.1 * low, final=0.1, warmup=100),
                 1e6,
                 LONG_CONTEXT,
-                plan.context,
+                chips.context,
             ),
         ),
-        corpora={each: f"/data/{each}" for each in NAMES},
-        held_out={each: f"/data/{each}-held-out" for each in NAMES},
+        corpora={part: f"/data/{part}" for part in NAMES},
+        held_out={part: f"/data/{part}-held-out" for part in NAMES},
         save_every=1_000,
         execution={"remat": "full"},
         log=Log(every=10, tensorboard=True, peak_flops=V5P_PEAK),
     )
 
 
-CONFIGS = {name: config(name) for name in PLANS}
+CONFIGS = {name: config(name) for name in SLICES}
 CONFIG = CONFIGS["0.6b"]
 
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in CONFIGS:
-        known = ", ".join(each for each in SIZES if each in CONFIGS)
+        known = ", ".join(size for size in SIZES if size in CONFIGS)
         sys.exit(f"which model? {name!r} is none of {known}")
     main(pretrain.run, CONFIGS[name], sys.argv[2:])

@@ -1,10 +1,15 @@
 """General RL (report 4.4) in small: locks in both modes and dialogues whose last flag wins.
 
-    python experiments/tiny_general_rl.py --workdir runs/general_rl
-
 Prints ThinkFollow (96 dialogues, greedy) of the model it started from and of its own.
-Expected: ThinkFollow rises or stays at its top; seen once: 97.9% to 100%.
+
+Command:   python experiments/tiny_general_rl.py --workdir runs/general_rl
+           after tiny_fusion.py
+Hardware:  one core; 52 s with AVX-512.
+Expected:  ThinkFollow rises or stays at its top: 97.9% to 100%
+           (docs/log/2026-11-28-tiny-post-training.md).
 """
+
+from __future__ import annotations
 
 from dataclasses import replace
 
@@ -17,6 +22,7 @@ from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
+from qwen3.train.state import TrainState
 
 CONFIG = replace(
     tiny_grpo.CONFIG,
@@ -33,15 +39,16 @@ CONFIG = replace(
 )
 
 
-def run(config, workdir):
+def run(config: grpo.Config, workdir: str) -> TrainState:
     state = grpo.run(config, workdir)
     words = tiny_lock.tokenizer(config.tokenizer)
     task = rewards.get("mode_following")
-    asked = [task.generate(9 * 10**6 + i, 0.3 * (i % 10) / 10) for i in range(96)]
+    dialogues = [task.generate(9 * 10**6 + i, 0.3 * (i % 10) / 10) for i in range(96)]
     for source in (config.init_from, workdir):
-        found = think_follow.follow(tiny_lock.engine(source, words), words, asked, max_tokens=96)
-        shown = ", ".join(f"{kind} {one.value:.1%}" for kind, one in found.items())
-        print(f"ThinkFollow of {source}: {shown}")
+        engine = tiny_lock.engine(source, words)
+        shares = think_follow.follow(engine, words, dialogues, max_tokens=96)
+        text = ", ".join(f"{kind} {share.value:.1%}" for kind, share in shares.items())
+        print(f"ThinkFollow of {source}: {text}")
     return state
 
 

@@ -1,18 +1,24 @@
 """Optimizers and learning rates of the recipe's two ways to teach the student, tuned alike (C1).
 
+From the student's one checkpoint in the workdir of a recipe run on the development problems. A
+setting that is done is not run again.
+
 Command:   python experiments/tune_students.py --workdir runs/dev --seed 1
            after `qwen3 recipe --workdir runs/dev --exam dev --seeds 2`
 Hardware:  two cores; 1 minute a setting of KL, 3 minutes one of RL.
-Expected:  a table of pass@k on the development problems, a row a setting, the same for both.
-
-From the student's one checkpoint in the workdir. A setting that is done is not run again.
+Expected:  a table of pass@k on the development problems, a row a setting, the same settings for
+           both; the best of KL ends above the best of GRPO
+           (docs/log/2026-11-29-rates-tuned-alike.md).
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -35,7 +41,7 @@ SETTINGS = (
 )
 
 
-def by_divergence(run, name, settings):
+def by_divergence(run: seed_run.SeedRun, name: str, settings: tuple[str, float]) -> dict[str, Any]:
     return students.by_divergence(run, name, "student", settings)
 
 
@@ -75,7 +81,7 @@ def parsed(text: str) -> tuple[str, float]:
     try:
         return optimizer, float(peak)
     except ValueError:
-        raise ValueError(f"--settings {text}: wanted optimizer:rate, such as muon:3e-3") from None
+        raise ValueError(f"--settings {text}: give optimizer:rate, such as muon:3e-3") from None
 
 
 def reopened(workdir: Path, seed: int) -> seed_run.SeedRun:
@@ -90,13 +96,15 @@ def reopened(workdir: Path, seed: int) -> seed_run.SeedRun:
     return run
 
 
-def shares(found: dict) -> str:
-    text = ", ".join(f"pass@{k} {100 * each[0]:.1f}" for k, each in found["pass"].items())
-    if "samples" not in found:
+def shares(result: dict[str, Any] | None) -> str:
+    """pass@k of a result and, after training, what it cost."""
+    assert result is not None
+    text = ", ".join(f"pass@{k} {100 * share[0]:.1f}" for k, share in result["pass"].items())
+    if "samples" not in result:
         return text
     return (
-        f"{text}, {found['samples']:,} samples, {found['seconds']:.0f} s, of these "
-        f"{found['compiling']:.0f} s compiling"
+        f"{text}, {result['samples']:,} samples, {result['seconds']:.0f} s, of these "
+        f"{result['compiling']:.0f} s compiling"
     )
 
 

@@ -1,6 +1,10 @@
-"""Every experiment imports, its CONFIG builds, survives JSON, and says how it is run."""
+"""Every experiment imports, its CONFIG builds, survives JSON, and says how it is run.
+
+Its docstring has the exact command, the hardware, and what is expected or that it was not yet run.
+"""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -23,15 +27,24 @@ def load(path):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_it_imports_and_its_config_builds(path):
     module = load(path)
-    assert f"python experiments/{path.relative_to(FOLDER)}" in module.__doc__, "no exact command"
+    lines = module.__doc__.splitlines()
+    (command,) = (number for number, line in enumerate(lines) if line.startswith("Command:   "))
+    commands = "\n".join(lines[command:])
+    assert f"python experiments/{path.name}" in commands, "no exact command"
+    for part in ("Hardware:  ", "Expected:  "):
+        assert any(line.startswith(part) for line in lines[command:]), f"no {part.strip()}"
     configs = {"CONFIG": module.CONFIG} if hasattr(module, "CONFIG") else {}
     for name, config in {**configs, **getattr(module, "CONFIGS", {})}.items():
         again = to_json(from_json(type(config), to_json(config)))
         assert again == to_json(config), name
     if "from qwen3.run import main" in path.read_text():
         assert configs, "a run of one stage has its CONFIG"
-        text = module.__doc__.lower()
-        assert "not yet run" in text or "expected" in text, "no result and no expectation"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_pages_that_it_cites_exist(path):
+    for name in re.findall(r"docs/[\w/.-]+\.md", path.read_text()):
+        assert (FOLDER.parent / name).exists(), name
 
 
 def test_full_pretraining_has_all_eight_models_and_the_reports_stages():
@@ -44,7 +57,7 @@ def test_full_pretraining_has_all_eight_models_and_the_reports_stages():
         assert [s.rope_theta for s in config.stages] == [1e4, 1e4, 1e6]
         assert [s.data.length for s in config.stages] == [4096, 4096, 32768]
         assert three.data.lengths.bands == ((16384, 32768, 0.75), (4096, 16384, 0.25))
-        chips = module.PLANS[name].chips
+        chips = module.SLICES[name].chips
         for stage in config.stages:
             ways = chips // stage.mesh.context
             assert stage.data.batch // stage.microbatches % ways == 0, (name, stage.name)
