@@ -2,7 +2,8 @@
 
     python experiments/NAME.py --workdir DIR [--set a.b=c ...]
 
-Exit codes: 0 done; 42 stopped by a signal and saved, start it again; 2 a wrong setting; 1 an error.
+Exit codes: 0 done; 42 stopped by SIGTERM, at whatever moment, or by Ctrl-C while it trained, and
+saved: start it again; 2 a wrong setting; 1 an error (one line where the workdir cannot be used).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 import jax
 
 from qwen3.config import override, to_json
+from qwen3.train.stop_signals import leaving_at_once
+from qwen3.train.writing import WorkdirError
 
 log = logging.getLogger("qwen3")
 
@@ -50,9 +53,13 @@ def main(
         return None
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    use_compile_cache()
-    join_hosts(options.distributed)
-    return run(config, options.workdir)
+    with leaving_at_once():
+        use_compile_cache()
+        join_hosts(options.distributed)
+        try:
+            return run(config, options.workdir)
+        except WorkdirError as error:
+            parser.exit(1, f"{parser.prog}: {' '.join(str(error).split())}\n")
 
 
 def _parser(description: str) -> argparse.ArgumentParser:

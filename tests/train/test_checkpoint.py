@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -15,9 +14,9 @@ from qwen3.train import checkpoint as ck
 from qwen3.train import optim
 from qwen3.train.checkpoint_folder import DOOMED, TEMPORARY
 from qwen3.train.manifest import MANIFEST, read_manifest
+from qwen3.train.run_config import RunConfig
 from qwen3.train.state import abstract, create
 from qwen3.train.step import make_step
-from qwen3.train.workdir import Workdir, cut_back
 
 CONFIG = OptimConfig(peak=0.1, warmup=2, schedule="constant")
 TX = optim.build(CONFIG, optim.schedule(CONFIG, 20))
@@ -36,8 +35,8 @@ def at_step(number):
     return state.replace(step=state.step + number)
 
 
-def open_in(path, config=SETTINGS, **options):
-    return ck.Checkpoints(path, config=config, **options)
+def open_in(path, config=SETTINGS, free=(), **options):
+    return ck.Checkpoints(path, config=RunConfig(config, free=free), **options)
 
 
 def fill(path, numbers, **options):
@@ -139,6 +138,7 @@ def flip(file):
         (lambda path: truncate(path / MANIFEST), "cannot be read"),
         (lambda path: (path / MANIFEST).unlink(), "cannot be read"),
         (lambda path: (path / MANIFEST).write_text("[1]"), "cannot be read"),
+        (lambda path: (path / MANIFEST).write_text("[" * 100_000), "cannot be read"),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_passed_over_with_the_reason(
@@ -244,49 +244,3 @@ def test_a_disk_that_fills_up_while_writing_leaves_the_older_ones(tmp_path, monk
         assert same(open_in(tmp_path).restore(one_device()).state, at_step(3))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_a_workdir_of_another_config_is_refused_and_left_as_it_was(tmp_path):
-    with Workdir(tmp_path / "run", SETTINGS) as work:
-        assert work.samples.is_dir()
-    before = (tmp_path / "run" / "config.json").read_text()
-    assert json.loads(before)["seed"] == 3
-    with pytest.raises(ValueError, match="another config .* seed: 3 -> 4"):
-        Workdir(tmp_path / "run", {**SETTINGS, "seed": 4})
-    assert (tmp_path / "run" / "config.json").read_text() == before
-    Workdir(tmp_path / "run", {**SETTINGS, "mesh": {"data": 2}}).close()
-
-
-def test_a_workdir_in_use_is_refused(tmp_path):
-    import sys
-
-    code = (
-        "import fcntl, sys; s = open(sys.argv[1], 'a+'); fcntl.lockf(s, fcntl.LOCK_EX);"
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    Workdir(tmp_path, SETTINGS).close()
-    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(RuntimeError, match="in use by process"):
-            Workdir(tmp_path, SETTINGS)
-        other.stdin.close()
-    Workdir(tmp_path, SETTINGS).close()
-
-
-def test_metrics_are_cut_back_to_the_resumed_step(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "lo')
-    cut_back(file, 9)
-    assert file.read_text() == '{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n'
-    cut_back(file, 1)
-    assert file.read_text() == '{"step": 1, "loss": 3}\n'
-
-
-def test_restoring_a_workdir_cuts_its_metrics(tmp_path):
-    with Workdir(tmp_path, SETTINGS) as work:
-        work.checkpoints.save(at_step(2))
-        work.metrics.write_text("".join(f'{{"step": {s}}}\n' for s in range(1, 6)))
-    with Workdir(tmp_path, SETTINGS) as work:
-        assert int(work.restore(one_device()).state.step) == 2
-    assert work.metrics.read_text() == '{"step": 1}\n{"step": 2}\n'

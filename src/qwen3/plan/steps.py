@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -107,10 +107,18 @@ def _optimizer_step(
     return PlannedStep(step, arguments, tokens, tokens * flops)
 
 
+def _next_token(setting: Setting, model: ModelConfig, mesh: Mesh) -> tuple[Loss, Prepass | None]:
+    """The pretraining loss with its logits in chunks, and the prepass of its load balancing."""
+    loss, prepass = builders.next_token(model, execution(setting, mesh))
+    # `lm.next_token` takes more than a Loss must.
+    chunked = cast(Callable[..., tuple[jax.Array, dict]], loss)
+    return partial(chunked, chunk=setting.chunk), prepass
+
+
 def train(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     """Pretraining: chunked cross-entropy, load-balancing loss over the global batch."""
-    loss, prepass = builders.next_token(model, execution(setting, mesh))
-    return _optimizer_step(setting, model, mesh, partial(loss, chunk=setting.chunk), prepass)
+    loss, prepass = _next_token(setting, model, mesh)
+    return _optimizer_step(setting, model, mesh, loss, prepass)
 
 
 def grpo(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
@@ -133,12 +141,12 @@ def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     """Cross-entropy of a batch without gradients, as for a held-out loss."""
     if setting.microbatches != 1:
         raise ValueError(f"the forward step has no microbatches, so not {setting.microbatches}")
-    loss, _ = builders.next_token(model, execution(setting, mesh))
+    loss, _ = _next_token(setting, model, mesh)
     parameters = abstract_parameters(model, mesh, jnp.dtype(setting.params_dtype))
     batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length)
     tokens = batch["tokens"].size
     flops = tokens * flops_per_token(model, setting.length, train=False)
-    function = jax.jit(lambda params, batch: loss(params, batch, (), chunk=setting.chunk)[1])
+    function = jax.jit(lambda params, batch: loss(params, batch, ())[1])
     return PlannedStep(function, (parameters, batch), tokens, flops)
 
 

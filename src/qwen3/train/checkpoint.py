@@ -208,11 +208,12 @@ class Checkpoints:
         except Exception as error:
             self._replace_writer()
             text = f"{type(error).__name__}: {error}"
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text
-            known = error if isinstance(error, OSError) else OSError()
+            # Tensorstore tells of a full disk in words alone.
+            full = "No space left" in text
+            number = errno.ENOSPC if full else getattr(error, "errno", None)
             raise CheckpointError(
                 f"{'disk full: ' if full else ''}checkpoint {step} was not written to "
-                f"{self.directory}: {text.splitlines()[0]}; {advice(known)}. {self._intact()}"
+                f"{self.directory}: {text.splitlines()[0]}; {advice(number)}. {self._intact()}"
             ) from error
 
     def _replace_writer(self) -> None:
@@ -235,7 +236,8 @@ class Checkpoints:
         if free < COMPRESSION * need:
             raise CheckpointError(
                 f"disk full: checkpoint {int(state.step)} needs {need / 1e9:.3g} GB and "
-                f"{self.directory} has {free / 1e9:.3g} GB left. {self._intact()}"
+                f"{self.directory} has {free / 1e9:.3g} GB left; {advice(errno.ENOSPC)}. "
+                f"{self._intact()}"
             )
 
     def _intact(self) -> str:

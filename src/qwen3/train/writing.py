@@ -1,0 +1,76 @@
+"""Small files that are written whole or not at all, and failed writes told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etils import epath
+
+ADVICE = {
+    errno.ENOSPC: "free space on that disk and start again",
+    errno.EDQUOT: "free space within your quota and start again",
+    errno.EROFS: "the file system is read-only (after disk errors?); remount it and start again",
+    errno.EACCES: "get the right to write there, or take another workdir",
+    errno.EPERM: "get the right to write there, or take another workdir",
+    errno.ENOTDIR: "a file stands where a directory is needed; move it, or take another workdir",
+    errno.EEXIST: "a file stands where a directory is needed; move it, or take another workdir",
+}
+
+
+class WorkdirError(RuntimeError):
+    """A workdir cannot be used; the message is one line that names the path and what to do."""
+
+
+def remote(path: epath.Path) -> bool:
+    """Whether the path lies on an object store (gs://...), not on a file system."""
+    return "://" in str(path)
+
+
+def advice(number: int | None) -> str:
+    """What the user can do about a write that failed with this errno."""
+    return ADVICE.get(number or 0, "mend that, or take another workdir, and start again")
+
+
+@contextlib.contextmanager
+def explained(path: epath.Path) -> Iterator[None]:
+    """Turns an OSError of the block, which writes `path`, into a WorkdirError of one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WorkdirError(f"cannot write {path}: {reason}; {advice(error.errno)}") from error
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Write beside the file, then rename: a crash leaves the old file or the new one, never half.
+
+    Both are on the disk, not only in the page cache, when this returns. Raises WorkdirError where
+    the file cannot be written; the old one is untouched then.
+    """
+    beside = path.parent / f"{path.name}.new"
+    with explained(path):
+        try:
+            beside.write_text(text)
+            sync(beside)
+            beside.replace(path)
+            sync(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: epath.Path) -> None:
+    """Flush a file's content, or a directory's names, to the disk (fsync)."""
+    if remote(path):
+        return
+    number = os.open(os.fspath(path), os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
