@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TypeAlias
 
 from qwen3.rewards import Problem
@@ -73,7 +72,7 @@ def no_guess(candidate: ScoredAnswer, *, least: float = 0.2, floor: int = 3) -> 
     return not _GUESSES.search(thinking) and len(_units(thinking)) >= enough
 
 
-Result: TypeAlias = Fraction | str  # a number by value, anything else by its text
+Result: TypeAlias = Hashable  # a number by value, anything else by its text
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:/\d+)?")
 _FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")

@@ -97,7 +97,7 @@ def _check(sample: Mapping, thinks: bool, number: int) -> None:
 
 
 def _flagged(message: Mapping) -> bool:
-    """Whether it changes one of the two modes that could hold before it."""
+    """True if the message changes one of the two modes that could hold before it."""
     after = [chat.mode_of([_user(flag), message]) for flag in chat.SWITCHES.values()]
     return after != list(chat.SWITCHES)
 
@@ -138,5 +138,5 @@ def _dialogue(part: Sequence[Sample], shares: Shares, rng: Random) -> dict:
 
 
 def _holds(messages: Sequence[Mapping], thinks: bool) -> bool:
-    """Whether an answer after `messages` would be in this mode without a flag of its own."""
+    """True if an answer after `messages` is in this mode without a flag of its own."""
     return chat.mode_of(messages) == thinks

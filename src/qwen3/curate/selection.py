@@ -11,7 +11,7 @@ from qwen3.rewards.answers import ScoredAnswer
 
 
 def key(problem: Problem) -> str:
-    """What two problems that ask the same have in common."""
+    """A text that is the same for two problems exactly if they ask the same."""
     return json.dumps([problem.task, problem.messages], sort_keys=True, ensure_ascii=False)
 
 

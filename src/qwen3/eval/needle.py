@@ -15,7 +15,7 @@ from qwen3.eval import intervals
 
 
 class Encoder(Protocol):
-    """What a needle needs of a tokenizer."""
+    """The part of a tokenizer that needles need."""
 
     @property
     def pad(self) -> int: ...

@@ -45,12 +45,12 @@ class Scoring:
             raise ValueError(f"overlong {self.overlong} must be tokens, or 0")
 
     def value(self, score: float, formed: bool) -> float:
-        """Of an answer, whatever its length. formed: whether its form is as the prompt asks."""
+        """Reward of an answer, whatever its length. formed: its form is as the prompt asks."""
         right = score if self.binarise is None else float(score >= self.binarise)
         return self.form * formed + (1 - self.form) * right
 
     def penalty(self, tokens: int, limit: int) -> float:
-        """For an answer of `tokens` that could have had `limit`."""
+        """What an answer of `tokens` loses of it for its length, where the limit is `limit`."""
         over = tokens - (limit - self.overlong)
         return over / self.overlong if self.overlong and over > 0 else 0.0
 

@@ -1,4 +1,4 @@
-"""What GRPO and on-policy distillation have in common: settings, prompts, phases, the loop."""
+"""The common half of GRPO and on-policy distillation: settings, prompts, phases, the loop."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class OnPolicyConfig:
 
 @dataclass(frozen=True)
 class Setup:
-    """What both stages make of their settings before there is a state."""
+    """All that follows from the settings alone, before there is a state."""
 
     config: OnPolicyConfig
     mesh: Mesh
@@ -142,7 +142,7 @@ class Setup:
 
 
 def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:
-    """writer: the size of the model that answers. scored: every problem must have a task.
+    """The setup. writer: size of the model that answers. scored: every problem must have a task.
 
     Raises ValueError, before anything is sampled, for a tokenizer that the model has too few rows
     for, a mixture that cannot be drawn, and a problem of the file that has no task or leaves no

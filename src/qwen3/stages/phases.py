@@ -53,7 +53,7 @@ class Phase:
 
 
 class Method(Protocol):
-    """What GRPO and distillation do differently with a phase."""
+    """The steps of a phase that GRPO and distillation take differently."""
 
     refill: Refill
 
@@ -70,7 +70,7 @@ class Method(Protocol):
         ...
 
     def columns(self, rollout: Rollout) -> dict[str, Any]:
-        """What a line of samples/ holds besides the answer and its score."""
+        """Columns of samples/ besides the answer and its score."""
         ...
 
 
@@ -196,5 +196,5 @@ class RolloutSource:
         return self._to_batch(self._left.pop(0))
 
     def extra(self) -> str:
-        """What a checkpoint must hold, so that no prompt is lost or trained on twice."""
+        """For a checkpoint: with it no prompt is lost or trained on twice."""
         return pack({**self._collect.memory, "left": self._left})

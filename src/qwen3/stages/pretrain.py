@@ -227,7 +227,7 @@ def _train_step(config: Config, stage: StageConfig, apply: Callable, rate: optax
 
 
 def _position(stage: str, first: int, mixtures: dict, step: int) -> dict:
-    """What a checkpoint stores of its place in the data: batch `position` of `stage` is next."""
+    """The place in the data, for a checkpoint: batch `position` of `stage` is next."""
     return {"stage": stage, "position": step - first, "mixtures": mixtures}
 
 

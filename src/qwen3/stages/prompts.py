@@ -53,7 +53,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked."""
+    """A problem as it is put to a model."""
 
     number: int  # of the run
     problem: Problem  # with what its scorer needs

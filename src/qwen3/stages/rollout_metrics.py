@@ -42,7 +42,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _score_metrics(judged: Sequence[Rollout]) -> dict[str, float]:
-    """Of rollouts with a verdict; {} for none."""
+    """Metrics of rollouts with a verdict; {} for none."""
     if not judged:
         return {}
     best = [max(_scores(group)) for group in by_prompt(judged)]
@@ -73,7 +73,7 @@ def _share(values: Iterable[bool]) -> float:
 
 
 def repeats(text: str, *, size: int = 8, most: float = 0.3) -> bool:
-    """Whether more than `most` of the text's word sequences of `size` occurred before in it."""
+    """True if more than `most` of the text's word sequences of `size` occurred before in it."""
     words = text.split()
     grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     return len(grams) > 0 and 1 - len(set(grams)) / len(grams) > most

@@ -230,7 +230,7 @@ def pack(record: Any) -> str:
 
 
 def unpack(text: str) -> Any:
-    """What `pack` took, but its rollouts as dicts: see `restore`."""
+    """The record that `pack` took, its rollouts as dicts: see `restore`."""
     return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
