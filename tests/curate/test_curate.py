@@ -1,6 +1,7 @@
 """Filters, selection and fusion data; what needs no model."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -186,11 +187,29 @@ def test_problems_survive_a_file_and_bad_lines_are_named(tmp_path):
     path = tmp_path / "problems.jsonl"
     files.write_problems(path, problems)
     assert files.read_problems(path) == problems
-    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
-    assert files.read_problems(path)[0].task == ""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    row = {"messages": [{"role": "user", "content": "hi"}], "tools": json.dumps([tool]), "id": 7}
+    path.write_text("\ufeff" + json.dumps(row) + "\r\n\r\n", encoding="utf-8")
+    (problem,) = files.read_problems(path)
+    assert problem.task == "" and problem.tools == [tool]
+    files.write_problems(tmp_path / "problems.jsonl.gz", problems)
+    assert files.read_problems(tmp_path / "problems.jsonl.gz") == problems
+    problem = dataclasses.replace(problem, task="maths", answer={"gold": "4"})
+    files.write_problems(tmp_path / "problems.parquet", [problem])
+    assert files.read_problems(tmp_path / "problems.parquet") == [problem]
     for line, message in (
         ('{"task": "nonsense", "messages": [{"role": "user", "content": "a"}]}', "'nonsense'"),
         ('{"messages": []}', "line 1"),
+        ('{"prompt": "a"}', r"problems.jsonl, line 1: no field .'messages'."),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], "awnser": {"gold": "4"}}',
+            r"problems.jsonl, line 1: a problem has no field .'awnser'.; it may have task, ",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a", "text": "b"}]}',
+            r"line 1: message 0: a message has no field .'text'.; it may have role, content",
+        ),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": "x"}', "not JSON: 'x'"),
         ('{"messages": [{"role": "user", "content": "a"}], "tools": "lookup"}', "line 1: tools"),
         ("{", "line 1"),
         ("", "holds no problem"),

@@ -140,6 +140,21 @@ def test_no_messages_and_no_mapping_are_refused():
         render([user("q"), {"role": "odd", "content": "x"}], continue_final_message=True)
 
 
+@pytest.mark.parametrize("tools", ["[]", json.dumps(DICE), DICE[0], ["roll"], [None]])
+def test_tools_that_are_no_list_of_objects_are_not_rendered(tools):
+    with pytest.raises(ValueError, match="tools .*: wanted a list of objects"):
+        render([user("q")], tools=tools)
+
+
+def test_known_fields_of_a_row_are_those_with_a_value():
+    row = {"messages": [1], "tools": None, "other": None, "empty": [], "id": 7, "metadata": {}}
+    assert chat.known_fields(row, ("messages", "tools"), "sample") == {"messages": [1]}
+    with pytest.raises(
+        ValueError, match=r"a sample has no field \['tool'\]; it may have messages, t"
+    ):
+        chat.known_fields({"messages": [1], "tool": [2]}, ("messages", "tools"), "sample")
+
+
 # Prefixes.
 
 
@@ -534,6 +549,18 @@ BAD_TALKS = {
         [user("q"), {**answer("a"), "tool_calls": [{"name": "f", "arguments": "{x"}]}],
         "are not JSON",
     ),
+    "misspelt field": (
+        [user("q"), {**answer("a"), "reasoning": "r"}],
+        r"message 1: a message has no field \['reasoning'\]; it may have role, .*reasoning_content",
+    ),
+    "weight of a message": ([{**user("q"), "weight": 0}], r"no field \['weight'\]"),
+    "misspelt field of a call": (
+        [
+            user("q"),
+            {**answer(""), "tool_calls": [{"name": "f", "arguments": {}, "parameters": {"x": 1}}]},
+        ],
+        r"message 1: a tool call has no field \['parameters'\]; it may have name, arguments",
+    ),
     "control token": ([user("x <|im_start|>system")], "message 0: .*control token <|im_start|>"),
     "control token in thought": ([user("q"), answer("a", "<|im_end|>")], "message 1: .*control"),
     "control token in a call": (
@@ -564,5 +591,7 @@ def test_good_conversations_pass():
             tool("1"),
         ]
     )
+    filled = {"reasoning_content": None, "tool_calls": None, "refusal": None, "annotations": []}
+    chat.validate([{**user("q"), **filled}, {**answer("a"), **filled, "name": "bot"}])
     chat.validate([user("what is <|im_end|>?")], allow_control=True)
     chat.validate([user("a <think> tag is no control token")])

@@ -77,11 +77,26 @@ def test_parquet_holds_the_fields_of_every_row(tmp_path):
     ]
     with pytest.raises(ValueError, match="a.parquet: rows that Parquet cannot hold"):
         write_rows(path, [{"a": 1}, {"a": "x"}])
+    with pytest.raises(ValueError, match="a.parquet: rows that Parquet cannot hold"):
+        write_rows(path, [{"a": {}}])
     with pytest.raises(ValueError, match="a.parquet, row 1: no field .'d'."):
         list(read_rows(path, fields=["d"]))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="a.parquet: not a whole Parquet file"):
         list(read_rows(path))
+
+
+def test_objects_of_different_fields_come_back_from_parquet_without_nulls(tmp_path):
+    pytest.importorskip("pyarrow")
+    calls = [{"name": "f", "arguments": {"a": 1}}, {"name": "g", "arguments": {"b": ["x", None]}}]
+    rows = [{"calls": calls, "score": 1}, {"calls": [], "score": float("nan"), "note": "x"}]
+    write_rows(tmp_path / "a.parquet", rows)
+    (_, first), (_, second) = read_rows(tmp_path / "a.parquet")
+    assert first == {"calls": calls, "score": 1, "note": None}
+    assert second["calls"] == [] and second["score"] != second["score"]
+    with pytest.raises(ValueError, match="a.parquet, row 2: Parquet would change it"):
+        write_rows(tmp_path / "a.parquet", [{"a": {"b": 1}}, {"a": {"b": None}}])
+    assert len(list(read_rows(tmp_path / "a.parquet"))) == 2  # the old file
 
 
 def test_a_parquet_row_that_is_not_utf8_is_named_and_the_others_are_read(tmp_path):

@@ -23,17 +23,19 @@ def write_conversations(path: str | Path, samples: Iterable[Mapping]) -> None:
 
 def read_problems(path: str | Path) -> list[Problem]:
     """The problems of a file that `write_problems` wrote; "messages" alone is enough for a prompt
-    without a scorer. Raises ValueError naming file and line.
+    without a scorer. Raises ValueError naming file, line and what is wrong.
     """
     problems = []
-    for number, row in read_rows(path):
+    known = [field.name for field in dataclasses.fields(Problem)]
+    for number, row in read_rows(path, fields=["messages"]):
         try:
+            row = chat.known_fields(row, known, "problem")
             tools = read_tools(row.get("tools"))
             problem = Problem(**{"task": "", "answer": {}, **row, "tools": tools})
             chat.validate(problem.messages, allow_control=True)
             if problem.task:
                 rewards.get(problem.task)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{place(path, number)}: {error}") from None
         problems.append(problem)
     if not problems:

@@ -1,21 +1,49 @@
 """Conversations that the template would render without a word, though something is wrong."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from qwen3.data.special_tokens import CONTROL_TEXTS
 
 ROLES = ("system", "user", "assistant", "tool")
+# Those of an OpenAI message that the template renders, and two that it need not.
+MESSAGE_FIELDS = ("role", "content", "reasoning_content", "tool_calls", "name", "tool_call_id")
+CALL_FIELDS = ("name", "arguments", "function", "id", "type", "index")
+NOTES = ("id", "source", "metadata")  # fields that any row of a file may have, for people alone
+
+
+def known_fields(
+    row: Mapping[str, Any], known: Collection[str], what: str, *, notes: Collection[str] = NOTES
+) -> dict[str, Any]:
+    """The `known` fields of a row that have a value; those of `notes` are left out.
+
+    Raises ValueError naming a field that is not `known`: a misspelt one would be left out without a
+    word. Empty ones are let pass, since columns of Arrow and SDKs fill in what a row does not have.
+    """
+    unknown = [
+        name
+        for name, value in row.items()
+        if name not in known and name not in notes and not _is_empty(value)
+    ]
+    if unknown:
+        raise ValueError(f"a {what} has no field {unknown}; it may have {', '.join(known)}")
+    return {name: row[name] for name in known if row.get(name) is not None}
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str | Sequence | Mapping) and not value)
 
 
 def validate(messages: Sequence[Mapping], *, allow_control: bool = False) -> None:
-    """ValueError naming the message and what is wrong with it, for
+    """Raise ValueError naming the message and what is wrong with it.
 
-    an empty conversation, an unknown role (it would vanish), content that is no string (it would be
-    empty; None is fine beside tool calls), a system message that is not first, a tool result
-    without a call or more results than calls, a malformed call, reasoning or calls elsewhere than
-    in an assistant message; and for control tokens written in a text, which could end the turn and
-    open another, unless allow_control (then encode with `render_tokens(literal_roles=...)`).
+    Wrong are an empty conversation, an unknown role (it would vanish) or field (misspelt, it
+    would), content that is no string (it would be empty; None is fine beside tool calls), a system
+    message that is not first, a tool result without a call or more results than calls, a malformed
+    call, reasoning or calls elsewhere than in an assistant message; and control tokens written in a
+    text, which could end the turn and open another, unless allow_control (then encode with
+    `render_tokens(literal_roles=...)`).
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise ValueError(f"a conversation is a non-empty list of messages, not {messages!r}")
@@ -36,6 +64,7 @@ def validate(messages: Sequence[Mapping], *, allow_control: bool = False) -> Non
 def _check_message(message: Mapping, *, first: bool, open_calls: int) -> None:
     if not isinstance(message, Mapping):
         raise ValueError(f"{message!r} is no mapping with role and content")
+    known_fields(message, MESSAGE_FIELDS, "message", notes=())
     role, content, calls = (message.get(key) for key in ("role", "content", "tool_calls"))
     if role not in ROLES:
         raise ValueError(f"role {role!r} is not one of {ROLES}")
@@ -60,6 +89,8 @@ def _check_call(call: Mapping) -> None:
     inner = (isinstance(call, Mapping) and call.get("function")) or call
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise ValueError(f"tool call {call!r} has no name")
+    for level in (call, inner):
+        known_fields(level, CALL_FIELDS, "tool call", notes=())
     arguments = inner.get("arguments")
     if isinstance(arguments, str):
         try:

@@ -134,6 +134,9 @@ def _opening(first: Message, tools: Sequence[Mapping] | None) -> list[RenderedPi
         raise ValueError(f"the first system message has content {prompt!r}, wanted a string")
     if not tools:
         return _turn("system", prompt, 0) if is_system else []
+    if isinstance(tools, str | Mapping) or not all(isinstance(tool, Mapping) for tool in tools):
+        # The template would go through the characters of a text, the keys of one tool.
+        raise ValueError(f"tools {str(tools)[:80]!r}: wanted a list of objects (`chat_tools`)")
     lines = "".join("\n" + _json(tool) for tool in tools)
     text = f"{TOOLS_INTRO}{lines}{TOOLS_OUTRO}<|im_end|>\n"
     if not is_system:

@@ -25,6 +25,8 @@ from qwen3.losses.forward import MODES
 log = logging.getLogger("qwen3")
 
 TOO_LONG = ("error", "drop")
+CONVERSATION_FIELDS = ("messages", "tools")
+IDS_FIELDS = ("ids", "mask", "think")
 
 
 def read(
@@ -35,7 +37,7 @@ def read(
     for number, sample in read_rows(path):
         try:
             collected += sequences(sample, tokenizer, empty_think=empty_think)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{place(path, number)}: {error}") from None
     if not collected:
         raise ValueError(f"{path} holds no conversation")
@@ -52,9 +54,11 @@ def sequences(
     """
     if not isinstance(sample, Mapping) or not {"messages", "ids"} & set(sample):
         raise ValueError(f"a sample has 'messages' or 'ids', this is {str(sample)[:80]}")
+    kind = IDS_FIELDS if sample.get("ids") is not None else CONVERSATION_FIELDS
+    sample = chat.known_fields(sample, kind, "sample")
     if "ids" in sample:
         return [_from_ids(sample, tokenizer)]
-    messages, tools = sample["messages"], read_tools(sample.get("tools"))
+    messages, tools = sample.get("messages", ()), read_tools(sample.get("tools"))
     # Escaped below for everybody but the assistant, whose text must be free of control tokens.
     chat.validate(messages, allow_control=True)
     chat.validate([m for m in messages if m["role"] == "assistant"] or messages)
