@@ -3,6 +3,7 @@
 import argparse
 import io
 import itertools
+import json
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from qwen3.infer import chat_cli
 from qwen3.infer.chat_session import (
     CONTENT,
     THINKING,
+    ChatPiece,
     ChatSession,
     TextStream,
     answer,
@@ -80,7 +82,7 @@ def test_control_tokens_that_a_user_types_do_not_end_the_turn(tokenizer):
 @pytest.mark.parametrize(
     ("tool", "message"),
     [
-        ("weather", "tool 0: 'weather' has no function"),
+        ("weather", "tool 0: a text that is not JSON: 'weather'"),
         ({"type": "function", "function": {}}, "has no function with a name"),
         ({"function": {"name": "f", "parameters": {"type": "thing"}}}, "no JSON schema"),
         ({"function": {"name": "f", "parameters": {"type": "string"}}}, "of type object"),
@@ -98,6 +100,9 @@ def test_malformed_conversations_and_options_are_refused(tokenizer, model):
         chat_request(tokenizer, [])
     with pytest.raises(ValueError, match="thinking_budget -1"):
         chat_request(tokenizer, QUESTION, thinking_budget=-1)
+    for budget in (float("nan"), "5", True):
+        with pytest.raises(ValueError, match="thinking_budget .*: wanted at least 0, or None"):
+            chat_request(tokenizer, QUESTION, thinking_budget=budget)
     with pytest.raises(ValueError, match="unknown preset 'mild'"):
         chat_request(tokenizer, QUESTION, sampling="mild")
     with pytest.raises(ValueError, match="unknown option of chat"):
@@ -106,6 +111,25 @@ def test_malformed_conversations_and_options_are_refused(tokenizer, model):
         model.generate("a", sampling={"heat": 3})
     with pytest.raises(ValueError, match="stream is for one answer"):
         model.generate(["a", "b"], stream=True)
+
+
+def test_lone_surrogates_are_refused_and_named(tokenizer, model):
+    calls = [{"name": "f", "arguments": {"x": ["\ud800"]}}]
+    asked = {"role": "assistant", "content": "", "tool_calls": calls}
+    with pytest.raises(ValueError, match=r"message 1: .* has a lone surrogate at character 0"):
+        chat_request(tokenizer, [*QUESTION, asked])
+    with pytest.raises(ValueError, match="message 0: 'the cat.ud800' has a lone surrogate"):
+        model.chat([{"role": "user", "content": "the cat\ud800"}])
+    described = {"function": {"name": "f", "description": "\udfff"}}
+    with pytest.raises(ValueError, match="tools: .* has a lone surrogate"):
+        chat_request(tokenizer, QUESTION, tools=[described])
+    with pytest.raises(ValueError, match="prompt .* has a lone surrogate at character 1"):
+        model.generate("a\ud800")
+
+
+def test_tools_may_be_json_text(tokenizer):
+    listed = chat_request(tokenizer, QUESTION, tools=[WEATHER])
+    assert chat_request(tokenizer, QUESTION, tools=json.dumps([WEATHER])).prompt == listed.prompt
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -125,6 +149,20 @@ def test_streamed_text_has_kinds_and_whole_characters(tokenizer):
     cut = TextStream(t)
     assert list(cut.feed(fire[:2])) == []
     assert [piece.text for piece in cut.close()] == ["�"]
+
+
+def test_tags_that_open_or_close_nothing_are_text(tokenizer):
+    def shown(text, **options):
+        stream = TextStream(tokenizer, **options)
+        return [*stream.feed(tokenizer.encode(text)), *stream.close()]
+
+    call = '<tool_call>\n{"text": "<think> </think>"}\n</tool_call>'
+    assert shown(f"<think>a<think>b</think>c</think>{call}d<think>e") == [
+        (THINKING, "a<think>b"),
+        (CONTENT, f"c</think>{call}d"),
+        (THINKING, "e"),
+    ]
+    assert shown("a</think>b", thinking=True) == [(THINKING, "a"), (CONTENT, "b")]
 
 
 def test_an_answer_has_its_parts(tokenizer):
@@ -153,6 +191,8 @@ def test_generate_and_chat_and_their_streams_agree(model):
     assert whole.finish in ("stop", "length", "budget-then-stop")
     streamed = "".join(piece.text for piece in model.chat(QUESTION, stream=True, **options))
     assert streamed.replace(" ", "") and len(streamed) <= len(whole.text)
+    unlimited = model.chat(QUESTION, **(options | {"thinking_budget": 10**12}))
+    assert unlimited.finish in ("stop", "length") and not any(unlimited.completion.forced)
 
 
 def test_the_facade_notices_new_parameters(model, config):
@@ -224,6 +264,13 @@ def test_the_terminal_obeys_commands_and_survives_errors(session):
     assert "thinking budget: 3" in shown and "wanted a number of tokens, or off" in shown
     assert "the prompt has" in shown
     assert (session.thinking, session.budget, session.messages) == (True, None, [])
+
+
+def test_the_terminal_does_not_obey_the_model():
+    out = io.StringIO()
+    text = "a\x1b]52;c;ZXZpbA==\x07b\x9b2J\u202ecd\u00e9\n"
+    chat_cli.show(Console(file=out), [ChatPiece(CONTENT, text)])
+    assert out.getvalue().rstrip("\n") == "a�]52;c;ZXZpbA==�b�2J�cd\u00e9"
 
 
 def test_the_terminal_asks_for_tool_results(session, monkeypatch):

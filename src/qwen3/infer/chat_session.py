@@ -15,6 +15,7 @@ import jsonschema
 
 from qwen3.data import chat
 from qwen3.data.chat_prompt import chat_prompt_ids
+from qwen3.data.chat_tools import read_tools
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import budget, requests
 from qwen3.infer.backend import tokenizer_of
@@ -85,7 +86,7 @@ def chat_request(
     *,
     thinking: bool | None = None,
     thinking_budget: int | None = None,
-    tools: Sequence[Mapping] | None = None,
+    tools: Sequence[Mapping] | str | None = None,
     sampling: SamplingParams | str | Mapping | None = None,
     **options: Any,
 ) -> Request:
@@ -93,11 +94,13 @@ def chat_request(
 
     thinking: False is the hard switch, an empty block in the prompt; otherwise the last /think or
     /no_think in the messages decides, and without one the model thinks. thinking_budget 0 is the
-    hard switch too. sampling: SamplingParams, the name of a preset, fields, or None for the
-    report's preset of the mode. options: further fields of Request. Control tokens that people or
-    tools wrote are encoded as plain text. Raises ValueError for a malformed conversation or tool.
+    hard switch too. tools: function schemas, or JSON text of them. sampling: SamplingParams, the
+    name of a preset, fields, or None for the report's preset of the mode. options: further fields
+    of Request. Control tokens that people or tools wrote are encoded as plain text. Raises
+    ValueError for a malformed conversation or tool.
     """
     chat.validate(messages, allow_control=True)
+    tools = read_tools(tools)
     check_tools(tools)
     for i, message in enumerate(messages):
         for text in _strings(message):
