@@ -19,8 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 def replacing(path: Any) -> Iterator[IO[bytes]]:
     """A binary file for the new content of `path` (a local path or a URL such as gs://bucket/x).
 
-    It takes the place of `path` when the block ends; when the block raises, `path` stays as it was.
-    Folders above a local path are made. Raises OSError where the disk or store does.
+    It takes the place of `path` when the block ends, and is then on the disk, not only in the page
+    cache; when the block raises, `path` stays as it was. Folders above a local path are made.
+    Raises OSError where the disk or store does.
     """
     system, target = fsspec.core.url_to_fs(str(path))
     if not isinstance(system, LocalFileSystem):
@@ -38,8 +39,18 @@ def replacing(path: Any) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
+        _sync_names(beside.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """Flush the names in a folder to the disk: without it a crash may undo a renaming."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_atomically(path: Any, text: str) -> None:

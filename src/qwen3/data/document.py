@@ -25,7 +25,7 @@ class Document:
 
 
 class Source(Protocol):
-    """What `corpora.prepare` reads: documents in a fixed order.
+    """Documents in a fixed order, as `corpora.prepare` reads them.
 
     A source with a true `skip_broken` lets documents that cannot be used be left out; `skipped`
     then has a message for each.

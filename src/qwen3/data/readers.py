@@ -33,7 +33,7 @@ class OpenedFile(Protocol):
 
 
 class EmptyFile:
-    """What a file that was left out is read as."""
+    """A file without documents, in the place of one that is left out."""
 
     def __len__(self) -> int:
         return 0

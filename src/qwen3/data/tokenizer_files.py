@@ -116,7 +116,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _departures(stored: dict[str, Any]) -> Iterator[str]:
-    """In words, each point in which a parsed tokenizer.json differs from Qwen3's form."""
+    """Each point in which a parsed tokenizer.json differs from Qwen3's form, in words."""
     if _steps(stored, "normalizer", "normalizers") != [{"type": "NFC"}]:
         yield f"normalizer {stored.get('normalizer')}, wanted NFC"
     steps = _steps(stored, "pre_tokenizer", "pretokenizers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from qwen3.curate.files import read_problems
-from qwen3.data.jsonl import write_rows
+from qwen3.data.jsonl import read_rows, write_rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval import accuracy
 from qwen3.eval.intervals import Estimate
@@ -139,8 +138,4 @@ def sample(answer: ScoredAnswer) -> dict[str, Any]:
 def records(workdir: Any) -> list[dict[str, Any]]:
     """The measurements of a run so far, in order of their steps; a torn last line is left out."""
     path = epath.Path(workdir) / RECORDS
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole_lines = text[: text.rfind("\n") + 1].splitlines()
-    return [json.loads(text_line) for text_line in whole_lines]
+    return [row for _, row in read_rows(path, skipped=[])] if path.exists() else []
