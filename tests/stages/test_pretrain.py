@@ -140,7 +140,7 @@ def test_a_corpus_prepared_anew_is_refused_on_resume(done, tmp_path):
     try:
         tokenizer = toy.tokenizer()
         corpora.prepare(toy.Counting(9), tokenizer, folder)
-        with pytest.raises(ValueError, match=r"\['s2', 's3'\] is not what the checkpoint"):
+        with pytest.raises(ValueError, match="corpora: .* whose content differs"):
             pretrain.run(config, str(copy))
     finally:
         shutil.rmtree(folder)

@@ -14,6 +14,9 @@ import pytest
 import toy
 
 from qwen3.config import OptimConfig
+from qwen3.data import corpora
+from qwen3.data.sources import Document
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.train import content, optim, writing
 from qwen3.train.checkpoint import steps_in
 from qwen3.train.cut_back import cut_back
@@ -121,31 +124,117 @@ def test_settings_stored_by_a_newer_release_are_refused():
     ]
 
 
+INPUTS = {"data": ["d", "e"], "evaluation": {"problems": "d", "every": 1}, "init_from": "i"}
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """A folder with all inputs, at once here and on another mount."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("d").write_text("one")
+    Path("e").write_text("two")
+    begin("i")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    return tmp_path / "run"
+
+
+def moved(names, folder="../there/"):
+    """INPUTS with some of them named by another path."""
+    settings = json.loads(json.dumps(INPUTS))
+    for name in names:
+        match name:
+            case "data":
+                settings["data"] = [folder + file for file in settings["data"]]
+            case "evaluation.problems":
+                settings["evaluation"]["problems"] = folder + "d"
+            case "init_from":
+                settings["init_from"] = folder + "i"
+    return settings
+
+
+@pytest.mark.parametrize("lost", [(), ("resume.json",), ("resume.json", "config.json")])
+def test_a_run_goes_on_with_its_inputs_behind_other_paths(inputs, lost):
+    begin(inputs, INPUTS)
+    for name in lost:
+        (inputs / name).unlink()
+    assert resumed_step(inputs, moved(["data", "evaluation.problems", "init_from"])) == 2
+    assert json.loads((inputs / "config.json").read_text())["init_from"] == "../there/i"
+    with pytest.raises(ValueError, match=r"evaluation\.every: 1 -> 2"):
+        Workdir(inputs, {**INPUTS, "evaluation": {"problems": "d", "every": 2}})
+
+
+def go_on(folder):
+    with Workdir(folder, SETTINGS) as work:
+        work.checkpoints.save(at_step(4))
+
+
 @pytest.mark.parametrize(
-    ("change", "digests", "refused"),
+    ("change", "names", "refused"),
     [
-        ({}, {}, ""),
-        ({"data": "/mnt/d"}, {}, ""),
-        ({"data": "/mnt/d"}, {"data": "bb"}, "data: 'd' -> '/mnt/d', whose content differs"),
-        ({}, {"data": "bb"}, "data: 'd' -> 'd', whose content differs"),
-        ({"data": "/mnt/d"}, {"data": ""}, "data: 'd' -> '/mnt/d'"),  # not known by content
-        ({"init_from": "/mnt/i"}, {}, ""),
-        ({}, {"init_from": "bb"}, ""),  # the run it began from has gone on since
-        ({"init_from": "/mnt/i"}, {"init_from": "bb"}, "init_from: 'i' -> '/mnt/i'"),
-        ({"init_from": "/mnt/i"}, {"init_from": ""}, "init_from: 'i' -> '/mnt/i'"),  # gone
+        (lambda: Path("e").write_text("2"), [], r"data: .* whose content differs"),
+        (lambda: Path("../there/e").write_text("2"), ["data"], r"data: .* whose content differs"),
+        (lambda: Path("../there/d").unlink(), ["data"], r"data: \['d', 'e'\] -> \['../there/d'"),
+        (lambda: go_on("i"), [], ""),  # the run that it began from has gone on since
+        (lambda: go_on("../there/i"), ["init_from"], "init_from: 'i' -> '../there/i', whose"),
+        (lambda: shutil.rmtree("i"), [], ""),
+        (lambda: shutil.rmtree("../there/i"), ["init_from"], "init_from: 'i' -> '../there/i'"),
     ],
 )
-def test_files_are_known_by_their_content_not_by_their_path(tmp_path, change, digests, refused):
-    settings, known = {"data": "d", "init_from": "i", "seed": 1}, {"data": "aa", "init_from": "aa"}
-    begin(tmp_path, settings, content=known)
-    for lost in ((), ("resume.json",), ("resume.json", "config.json")):
-        for name in lost:
-            (tmp_path / name).unlink(missing_ok=True)
-        if refused:
-            with pytest.raises(ValueError, match=refused):
-                Workdir(tmp_path, {**settings, **change}, content={**known, **digests})
-        else:
-            Workdir(tmp_path, {**settings, **change}, content={**known, **digests}).close()
+def test_an_input_that_is_another_one_is_refused(inputs, change, names, refused):
+    begin(inputs, INPUTS)
+    change()
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            Workdir(inputs, moved(names))
+    else:
+        assert resumed_step(inputs, moved(names)) == 2
+
+
+def test_a_run_that_trains_adapters_needs_the_model_it_began_with(inputs):
+    begin(inputs, {**INPUTS, "lora": {"rank": 8}})
+    go_on("i")
+    with pytest.raises(ValueError, match="init_from: 'i' -> 'i', whose content differs"):
+        Workdir(inputs, {**INPUTS, "lora": {"rank": 8}})
+
+
+def test_a_workdir_without_digests_compares_words(inputs):
+    begin(inputs, INPUTS)
+    (inputs / "resume.json").unlink()
+    shutil.rmtree(inputs / "checkpoints")
+    (inputs / "metrics.jsonl").unlink()
+    Workdir(inputs, INPUTS).close()
+    (inputs / "resume.json").unlink()
+    with pytest.raises(ValueError, match=r"data: \['d', 'e'\] -> "):
+        Workdir(inputs, moved(["data"]))
+
+
+def test_tokenizers_and_corpora_are_known_by_content(tmp_path):
+    for name, size in (("a", 282), ("b", 282), ("c", 283)):
+        Tokenizer.train(["plain text, plain text"], size).save(tmp_path / name)
+    a, b, c = (content.tokenizer_digest(tmp_path / name) for name in "abc")
+    assert a == b != c != "" == content.tokenizer_digest(tmp_path)
+    tokenizer, source = Tokenizer.load(tmp_path / "a"), Rows(["one", "two"])
+    for name in ("x", "y"):
+        corpora.prepare(source, tokenizer, tmp_path / name)
+    corpora.prepare(Rows(["one", "three"]), tokenizer, tmp_path / "z")
+    x, y, z = (content.corpora_digest({"name": tmp_path / name}) for name in "xyz")
+    assert x == y != z != "" == content.corpora_digest({"name": tmp_path / "nowhere"})
+
+
+class Rows:
+    """Documents of a text each."""
+
+    skipped = ()
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def __iter__(self):
+        return (Document(text, {}) for text in self._texts)
+
+    def describe(self):
+        return self._texts
 
 
 def test_digests_of_files_depend_on_bytes_and_order_alone(tmp_path):
@@ -153,6 +242,7 @@ def test_digests_of_files_depend_on_bytes_and_order_alone(tmp_path):
         (tmp_path / name).write_text(text)
     a, b, c = (tmp_path / name for name in "abc")
     assert content.files_digest([a, b]) == content.files_digest([c, b])
+    assert content.files_digest(str(a)) == content.files_digest([c])
     assert len({content.files_digest(paths) for paths in ([a], [b], [a, b], [b, a])}) == 4
 
 
@@ -260,12 +350,12 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
 @pytest.mark.parametrize("text", ["", '{"seed"', "[" * 100_000, "[1]", None])
 @pytest.mark.parametrize("name", ["config.json", "resume.json"])
 def test_a_torn_small_file_is_written_anew_from_the_checkpoint(tmp_path, name, text, caplog):
-    begin(tmp_path, content={"data": "aa"})
+    begin(tmp_path)
     whole = json.loads((tmp_path / name).read_text())
     (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match="seed: 3 -> 4"):
-        Workdir(tmp_path, {**SETTINGS, "seed": 4}, content={"data": "aa"})
-    assert resumed_step(tmp_path, content={"data": "aa"}) == 2
+        Workdir(tmp_path, {**SETTINGS, "seed": 4})
+    assert resumed_step(tmp_path) == 2
     assert (f"{name} is damaged" in caplog.text) == (text is not None)
     again = json.loads((tmp_path / name).read_text())
     assert {k: v for k, v in again.items() if k != "checkpoint"} == {
@@ -377,6 +467,9 @@ import jax
 sys.path.insert(0, sys.argv[1])
 import toy
 from qwen3.config import OptimConfig
+from qwen3.data import corpora
+from qwen3.data.sources import Document
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.train import optim
 from qwen3.train.state import create
 from qwen3.train.workdir import Workdir, WorkdirError

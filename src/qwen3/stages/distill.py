@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 
-from qwen3.config import to_dict
 from qwen3.losses import distill
 from qwen3.losses.distill import Distill
 from qwen3.mesh import make_mesh
@@ -74,7 +73,7 @@ def run(config: Config, workdir: str) -> TrainState:
         divergence = replace(divergence, vocab=cut)
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
-    with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
+    with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trained = setup.begin(work, tx)
         dtype = setup.execution.dtype
         frozen = {"teacher": teacher.load(config.teacher, mesh, dtype=dtype).params}

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from qwen3.config import to_dict
 from qwen3.losses import grpo
 from qwen3.losses.grpo_config import Grpo
 from qwen3.mesh import make_mesh
@@ -94,7 +93,7 @@ def run(config: Config, workdir: str) -> TrainState:
     setup = on_policy.set_up(config, mesh, writer=config.model, scored=True)
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
-    with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
+    with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trained = setup.begin(work, tx)
         frozen = {}
         if config.reference:

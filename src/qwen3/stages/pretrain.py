@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from qwen3.config import MeshConfig, OptimConfig, to_dict
+from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.atomic import write_atomically
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
@@ -125,7 +125,7 @@ def run(config: Config, workdir: str) -> TrainState:
         for stage in config.stages
     ]
     mixtures = {batches.stage.name: batches.hash for batches in sources}
-    with Workdir(workdir, to_dict(config), keep=config.keep) as work:
+    with Workdir(workdir, config, keep=config.keep) as work:
         tx = optim.build(config.stages[0].optim, rate)
         with jax.set_mesh(meshes[0]):
             state, stored = begin(

@@ -13,7 +13,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from qwen3.config import MeshConfig, OptimConfig, to_dict
+from qwen3.config import MeshConfig, OptimConfig
 from qwen3.curate import stored_logits
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ def run(config: Config, workdir: str) -> TrainState:
     packed = source(config, tokenizer)
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
-    with jax.set_mesh(mesh), Workdir(workdir, to_dict(config), keep=config.keep) as work:
+    with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trainable = trainables.begin(
             work,
             config.model,

@@ -1,13 +1,20 @@
-"""Digests of files and of weights: a run knows its inputs by content, wherever they lie."""
+"""What a run's settings name, known by content: a run goes on when its inputs lie elsewhere.
+
+The same tokenizer, data or weights have the same digest on another mount, after a move, or behind a
+relative path.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from qwen3.config import digest
+from qwen3.data.corpora import Corpus
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.train.checkpoint_folder import steps_in
 from qwen3.train.manifest import newest_manifest
 
@@ -15,10 +22,35 @@ BLOCK = 1 << 16  # bytes read at once, and bytes of a sample of a large file
 SAMPLES = 64  # samples of a large file, evenly spaced
 
 
-def files_digest(paths: Iterable[Any]) -> str:
-    """16 hex digits that identify the bytes of some files, in their order."""
+def digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """{setting: digest of what it names} of a config's settings in INPUTS that name something.
+
+    A setting whose files cannot be found is left out: it is known by its words alone.
+    """
+    known = {}
+    for name, identify in INPUTS.items():
+        value = setting(config, name)
+        try:
+            identity = identify(value) if value else ""
+        except OSError:
+            identity = ""
+        if identity:
+            known[name] = identity
+    return known
+
+
+def setting(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a setting such as "data" or "evaluation.problems"; None if there is none."""
+    value: Any = config
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def files_digest(paths: str | Sequence[str]) -> str:
+    """16 hex digits that identify the bytes of a file, or of some files in their order."""
     hasher = hashlib.sha256()
-    for path in paths:
+    for path in [paths] if isinstance(paths, str) else paths:
         inner = hashlib.sha256()
         with epath.Path(path).open("rb") as stream:
             while block := stream.read(BLOCK):
@@ -27,12 +59,26 @@ def files_digest(paths: Iterable[Any]) -> str:
     return hasher.hexdigest()[:16]
 
 
-def weights_digest(source: Any) -> str:
-    """16 hex digits that identify weights; "" where nothing is there to be identified.
+def tokenizer_digest(folder: str) -> str:
+    """16 hex digits that identify a tokenizer: its vocabulary, merges and added tokens."""
+    if not (epath.Path(folder) / "tokenizer.json").exists():
+        return ""
+    return digest(Tokenizer.load(folder).backend.to_str())
+
+
+def corpora_digest(folders: Mapping[str, str]) -> str:
+    """16 hex digits that identify prepared corpora: {name: folder}."""
+    if not all(epath.Path(folder).is_dir() for folder in folders.values()):
+        return ""
+    return digest({name: Corpus(folder).hash for name, folder in folders.items()})
+
+
+def weights_digest(source: str) -> str:
+    """16 hex digits that identify weights; "" for what is no folder here (a Hub name, say).
 
     A checkpoint, or the newest of a workdir, is identified by its manifest, which holds a checksum
     of every file. The files of a Hugging Face folder are identified by name, size and 64 samples
-    each: training changes every weight, so a sample tells two models apart, in seconds.
+    each: training changes every weight, so samples tell two models apart, in seconds.
     """
     path = epath.Path(source)
     folder = path / "checkpoints"
@@ -55,3 +101,17 @@ def _add_samples(hasher: Any, file: epath.Path) -> None:
         for sample in range(SAMPLES):
             stream.seek(sample * max(size // SAMPLES, BLOCK))
             hasher.update(stream.read(BLOCK))
+
+
+# The settings of the stages that name files or folders, and how what they name is identified.
+INPUTS: dict[str, Callable[[Any], str]] = {
+    "tokenizer": tokenizer_digest,
+    "data": files_digest,
+    "problems": files_digest,
+    "evaluation.problems": files_digest,
+    "corpora": corpora_digest,
+    "held_out": corpora_digest,
+    "init_from": weights_digest,
+    "reference": weights_digest,
+    "teacher": weights_digest,
+}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qwen3.config import differences, to_dict
+from qwen3.train import content
 
 # Version of the stored settings. A release that adds a setting whose default is the old behaviour
 # keeps it; one that renames a setting or changes what a value means raises it.
@@ -15,30 +16,21 @@ SCHEMA = 1
 
 # Settings that may change when a run goes on: how and where it runs, not what it computes.
 FREE = ("mesh", "execution", "keep", "log")
-# Read once, when a run begins; later they only have to be the same words or the same content.
-READ_AT_START = ("init_from",)
 
 
 class RunConfig:
-    """The settings of a run, with digests of the files that they name.
+    """The settings of a run, with digests of what they name.
 
     config: a dataclass or a plain dict. free: settings that may change when the run goes on.
-    content: setting -> digest of what it names (a tokenizer, data, weights), so that it is known
-    by its content and not by its path, and a run goes on from another mount or after a move.
 
-    A setting that the stored config lacks, since an older release wrote it, counts as the default
-    of its field: a release that adds a setting does not strand running workdirs.
+    Inputs (`content.INPUTS`) are compared by their content, whatever their path. A setting that the
+    stored config lacks, since an older release wrote it, counts as the default of its field: a
+    release that adds a setting does not strand running workdirs.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        *,
-        free: Iterable[str] = FREE,
-        content: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, config: Any, *, free: Iterable[str] = FREE) -> None:
         self.plain = plain(config)
-        self.content = {name: value for name, value in (content or {}).items() if value}
+        self.content = content.digests(self.plain)
         self._config = config
         self._free = frozenset(free)
 
@@ -51,20 +43,35 @@ class RunConfig:
         schema = stored.get("schema", SCHEMA)
         if schema > SCHEMA:
             return [f"schema: {schema} -> {SCHEMA}, stored by a newer qwen3: update to go on"]
-        then = with_defaults(stored["config"], self._config)
+        then, now = with_defaults(stored["config"], self._config), self.plain
         digests = stored.get("content") or {}
-        by_content = {name for name in self.content if name in digests}
-        apart = self._free | by_content
-        lines = differences(
-            {name: value for name, value in then.items() if name not in apart},
-            {name: value for name, value in self.plain.items() if name not in apart},
-        )
-        for name in sorted(by_content - self._free):
-            old, new = then.get(name), self.plain.get(name)
-            same_words = name in READ_AT_START and old == new
-            if digests[name] != self.content[name] and not same_words:
+        by_content = sorted(set(self.content) & set(digests) - self._free)
+        apart = [*self._free, *by_content]
+        lines = differences(_without(then, apart), _without(now, apart))
+        for name in by_content:
+            old, new = content.setting(then, name), content.setting(now, name)
+            if digests[name] != self.content[name] and not (old == new and self._begun_with(name)):
                 lines.append(f"{name}: {old!r} -> {new!r}, whose content differs")
         return lines
+
+    def _begun_with(self, name: str) -> bool:
+        """Whether an input is read once, when a run begins, and may have changed since.
+
+        A run that trains adapters reads the model that they are added to at every start.
+        """
+        return name == "init_from" and not content.setting(self.plain, "lora.rank")
+
+
+def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict:
+    """A copy of the config without some settings, such as "data" or "evaluation.problems"."""
+    copy = dict(config)
+    for name in names:
+        key, _, rest = name.partition(".")
+        if rest and isinstance(copy.get(key), Mapping):
+            copy[key] = _without(copy[key], [rest])
+        elif not rest:
+            copy.pop(key, None)
+    return copy
 
 
 def with_defaults(stored: Any, config: Any) -> Any:

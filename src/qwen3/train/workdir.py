@@ -33,7 +33,7 @@ log = logging.getLogger("qwen3")
 class Workdir:
     """A run's directory, opened for writing by one run at a time.
 
-    config, free, content: see `RunConfig`. A directory that holds another config is refused with
+    config, free: see `RunConfig`. A directory that holds another config is refused with
     ValueError naming the settings. WorkdirError, one line, when it is in use, cannot be written,
     or has lost the checkpoints that it once held.
     """
@@ -45,10 +45,9 @@ class Workdir:
         *,
         keep: Keep = LAST_THREE,
         free: Iterable[str] = FREE,
-        content: Mapping[str, str] | None = None,
     ) -> None:
         self.path = epath.Path(path)
-        self._settings = RunConfig(config, free=free, content=content)
+        self._settings = RunConfig(config, free=free)
         self.config = self._settings.plain
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
