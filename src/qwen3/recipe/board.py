@@ -61,7 +61,8 @@ class Board:
         elif time.monotonic() - self._shown >= PERIOD:
             self._shown = time.monotonic()
             for job, (_, log) in self._running.items():
-                self._say(f"{job}: {last_line(log)}")
+                if line := last_line(log):
+                    self._say(f"{job}: {line}")
 
     def left(self, share: float) -> float:
         """Seconds until the end when `share` of the work is done."""
