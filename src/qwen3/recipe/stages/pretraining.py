@@ -70,7 +70,7 @@ SETS = {
 EPS = 1e-3
 
 
-class Phase(NamedTuple):
+class PretrainingPhase(NamedTuple):
     """One stage of pretraining: S1, S2 or S3."""
 
     name: str
@@ -86,7 +86,7 @@ class Phase(NamedTuple):
 def config(
     run: SeedRun,
     model: ModelConfig,
-    phases: list[Phase],
+    phases: list[PretrainingPhase],
     *,
     seed: int,
     init_from: str,
@@ -137,7 +137,7 @@ def config(
     )
 
 
-def optimizer(run: SeedRun, phase: Phase, eps: float) -> OptimConfig:
+def optimizer(run: SeedRun, phase: PretrainingPhase, eps: float) -> OptimConfig:
     """Muon, or AdamW at a fiftieth of the rate for a checkpoint that others trained.
 
     Muon learns the world in less than half of AdamW's steps
@@ -151,11 +151,11 @@ def optimizer(run: SeedRun, phase: Phase, eps: float) -> OptimConfig:
     )
 
 
-def two_stages(general: int, reasoning: int, theta: float = 1e4) -> list[Phase]:
+def two_stages(general: int, reasoning: int, theta: float = 1e4) -> list[PretrainingPhase]:
     """S1 and S2 of so many steps."""
     return [
-        Phase("S1", GENERAL, general, LENGTH, 8, 4e-3, 0.6, theta),
-        Phase("S2", REASONING, reasoning, LENGTH, 8, 2.4e-3, 0.05, theta),
+        PretrainingPhase("S1", GENERAL, general, LENGTH, 8, 4e-3, 0.6, theta),
+        PretrainingPhase("S2", REASONING, reasoning, LENGTH, 8, 2.4e-3, 0.05, theta),
     ]
 
 
@@ -187,7 +187,7 @@ def long_context(run: SeedRun) -> dict[str, Any]:
 
 def third_stage(run: SeedRun, name: str, theta: float) -> list[dict[str, Any]]:
     """S3 from the end of S2, with RoPE base `theta`; returns its held-out losses."""
-    phases = [Phase("S3", LONGER, run.budget.long, LONG, 2, 1.5e-3, 0.1, theta)]
+    phases = [PretrainingPhase("S3", LONGER, run.budget.long, LONG, 2, 1.5e-3, 0.1, theta)]
     model = run.teacher.replace(rope_theta=theta)
     start = str(run.weights("pretrain"))
     settings = config(run, model, phases, seed=run.seed, init_from=start, eps=EPS)
