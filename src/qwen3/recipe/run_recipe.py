@@ -7,6 +7,7 @@ import datetime
 import itertools
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from qwen3.recipe import board, seed_run, workers
 from qwen3.recipe.budgets import Budget
-from qwen3.recipe.report import page
+from qwen3.recipe.report import claims, page
 from qwen3.recipe.seed_run import SeedRun
 from qwen3.recipe.stage_table import ROWS, STAGES, RecipeStage
 from qwen3.recipe.world import exams
@@ -63,7 +64,8 @@ def recipe(
     states = page.write(workdir, results, facts)
     seed_run.write(workdir / "results.json", {"facts": facts, "states": states, "seeds": results})
     for name, state in states.items():
-        console.print(f"{name}: {state}", highlight=False)
+        title = claims.texts()[name]["title"]
+        console.print(f"{name} {title}: [bold]{state}[/bold]", soft_wrap=True, highlight=False)
     say_what_next(console, workdir, results[0])
     return states
 
@@ -73,8 +75,9 @@ def say_what_next(console: Console, workdir: Path, result: Mapping[str, Any]) ->
     lines = [f"\nThe report: {_readable(workdir / 'report.html')}"]
     if folder := result.get("export", {}).get("folder"):
         question = exams.locks(1, "final")[0].messages[-1]["content"]
+        chat = [_program(), "chat", str(_readable(workdir / "seed0" / folder))]
         lines += [
-            f"Chat with the model: {_program()} chat {_readable(workdir / 'seed0' / folder)}",
+            f"Chat with the model: {shlex.join(chat)}",
             f"A question worth asking: {question}",
         ]
     for line in lines:

@@ -71,13 +71,17 @@ class Claim:
 
 def judge(results: Sequence[Result]) -> list[Claim]:
     """All claims with their verdicts. A seed counts for a claim whose stages it has finished."""
-    texts = tomllib.loads((files(__package__) / "claims.toml").read_text(encoding="utf-8"))
-    claims = [Claim(name, **texts[name]) for name in MEASURES]
+    claims = [Claim(name, **text) for name, text in texts().items()]
     for claim in claims:
         for seed, result in enumerate(results):
             if all(stage in result for stage in claim.needs):
                 claim.seeds[seed] = MEASURES[claim.name](result)
     return claims
+
+
+def texts() -> dict[str, Any]:
+    """{claim: its table of `claims.toml`}"""
+    return tomllib.loads((files(__package__) / "claims.toml").read_text(encoding="utf-8"))
 
 
 def percent(estimate: Sequence[float], digits: int = 1) -> str:

@@ -22,8 +22,8 @@ def render(report: Report) -> str:
         f"<h1>{TITLE}</h1>",
         *(f"<p>{escape(text)}</p>" for text in report.introduction),
         _example(*report.example) if report.example else "",
-        *(f"<p class=warning>{escape(text)}</p>" for text in report.warnings),
-        f"<p class=facts>{'<br>'.join(map(escape, report.facts))}</p>",
+        _lines("warning", report.warnings) if report.warnings else "",
+        _lines("facts", report.facts),
         _overview(report.claims),
         *(_section(claim) for claim in report.claims),
         _block("transcripts", "Transcripts", "".join(_folded(talk) for talk in report.talks)),
@@ -45,6 +45,10 @@ def _example(thinking: Talk, direct: Talk) -> str:
         f"({thinking.grade})<br>"
         f"<b>Without thinking</b> {escape(direct.conclusion)} ({direct.grade})</div>"
     )
+
+
+def _lines(kind: str, texts: Iterable[str]) -> str:
+    return f"<p class={kind}>{'<br>'.join(map(escape, texts))}</p>"
 
 
 def _overview(claims: Sequence[Claim]) -> str:
