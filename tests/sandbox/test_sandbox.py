@@ -392,7 +392,7 @@ def test_a_killed_warden_is_no_verdict_and_is_replaced():
 
 def test_a_sandbox_that_ends_before_the_candidate_begins_is_no_verdict(box, monkeypatch):
     result = {"end": "exit", "code": 137, "output": "", "note": ""}  # as after the OOM killer
-    monkeypatch.setattr(box._pool, "ask", lambda *_: result)
+    monkeypatch.setattr(box, "_exchange", lambda *_: result)
     with pytest.raises(SandboxError, match="before the candidate began"):
         box.run("def f(): return 1", "f", [()], cached=False)
     result |= {"end": "setup", "note": "unshare: Operation not permitted"}
@@ -471,7 +471,7 @@ def test_without_isolation_code_is_refused_until_allowed(monkeypatch):
 
 def test_a_repeated_job_is_answered_from_the_cache(box, monkeypatch):
     first = box.run("def f(x): return x", "f", [(1,)])
-    monkeypatch.setattr(box, "_ask", None)
+    monkeypatch.setattr(box, "_exchange", None)
     assert box.run("def f(x): return x", "f", [(1,)]) is first
     with pytest.raises(TypeError):
         box.run("def f(x): return x", "f", [(2,)])

@@ -1,7 +1,7 @@
 """The sandbox's inner side: entering namespaces, a private root, limits, becoming the candidate.
 
-Runs in children of the warden (warden.py), which explains the chain of processes. Standard
-library only, no package imports.
+Runs in children of the warden (warden.py), which explains the chain of processes and loads this
+file. Standard library only, no package imports.
 """
 
 import ctypes
@@ -9,6 +9,8 @@ import os
 import resource
 import select
 import signal
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_FLAGS = {
@@ -24,30 +26,36 @@ MNT_DETACH = 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+KEYCTL, JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1
 SET_PDEATHSIG, SET_DUMPABLE, SET_SUBREAPER, SET_NO_NEW_PRIVS = 1, 4, 36, 38
-SETUP_FAILED = 97
+SETUP_FAILED = 97  # exit code of a child that could not set up the sandbox
+WITHOUT_INTERNET = (1,)  # socket families of a candidate without a network namespace: AF_UNIX
+WITH_NAMESPACE = (1, 2, 10)  # and of one in an empty network of its own: AF_INET and AF_INET6 too
 INNER = 1000  # the candidate's uid and gid inside
 OUTER = 61_000  # and outside, plus the warden's number, when the warden is root
 POINTS = ("/mnt", "/media", "/srv", "/opt", "/run", "/tmp")
 
 
-def check(result, what):
+def check(result: int, what: str) -> None:
+    """OSError with the C library's errno if a call has failed."""
     if result == -1:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def prctl(option, value):
+def prctl(option: int, value: int) -> None:
+    """prctl(2) with one argument; OSError if it fails."""
     check(LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")
 
 
-def mount(source, target, kind, flags, data=None):
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2); OSError if it fails."""
     values = [None if v is None else v.encode() for v in (source, target, kind)]
     options = None if data is None else data.encode()
     check(LIBC.mount(*values, ctypes.c_ulong(flags), options), f"mount {target}")
 
 
-def seal(path, attributes, recursive):
+def seal(path: str, attributes: int, recursive: bool) -> None:
     """Adds mount attributes (read-only, ...) to the mount at `path`."""
     block = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
     where = ctypes.c_long(AT_FDCWD)
@@ -58,16 +66,16 @@ def seal(path, attributes, recursive):
     check(result, f"mount_setattr {path}")
 
 
-def forbid_namespaces():
-    """No user namespace inside this one, where the kernel's knob can be reached."""
+def forbid_namespaces() -> None:
+    """Forbids user namespaces inside of this one, where the kernel's knob can be reached."""
     try:
         write("/proc/sys/user/max_user_namespaces", "0")
     except OSError:
         pass  # a nested namespace would hold the same root, network and limits
 
 
-def build_root(config):
-    """A private root: an empty tmpfs with the interpreter's folders bound read-only and a /tmp."""
+def build_root(config: Mapping[str, Any]) -> None:
+    """Makes a private root: an empty tmpfs, the interpreter's folders read-only, and a /tmp."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     binds = config["binds"]
     point = next(
@@ -97,7 +105,8 @@ def build_root(config):
     os.chdir("/tmp")
 
 
-def set_limits(limits):
+def set_limits(limits: Mapping[str, Any]) -> None:
+    """Resource limits of this process, never above those that it has."""
     table = {
         resource.RLIMIT_AS: limits["memory_mb"] << 20,
         resource.RLIMIT_CPU: limits["cpu_s"],
@@ -115,13 +124,20 @@ def set_limits(limits):
         resource.setrlimit(limit, (value, value))
 
 
-def candidate(config, fds, uid):
-    """Becomes the untrusted program; never returns."""
+def join_own_keyring() -> None:
+    """Leaves the trainer's session keyring for an empty one; kernels without keys have neither."""
+    number = KEYCTL[os.uname().machine]
+    LIBC.syscall(ctypes.c_long(number), ctypes.c_int(JOIN_SESSION_KEYRING), None)
+
+
+def candidate(config: Mapping[str, Any], fds: Mapping[str, int], uid: int | None) -> NoReturn:
+    """Becomes the untrusted program."""
     os.setsid()
     os.dup2(fds["job"], 0)
     os.dup2(fds["answers"], 1)
     os.dup2(fds["nothing"], 2)
     os.closerange(3, fds["note"])  # the rest closes on exec
+    join_own_keyring()
     set_limits(config["limits"])
     if uid is not None:
         os.setgroups([])
@@ -129,11 +145,12 @@ def candidate(config, fds, uid):
         os.setresuid(uid, uid, uid)
     prctl(SET_NO_NEW_PRIVS, 1)
     prctl(SET_PDEATHSIG, signal.SIGKILL)
+    config["filter"](WITH_NAMESPACE if config["level"] == "namespaces" else WITHOUT_INTERNET)
     python = config["python"]
     os.execve(python, [python, "-I", "-S", "-c", config["program"]], {})
 
 
-def init(config, fds, uid):
+def init(config: Mapping[str, Any], fds: Mapping[str, int], uid: int | None) -> NoReturn:
     """Pid 1 of the namespace: ends, and with it everything inside, when the lifeline closes."""
     prctl(SET_PDEATHSIG, signal.SIGKILL)
     prctl(SET_DUMPABLE, 0)
@@ -154,12 +171,13 @@ def init(config, fds, uid):
     os._exit(exit_code(status) if ended else 255)
 
 
-def outer(config, fds):
+def outer(config: Mapping[str, Any], fds: Mapping[str, int]) -> NoReturn:
     """Enters the namespaces, has the warden map its ids, then forks pid 1 and relays its end."""
     flags = 0
     for flag in CLONE_FLAGS.values():
         flags |= flag
     check(LIBC.unshare(flags), "unshare")
+    prctl(SET_DUMPABLE, 1)  # the warden, of our user, writes our id maps
     prctl(SET_PDEATHSIG, signal.SIGKILL)
     os.write(fds["note"], b"u")
     answer = os.read(fds["go"], 1)
@@ -174,14 +192,16 @@ def outer(config, fds):
     os._exit(exit_code(os.waitpid(pid, 0)[1]))
 
 
-def bare(config, fds):
-    """Without namespaces: rlimits, a folder of its own, another uid if the warden is root."""
+def bare(config: Mapping[str, Any], fds: Mapping[str, int]) -> NoReturn:
+    """Without namespaces: limits, a filter, its own folder, another uid if the warden is root."""
+    if not os.read(fds["go"], 1):
+        os._exit(SETUP_FAILED)
     os.chdir(config["folder"])
     uid = OUTER + config["number"] if os.geteuid() == 0 else None
     candidate(config, fds, uid)
 
 
-def guarded(function, *arguments, note):
+def guarded(function: Callable[..., None], *arguments: Any, note: int) -> NoReturn:
     """Runs a child's half; any exception becomes a note and an exit, never a return."""
     try:
         function(*arguments)
@@ -191,10 +211,11 @@ def guarded(function, *arguments, note):
         os._exit(SETUP_FAILED)
 
 
-def exit_code(status):
+def exit_code(status: int) -> int:
+    """The exit code of a wait status; 256 - N for death by signal N."""
     return os.waitstatus_to_exitcode(status) & 0xFF
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     with open(path, "w") as file:
         file.write(text)
