@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,7 +23,6 @@ from qwen3.rewards import (
 from qwen3.rewards import constraint_checks as checks
 from qwen3.rewards.structured_output import same_json
 from qwen3.rewards.task import NoVerdict, draw_in_split, in_split
-from qwen3.sandbox.child_pool import ChildFailed, ChildPool
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 real_data = pytest.mark.skipif(not SHARED.exists(), reason="the public data files are not here")
@@ -85,40 +82,6 @@ def test_the_final_answer_is_the_one_box(answer, expected):
     assert maths.boxed(answer) == expected
 
 
-ANSWERS = [
-    ("72", "72", 1.0),
-    ("72", "72.0", 1.0),
-    ("72", "\\$72", 1.0),
-    ("1200", "1,200", 1.0),
-    ("3", "x = 3", 1.0),
-    ("\\frac{1}{2}", "0.5", 1.0),
-    ("\\frac{1}{2}", "\\dfrac{2}{4}", 1.0),
-    ("2\\sqrt{3}", "\\sqrt{12}", 1.0),
-    ("p - q", "-q + p", 1.0),
-    ("\\{1, 2\\}", "\\{2, 1\\}", 1.0),
-    ("-\\frac{1}{2}", "\\frac{-1}{2}", 1.0),
-    ("(3, \\frac{\\pi}{2})", "(3, \\pi/2)", 1.0),
-    ("72", "73", 0.0),
-    ("72", "36 + 36", 0.0),
-    ("72", "8 \\cdot 9", 0.0),
-    ("72", "72, 73", 0.0),
-    ("3", "1 = 3", 0.0),
-    ("3", "[1, 3]", 0.0),
-    ("3", "\\pm 3", 0.0),
-    ("\\{1, 2\\}", "1", 0.0),
-    ("3", "0/0", 0.0),
-    ("3", "\\infty", 0.0),
-    ("3", "9^{9^{9}}", 0.0),
-    ("3", "10000!", 0.0),
-]
-
-
-@pytest.mark.parametrize("gold, answer, score", ANSWERS)
-def test_equal_values_score_one_and_guesses_zero(gold, answer, score):
-    problem = maths.problem("?", gold)
-    assert maths.final_answer.score(problem, f"\\boxed{{{answer}}}") == score
-
-
 def test_gsm8k_and_math_files_are_read(tmp_path):
     rows = [{"question": "How many?", "answer": "2 + 2 = 4\n#### 1,004"}]
     (problem,) = maths.read_gsm8k(write(tmp_path / "a.jsonl.gz", rows))
@@ -140,47 +103,6 @@ def test_bad_files_are_named_with_line_and_field(tmp_path):
         maths.read_gsm8k(write(tmp_path / "y.jsonl", [{"question": "a"}]))
     with pytest.raises(ValueError, match="no number after ####"):
         maths.read_gsm8k(write(tmp_path / "z.jsonl", [{"question": "a", "answer": "four"}]))
-
-
-def test_a_verifier_child_that_dies_or_hangs_gives_no_verdict(monkeypatch, caplog):
-    problem = maths.problem("?", "\\frac{1}{2}")
-    answer = "\\boxed{\\frac{3}{6}}"
-    assert maths.final_answer.score(problem, answer) == 1.0
-    for child in maths.pool().children:
-        if child.process:
-            os.kill(child.process.pid, signal.SIGSTOP)  # hangs, and no TERM will end it
-    monkeypatch.setattr(maths, "SECONDS", 0.2)
-    assert maths.final_answer.score(problem, answer) is None
-    assert "no verdict" in caplog.text
-    monkeypatch.undo()
-    for child in maths.pool().children:
-        if child.process:
-            os.kill(child.process.pid, signal.SIGKILL)
-            os.kill(child.process.pid, signal.SIGCONT)
-    scores = [maths.final_answer.score(problem, answer) for _ in range(4)]
-    assert set(scores) <= {None, 1.0} and scores[-1] == 1.0
-
-
-def test_children_are_recycled_killed_and_replaced():
-    echo = (
-        "import sys, json, os\n"
-        "for line in sys.stdin:\n"
-        "    print(json.dumps([os.getpid(), json.loads(line)]), flush=True)\n"
-    )
-    pool = ChildPool([sys.executable, "-I", "-S", "-c", echo], size=1, recycle=3)
-    pids = [pool.ask(i, 20)[0] for i in range(7)]
-    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids[:6])
-    pool.close()
-    for code in ("import os; os._exit(3)", "print('no json', flush=True); input(); input()"):
-        pool = ChildPool([sys.executable, "-I", "-S", "-c", code], size=1)
-        with pytest.raises(ChildFailed):
-            pool.ask(1, 20)
-        pool.close()
-    pool = ChildPool([sys.executable, "-I", "-S", "-c", "import time; time.sleep(99)"], size=1)
-    with pytest.raises(ChildFailed, match="no answer within 0.3 s"):
-        pool.ask(1, 0.3)
-    pool.close()
 
 
 # --- code
@@ -402,7 +324,7 @@ def test_reference_solutions_of_the_real_files_score_one():
     for name in ("math500/test.jsonl", "math_pool/train_pool.jsonl.gz"):
         for problem in maths.read_math(SHARED / name):
             gold = problem.answer["gold"]
-            assert maths.ask_child(gold, gold) or task.score(problem, task.oracle(problem)) == 1.0
+            assert task.score(problem, f"$\\boxed{{{gold}}}$. Also \\boxed{{ {gold} }}") == 1.0
     task = coding.unit_tests
     problems = coding_files.read_mbpp(SHARED / "mbpp" / "mbpp.jsonl.gz")
     plus = SHARED / "humaneval_plus" / "HumanEvalPlus-Mini.jsonl"

@@ -4,13 +4,12 @@ The record of a problem holds {entry, preamble, tests: [[args, expected], ...] (
 solution}. All tests must pass; the candidate's process sees the arguments only.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
 from qwen3 import sandbox
-from qwen3.rewards import return_values
+from qwen3.rewards import code_blocks, return_values
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask, draw_in_split, levels
 from qwen3.sandbox import driver
 
@@ -91,7 +90,6 @@ WORDINGS = {
 }
 NAMES = {"train": ("solve", "process", "compute"), "heldout": ("transform", "evaluate_numbers")}
 FORM = "Give the whole program in one ```python block."
-_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
 def make(rng: Random, difficulty: float, split: str) -> Problem:
@@ -152,26 +150,27 @@ def problem(
     return Problem("coding", ask(text), record, difficulty)
 
 
-def code_of(answer: str) -> str | None:
-    """The only fenced block of an answer, or None."""
-    blocks = _BLOCK.findall(answer)
-    return blocks[0] if len(blocks) == 1 and answer.count("```") == 2 else None
-
-
 def grade(problem: Problem, answer: str) -> float:
-    code = code_of(answer)
+    """1 if the answer's program (`code_blocks.program`) gives the expected value of every test."""
+    record = problem.answer
+    code = code_blocks.program(answer, record["entry"])
     if code is None:
         return 0.0
-    record = problem.answer
     tests = [[driver.decode(value) for value in test] for test in record["tests"]]
-    program = f"{record['preamble']}\n{code}"
     try:
-        run = sandbox.default().run(program, record["entry"], [args for args, _ in tests])
+        run = sandbox.default().run(
+            code,
+            record["entry"],
+            [args for args, _ in tests],
+            preamble=record["preamble"],
+            stop_at_error=True,
+        )
     except sandbox.SandboxError as error:
         raise NoVerdict(str(error)) from error
-    return len(run.calls) == len(tests) and all(
-        kind == "value" and return_values.equal(got, wanted, record["atol"])
-        for (kind, got), (_, wanted) in zip(run.calls, tests, strict=True)
+    calls = run.calls
+    return len(calls) == len(tests) and all(
+        kind == "value" and return_values.equal(got, expected, record["atol"])
+        for (kind, got), (_, expected) in zip(calls, tests, strict=True)
     )
 
 

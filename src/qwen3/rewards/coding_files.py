@@ -60,25 +60,22 @@ def parse_assert(text: str) -> tuple[str, tuple, Any]:
 def read_humaneval_plus(path: str | Path, *, most_inputs: int = 200) -> list[Problem]:
     """Problems of a HumanEval+ file; expected values come from its own solutions, in the sandbox.
 
-    Raises SandboxUnavailable where code cannot be run. A record whose solution fails or does not
-    return plain values is left out.
+    Raises SandboxUnavailable where code cannot be run. A record whose solution fails, hangs (which
+    costs the time of one call) or does not return plain values is left out.
     """
     fields = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
     rows = [row for _, row in read_rows(path, fields=fields)]
-    jobs = []
+    jobs: list[tuple[str, str, list[tuple]]] = []
     for row in rows:
         inputs = [tuple(args) for args in (row["base_input"] + row["plus_input"])[:most_inputs]]
         jobs.append((row["prompt"] + row["canonical_solution"], row["entry_point"], inputs))
     problems = []
-    for row, (code, entry, inputs), run in zip(
-        rows, jobs, sandbox.default().run_many(jobs), strict=True
-    ):
-        if isinstance(run, sandbox.SandboxError) or [kind for kind, _ in run.calls] != [
-            "value"
-        ] * len(inputs):
-            continue
-        tests = [(args, value) for args, (_, value) in zip(inputs, run.calls, strict=True)]
-        problems.append(_humaneval(row, entry, tests, code))
+    runs = sandbox.default().run_many(jobs, stop_at_error=True)
+    for row, (code, entry, inputs), run in zip(rows, jobs, runs, strict=True):
+        calls = () if isinstance(run, sandbox.SandboxError) else run.calls
+        if [kind for kind, _ in calls] == ["value"] * len(inputs):
+            tests = [(args, value) for args, (_, value) in zip(inputs, calls, strict=True)]
+            problems.append(_humaneval(row, entry, tests, code))
     return problems
 
 
