@@ -1,13 +1,21 @@
 """The command line of experiments: settings, exit codes, several hosts."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import jax
 import pytest
 
-from qwen3 import run
+import qwen3
+from qwen3 import cli, run
 from qwen3.config import OptimConfig, differences, override, to_dict, to_json
+from qwen3.train.preemption import Stopped
+from qwen3.train.workdir import Workdir
+from qwen3.train.writing import WorkdirError
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,72 @@ def alone(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: joined.append(options))
     return joined
+
+
+def test_a_workdir_that_cannot_be_used_is_one_line_and_code_1(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+
+    def begin(config, workdir):
+        Workdir(workdir, config)
+
+    with pytest.raises(SystemExit) as left:
+        run.main(begin, Config(), ["--workdir", str(tmp_path / "file" / "run")])
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and f"cannot write {tmp_path}/file/run: Not a directory" in said
+    assert said.count("\n") == 1
+
+
+def kill_me(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_before_there_is_a_training_loop_leaves_with_42(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        run.main(kill_me, Config(), ["--workdir", "there"])
+    monkeypatch.setattr(run, "join_hosts", kill_me)
+    with pytest.raises(Stopped):
+        run.main(echo, Config(), ["--workdir", "there"])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+class Command:
+    """A module of a command whose run is `perform`."""
+
+    def __init__(self, perform):
+        self.perform = perform
+
+    def add_parser(self, subparsers):
+        subparsers.add_parser("recipe").set_defaults(run=self.perform)
+
+
+def test_sigterm_stops_a_command_that_goes_on_later_with_42(monkeypatch):
+    monkeypatch.setitem(sys.modules, "stand_in", Command(kill_me))
+    monkeypatch.setitem(cli.COMMANDS, "recipe", "stand_in")
+    with pytest.raises(Stopped):
+        cli.main(["recipe"])
+    assert {"pretrain", "sft", "rl", "distill", "recipe"} == cli.RESUMABLE <= set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("no"), 2), (OSError("no"), 2), (WorkdirError("no"), 1)]
+)
+def test_a_mistake_at_the_command_line_is_one_line(monkeypatch, capsys, error, code):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "stand_in", Command(fail))
+    monkeypatch.setitem(cli.COMMANDS, "recipe", "stand_in")
+    assert cli.main(["recipe"]) == code
+    assert capsys.readouterr().err == "qwen3 recipe: no\n"
+
+
+def test_the_version_is_told_without_importing_a_command():
+    code = "import sys; from qwen3 import cli\n" + (
+        "try: cli.main(['--version'])\nfinally: print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"qwen3 {qwen3.__version__}\nFalse\n" and done.returncode == 0
 
 
 def test_settings_of_the_command_line_reach_the_run():

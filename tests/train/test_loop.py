@@ -171,6 +171,30 @@ def test_a_hook_that_never_comes_is_refused():
         Hook(print, every=0)
 
 
+def test_rows_that_are_not_neighbours_are_placed_where_they_belong(monkeypatch):
+    """As a process sees it whose devices hold rows 0-3 and 8-11 of 16."""
+    every_device = jax.sharding.NamedSharding.addressable_devices_indices_map
+
+    def ours(sharding, shape):
+        indices = every_device(sharding, shape)
+        return {device: index for device, index in indices.items() if device.id in (0, 1, 4, 5)}
+
+    def make(shape, sharding, shard):
+        return [(index, shard(index)) for index in ours(sharding, shape).values()]
+
+    monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", ours)
+    monkeypatch.setattr(jax, "make_array_from_callback", make)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    rows = placement.local_rows(mesh, 16)
+    assert rows.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    whole = toy.batch(3)
+    shards = placement.place({name: value[rows] for name, value in whole.items()}, mesh, 16)
+    for name, value in whole.items():
+        assert len(shards[name]) == 4
+        for index, shard in shards[name]:
+            np.testing.assert_array_equal(shard, value[index])
+
+
 def test_batches_are_placed_over_rows_and_positions():
     mesh = make_mesh(MeshConfig(data=4, fsdp=1, context=2))
     batch = placement.place_whole(toy.batch(3), mesh)

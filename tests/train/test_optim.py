@@ -59,13 +59,17 @@ def test_a_wrong_setting_is_named_with_the_choices(change, words):
 
 PARAMS = {
     "embed": jnp.ones((4, 3)),
-    "layers": {"mlp_norm": jnp.ones((2, 3)), "attention": {"query": jnp.ones((2, 3, 2, 2))}},
+    "layers": {
+        "mlp_norm": jnp.ones((2, 3)),
+        "head_bias": jnp.ones((2, 3)),
+        "attention": {"query": jnp.ones((2, 3, 2, 2))},
+    },
     "final_norm": jnp.ones((3,)),
 }
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_weight_decay_spares_norms_even_stacked_ones(name):
+def test_weight_decay_spares_norms_and_biases_though_they_are_stacked_over_layers(name):
     config = OptimConfig(optimizer=name, peak=0.1, warmup=0, weight_decay=0.5, schedule="constant")
     tx = optim.build(config, optim.schedule(config, 10))
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -74,6 +78,7 @@ def test_weight_decay_spares_norms_even_stacked_ones(name):
     assert np.allclose(new["embed"], 0.95) and np.allclose(new["final_norm"], 1.0)
     assert np.allclose(new["layers"]["attention"]["query"], 0.95)
     assert np.allclose(new["layers"]["mlp_norm"], 1.0)
+    assert np.allclose(new["layers"]["head_bias"], 1.0)
 
 
 def test_muon_orthogonalises_each_layer_and_leaves_the_embedding_to_adam():

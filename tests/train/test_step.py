@@ -62,6 +62,22 @@ def test_microbatches_do_not_change_the_update(plain, microbatches):
     assert_same((state.params, metrics), (plain[0].params, plain[1]))
 
 
+def test_a_microbatch_has_every_nth_row():
+    """Contiguous rows of a batch that is sharded over devices would lie on one of them."""
+
+    def spans(params, batch, frozen):
+        loss, sums = toy.loss(params, batch)
+        rows = batch["row"][:, 0]
+        return loss, {**sums, "span": rows.max() - rows.min(), "first": rows.min()}
+
+    step = make_step(spans, TX, microbatches=4)
+    batch = {**toy.batch(0), "row": np.tile(np.arange(16, dtype=np.float32)[:, None], (1, 8))}
+    _, metrics = step(create(toy.init(), TX), batch)
+    weight = float(metrics["weight"])
+    assert float(metrics["span"]) * weight == pytest.approx(4 * 12)  # rows m, m + 4, m + 8, m + 12
+    assert float(metrics["first"]) * weight == pytest.approx(0 + 1 + 2 + 3)
+
+
 def test_padding_rows_do_not_change_the_update(plain):
     state, metrics = run(microbatches=2, rows=24)
     assert_same((state.params, metrics), (plain[0].params, plain[1]))

@@ -17,7 +17,7 @@ from qwen3.config import OptimConfig
 from qwen3.data import corpora
 from qwen3.data.sources import Document
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.train import content, optim, writing
+from qwen3.train import input_digests, optim, writing
 from qwen3.train.checkpoint import steps_in
 from qwen3.train.cut_back import cut_back
 from qwen3.train.manifest import MANIFEST, read_manifest
@@ -212,14 +212,14 @@ def test_a_workdir_without_digests_compares_words(inputs):
 def test_tokenizers_and_corpora_are_known_by_content(tmp_path):
     for name, size in (("a", 282), ("b", 282), ("c", 283)):
         Tokenizer.train(["plain text, plain text"], size).save(tmp_path / name)
-    a, b, c = (content.tokenizer_digest(tmp_path / name) for name in "abc")
-    assert a == b != c != "" == content.tokenizer_digest(tmp_path)
+    a, b, c = (input_digests.tokenizer_digest(tmp_path / name) for name in "abc")
+    assert a == b != c != "" == input_digests.tokenizer_digest(tmp_path)
     tokenizer, source = Tokenizer.load(tmp_path / "a"), Rows(["one", "two"])
     for name in ("x", "y"):
         corpora.prepare(source, tokenizer, tmp_path / name)
     corpora.prepare(Rows(["one", "three"]), tokenizer, tmp_path / "z")
-    x, y, z = (content.corpora_digest({"name": tmp_path / name}) for name in "xyz")
-    assert x == y != z != "" == content.corpora_digest({"name": tmp_path / "nowhere"})
+    x, y, z = (input_digests.corpora_digest({"name": tmp_path / name}) for name in "xyz")
+    assert x == y != z != "" == input_digests.corpora_digest({"name": tmp_path / "nowhere"})
 
 
 class Rows:
@@ -241,30 +241,30 @@ def test_digests_of_files_depend_on_bytes_and_order_alone(tmp_path):
     for name, text in (("a", "one"), ("b", "two"), ("c", "one")):
         (tmp_path / name).write_text(text)
     a, b, c = (tmp_path / name for name in "abc")
-    assert content.files_digest([a, b]) == content.files_digest([c, b])
-    assert content.files_digest(str(a)) == content.files_digest([c])
-    assert len({content.files_digest(paths) for paths in ([a], [b], [a, b], [b, a])}) == 4
+    assert input_digests.files_digest([a, b]) == input_digests.files_digest([c, b])
+    assert input_digests.files_digest(str(a)) == input_digests.files_digest([c])
+    assert len({input_digests.files_digest(paths) for paths in ([a], [b], [a, b], [b, a])}) == 4
 
 
 def test_weights_are_known_by_their_manifest_or_by_samples(tmp_path):
     begin(tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "moved")
-    known = content.weights_digest(tmp_path / "run")
-    assert known == content.weights_digest(tmp_path / "moved" / "checkpoints" / "2") != ""
+    known = input_digests.weights_digest(tmp_path / "run")
+    assert known == input_digests.weights_digest(tmp_path / "moved" / "checkpoints" / "2") != ""
     with Workdir(tmp_path / "moved", SETTINGS) as work:
         work.checkpoints.save(at_step(4))
-    assert content.weights_digest(tmp_path / "moved") != known
+    assert input_digests.weights_digest(tmp_path / "moved") != known
     hub = tmp_path / "hub"
     hub.mkdir()
     (hub / "model.safetensors").write_bytes(bytes(9_000_000))
-    before = content.weights_digest(hub)
+    before = input_digests.weights_digest(hub)
     (hub / "README.md").write_text("no weights")
-    assert content.weights_digest(hub) == before
+    assert input_digests.weights_digest(hub) == before
     (hub / "model.safetensors").write_bytes(bytes(9_000_000 - 1) + b"\1")
-    assert content.weights_digest(hub) == before, "one byte between two samples"
+    assert input_digests.weights_digest(hub) == before, "one byte between two samples"
     (hub / "model.safetensors").write_bytes(b"\1" * 9_000_000)
-    assert content.weights_digest(hub) != before
-    assert content.weights_digest(tmp_path / "nowhere") == ""
+    assert input_digests.weights_digest(hub) != before
+    assert input_digests.weights_digest(tmp_path / "nowhere") == ""
 
 
 # One writer
@@ -462,9 +462,7 @@ def test_metrics_on_a_full_disk_are_one_line():
 
 
 SAVE_WITHOUT_THE_RIGHT = """
-import os, sys, tempfile, threading
-import jax
-sys.path.insert(0, sys.argv[1])
+import os, tempfile, threading
 import toy
 from qwen3.config import OptimConfig
 from qwen3.data import corpora
@@ -498,8 +496,11 @@ with tempfile.TemporaryDirectory() as folder, Workdir(folder, {}) as work:
 
 
 def test_after_a_save_that_failed_the_next_one_works_and_the_process_leaves(tmp_path):
-    command = [sys.executable, "-c", SAVE_WITHOUT_THE_RIGHT, str(Path(toy.__file__).parent)]
-    with subprocess.Popen(command, stdout=-1, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [sys.executable, "-c", SAVE_WITHOUT_THE_RIGHT]
+    neighbours = {**os.environ, "PYTHONPATH": str(Path(toy.__file__).parent)}
+    with subprocess.Popen(
+        command, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=neighbours
+    ) as process:
         failed, saved = process.stdout.readline(), process.stdout.readline()
         try:
             assert process.wait(10) == 0

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from qwen3.plan.hlo import Computation, Instruction, Program
+from qwen3.plan.hlo import Computation, HloInstruction, Program
 
 # Products over (queries x keys x head) that a splash kernel makes of each block that it visits.
 SPLASH = {"splash_mha_fwd": 2, "splash_mha_dkv": 5, "splash_mha_dq": 3}
@@ -33,7 +33,7 @@ def count(program: Program) -> dict[str, float]:
     return dict(flops)
 
 
-def _product(computation: Computation, product: Instruction) -> float:
+def _product(computation: Computation, product: HloInstruction) -> float:
     left, right = (computation.instructions[name] for name in product.operands[:2])
     if product.opcode == "dot":
         contracted = product.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
@@ -42,7 +42,7 @@ def _product(computation: Computation, product: Instruction) -> float:
     return 2.0 * _convolution(product, left.shapes[0][1], right.shapes[0][1])
 
 
-def _convolution(product: Instruction, left: tuple[int, ...], right: tuple[int, ...]) -> float:
+def _convolution(product: HloInstruction, left: tuple[int, ...], right: tuple[int, ...]) -> float:
     """Multiply-adds of a convolution, positions in padding and between dilated ones left out.
 
     The TPU compiler writes a batch of products as one over "space" with dilation.
@@ -95,7 +95,7 @@ class _Kernel(NamedTuple):
     tiles: float  # what whole tiles add
 
 
-def _kernel(computation: Computation, call: Instruction) -> _Kernel:
+def _kernel(computation: Computation, call: HloInstruction) -> _Kernel:
     name = f"{call.name} {call.scope}"
     operands = [computation.instructions.get(operand) for operand in call.operands]
     arrays = [operand.shapes[0] for operand in operands if operand]

@@ -47,7 +47,7 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 
 @dataclass
-class Instruction:
+class HloInstruction:
     """One line of a computation."""
 
     name: str
@@ -83,23 +83,23 @@ class Computation:
     """A function of the program: a fusion's or a loop's body, or the entry."""
 
     name: str
-    instructions: dict[str, Instruction] = field(default_factory=dict)
+    instructions: dict[str, HloInstruction] = field(default_factory=dict)
 
     @property
-    def root(self) -> Instruction:
+    def root(self) -> HloInstruction:
         return next(i for i in self.instructions.values() if i.root)
 
     @cached_property
-    def users(self) -> dict[str, list[Instruction]]:
+    def users(self) -> dict[str, list[HloInstruction]]:
         """The instructions that read each result, by its name."""
-        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+        users: dict[str, list[HloInstruction]] = {name: [] for name in self.instructions}
         for instruction in self.instructions.values():
             for operand in instruction.operands:
                 users.setdefault(operand, []).append(instruction)
         return users
 
     @property
-    def parameters(self) -> list[Instruction]:
+    def parameters(self) -> list[HloInstruction]:
         """The computation's arguments, in order of their numbers."""
         parameters = [i for i in self.instructions.values() if i.opcode == "parameter"]
         return sorted(parameters, key=lambda i: int(i.operands[0]))
@@ -113,7 +113,7 @@ class Program:
     entry: str  # name of the computation that is run
     unknown_loops: set[str] = field(default_factory=set)  # loops whose length cannot be read
 
-    def walk(self, *, fused: bool) -> Iterator[tuple[Computation, Instruction, float]]:
+    def walk(self, *, fused: bool) -> Iterator[tuple[Computation, HloInstruction, float]]:
         """(computation, instruction, times it runs) of all instructions that the entry reaches.
 
         fused: go into fusions too, for arithmetic; without, a fusion is one instruction, for what
@@ -124,7 +124,7 @@ class Program:
 
     def _walk(
         self, name: str, times: float, fused: bool
-    ) -> Iterator[tuple[Computation, Instruction, float]]:
+    ) -> Iterator[tuple[Computation, HloInstruction, float]]:
         computation = self.computations[name]
         for instruction in computation.instructions.values():
             yield computation, instruction, times
@@ -137,7 +137,7 @@ class Program:
                 for inner in called(instruction):
                     yield from self._walk(inner, times, fused)
 
-    def trips(self, loop: Instruction) -> int:
+    def trips(self, loop: HloInstruction) -> int:
         """How often a loop that counts from 0 in steps of 1 runs: the bound in its condition."""
         known = loop.attribute(r'known_trip_count":?\{"?n"?:"?(\d+)')
         if known:
@@ -159,7 +159,7 @@ class Program:
                     yield int(instruction.operands[0])
 
 
-def called(instruction: Instruction) -> list[str]:
+def called(instruction: HloInstruction) -> list[str]:
     """Names of the computations that an instruction runs."""
     branches = _BRANCHES.search(instruction.attributes)
     if branches:
@@ -199,7 +199,7 @@ def _logical_lines(text: str) -> Iterator[str]:
     yield logical
 
 
-def _instruction(line: str, start: re.Match) -> Instruction:
+def _instruction(line: str, start: re.Match) -> HloInstruction:
     rest = line[start.end() :]
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     kind, rest = rest[:end], rest[end:].lstrip()
@@ -212,7 +212,7 @@ def _instruction(line: str, start: re.Match) -> Instruction:
         (name, tuple(int(d) for d in dims.split(",") if d)) for name, dims in _ARRAY.findall(kind)
     ]
     shapes = [shape for shape in shapes if shape[0] in BYTES] or [("token", ())]
-    return Instruction(
+    return HloInstruction(
         start.group(2), shapes, opcode, operands, rest[closing + 1 :], bool(start.group(1))
     )
 

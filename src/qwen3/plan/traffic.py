@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from qwen3.plan.hlo import Computation, Instruction, Program, called
+from qwen3.plan.hlo import Computation, HloInstruction, Program, called
 
 KINDS = (
     "all-gather",
@@ -58,7 +58,7 @@ def hbm_bytes(program: Program) -> float:
     return total
 
 
-def _moved(program: Program, computation: Computation, instruction: Instruction) -> float:
+def _moved(program: Program, computation: Computation, instruction: HloInstruction) -> float:
     if instruction.opcode == "fusion":
         return _moved_by_fusion(program, computation, instruction)
     operands = [computation.instructions.get(name) for name in instruction.operands]
@@ -72,7 +72,7 @@ def _moved(program: Program, computation: Computation, instruction: Instruction)
     return instruction.bytes + sum(sizes)
 
 
-def _moved_by_fusion(program: Program, computation: Computation, fusion: Instruction) -> float:
+def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInstruction) -> float:
     inner = program.computations[called(fusion)[0]]
     total, updated = 0.0, 0.0
     for name, parameter in zip(fusion.operands, inner.parameters, strict=False):
@@ -89,7 +89,7 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: Instruc
     return total + max(fusion.bytes - updated, 0.0)
 
 
-def _updates(user: Instruction, parameter: Instruction) -> bool:
+def _updates(user: HloInstruction, parameter: HloInstruction) -> bool:
     return user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
 
 
@@ -122,7 +122,7 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     ]
 
 
-def _sent(kind: str, computation: Computation, collective: Instruction, group: int) -> float:
+def _sent(kind: str, computation: Computation, collective: HloInstruction, group: int) -> float:
     """Bytes that one device of a group sends in the cheapest known algorithm."""
     operands = [computation.instructions.get(name) for name in collective.operands]
     local = sum(operand.bytes for operand in operands if operand is not None)

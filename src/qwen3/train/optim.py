@@ -38,11 +38,14 @@ def build(config: OptimConfig, rate: Rate) -> optax.GradientTransformationExtraA
     return tx
 
 
+VECTORS = ("norm", "bias")  # ends of the names of vectors, which are [L, D] over stacked layers
+
+
 def decays(params: Any) -> Any:
-    """True where weight decay applies: matrices. Norm gains stay free, stacked [L, D] ones too."""
+    """True where weight decay applies: matrices. Vectors stay free, stacked [L, D] ones too."""
 
     def is_matrix(path: tuple, leaf: jax.Array) -> bool:
-        return leaf.ndim >= 2 and not _leaf_name(path).endswith("norm")
+        return leaf.ndim >= 2 and not _leaf_name(path).endswith(VECTORS)
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qwen3.config import differences, to_dict
-from qwen3.train import content
+from qwen3.train import input_digests
 
 # Version of the stored settings. A release that adds a setting whose default is the old behaviour
 # keeps it; one that renames a setting or changes what a value means raises it.
@@ -23,14 +23,14 @@ class RunConfig:
 
     config: a dataclass or a plain dict. free: settings that may change when the run goes on.
 
-    Inputs (`content.INPUTS`) are compared by their content, whatever their path. A setting that the
-    stored config lacks, since an older release wrote it, counts as the default of its field: a
-    release that adds a setting does not strand running workdirs.
+    Inputs (`input_digests.INPUTS`) are compared by their content, whatever their path. A setting
+    that the stored config lacks, since an older release wrote it, counts as the default of its
+    field: a release that adds a setting does not strand running workdirs.
     """
 
     def __init__(self, config: Any, *, free: Iterable[str] = FREE) -> None:
         self.plain = plain(config)
-        self.content = content.digests(self.plain)
+        self.content = input_digests.digests(self.plain)
         self._config = config
         self._free = frozenset(free)
 
@@ -49,7 +49,7 @@ class RunConfig:
         apart = [*self._free, *by_content]
         lines = differences(_without(then, apart), _without(now, apart))
         for name in by_content:
-            old, new = content.setting(then, name), content.setting(now, name)
+            old, new = input_digests.setting(then, name), input_digests.setting(now, name)
             if digests[name] != self.content[name] and not (old == new and self._begun_with(name)):
                 lines.append(f"{name}: {old!r} -> {new!r}, whose content differs")
         return lines
@@ -59,7 +59,7 @@ class RunConfig:
 
         A run that trains adapters reads the model that they are added to at every start.
         """
-        return name == "init_from" and not content.setting(self.plain, "lora.rank")
+        return name == "init_from" and not input_digests.setting(self.plain, "lora.rank")
 
 
 def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict:
