@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from qwen3.infer import budget
+from qwen3.infer import admission, budget
+from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.requests import Request, sampling
+from qwen3.infer.slots import FORCED, PADDING, PROMPT, SAMPLED
 
 advance = jax.jit(budget.step)
 
@@ -203,6 +205,23 @@ def test_penalties_count_what_the_model_wrote_and_not_what_was_forced(make, toke
     first, *forced = answer.tokens[:-4]
     assert forced == script["docs"] and first not in forced
     assert answer.tokens[-4:] == [first] * 4
+
+
+def test_forced_tokens_do_not_count_for_presence_and_frequency_penalties(make, config):
+    engine = make(slots=1, block=2)
+    (state,) = engine.submit([Request([5, 6], thinking=True, max_tokens=4, stop_ids=())])
+    engine.step()
+    completion, slots = state.completion, engine.slot_table.slots
+    assert completion.forced == [True, True]
+    assert int(slots.counts_SV.sum()) == 0
+    assert set(np.flatnonzero(slots.seen_SV[0])) == {5, 6, *completion.tokens}
+    engine.step()
+    counts = np.bincount(completion.tokens[2:], minlength=config.vocab)
+    np.testing.assert_array_equal(engine.slot_table.slots.counts_SV[0], counts)
+    # Nor when the answer is read again after a preemption.
+    prefix = CachedPrefix((), 0, 8, None)
+    again = admission.add(admission.empty(1, 8), state, prefix, 0)
+    assert again.kinds[0].tolist() == [PROMPT] * 2 + [FORCED] * 2 + [SAMPLED] * 2 + [PADDING] * 3
 
 
 def test_forbidden_thinking_never_opens_a_block(make, config, params, tokenizer):

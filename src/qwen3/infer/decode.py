@@ -123,44 +123,53 @@ def _step(
         cache=transformer.Cache(kv_cache, slots.length),
         execution=execution,
     )
-    logits_SV = transformer.logits(output)[:, 0]
-    with jax.named_scope("sample"):
-        scores_SV = sampling.distribution(
-            logits_SV,
-            slots.rules,
-            counts_BV=slots.counts_SV,
-            seen_BV=slots.seen_SV,
-            allowed_BV=_allowed(slots, tables, allowed_V),
-            active_B=active,
-        )
-        # A token's random numbers are those of its place in the sequence, whatever the slot.
-        uniforms = sampling.uniforms(slots.key, slots.length + 1)
-        sampled, log_total = sampling.draw(scores_SV, uniforms)
-        token, forced, automaton = budget.step(slots.automaton, sampled, slots.tokens_left, tables)
-        log_probs = sampling.log_prob(logits_SV, token)
-        sampling_log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - log_total)
-
-    automaton = jax.tree.map(
-        lambda new, old: jnp.where(active, new, old), automaton, slots.automaton
-    )
+    assert output.cache is not None  # one was given
     expert_ids_LSA = None
     if experts:
         assert output.router is not None  # the engine refuses to record a dense model
         expert_ids_LSA = output.router.ids_BTA[:, :, 0].astype(jnp.uint8)
-    assert output.cache is not None  # one was given
+    logits_SV = transformer.logits(output)[:, 0]
+    with jax.named_scope("sample"):
+        token, forced, sampling_log_probs, automaton = _sample(logits_SV, slots, tables, allowed_V)
+        log_probs = sampling.log_prob(logits_SV, token)
+    automaton = jax.tree.map(
+        lambda new, old: jnp.where(active, new, old), automaton, slots.automaton
+    )
     return (
         _advance(slots, token, forced, automaton),
         output.cache.layers,
         DecodeOutput(
-            token,
-            log_probs,
-            sampling_log_probs,
-            forced,
-            active,
-            automaton.exhausted,
-            expert_ids_LSA,
+            token_ids=token,
+            log_probs=log_probs,
+            sampling_log_probs=sampling_log_probs,
+            forced=forced,
+            generated=active,
+            exhausted=automaton.exhausted,
+            expert_ids_TLSA=expert_ids_LSA,
         ),
     )
+
+
+def _sample(
+    logits_SV: jax.Array, slots: Slots, tables: budget.Tables, allowed_V: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, budget.Automaton]:
+    """(token, whether it is forced, log-probability it was sampled with, next state of the budget)
+    of each slot, by its own rules.
+    """
+    scores_SV = sampling.distribution(
+        logits_SV,
+        slots.rules,
+        counts_BV=slots.counts_SV,
+        seen_BV=slots.seen_SV,
+        allowed_BV=_allowed(slots, tables, allowed_V),
+        active_B=slots.active,
+    )
+    # A token's random numbers are those of its place in the sequence, whatever the slot.
+    uniforms = sampling.uniforms(slots.key, slots.length + 1)
+    sampled, log_total = sampling.draw(scores_SV, uniforms)
+    token, forced, automaton = budget.step(slots.automaton, sampled, slots.tokens_left, tables)
+    log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - log_total)
+    return token, forced, log_probs, automaton
 
 
 def _advance(

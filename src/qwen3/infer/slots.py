@@ -88,13 +88,13 @@ def insert(
     keys = sampling.row_keys(new.seeds)
     vocab = slots.counts_SV.shape[1]
 
-    def one(i: jax.Array, carry: tuple[Slots, KVCache]) -> tuple[Slots, KVCache]:
+    def insert_one(i: jax.Array, carry: tuple[Slots, KVCache]) -> tuple[Slots, KVCache]:
         slots, kv_cache = carry
         slot = new.slot[i]
 
-        def put(places: int, cache: jax.Array, batch: jax.Array) -> jax.Array:
+        def put(place_axis: int, cache: jax.Array, batch: jax.Array) -> jax.Array:
             row = jax.lax.dynamic_slice_in_dim(batch, new.source[i], 1, batch.ndim - 4)
-            row = _whole_row(row, places, cache.shape[places], new.length[i])
+            row = _whole_row(row, place_axis, cache.shape[place_axis], new.length[i])
             start: list[Any] = [0] * cache.ndim
             start[cache.ndim - 4] = slot
             return jax.lax.dynamic_update_slice(cache, row.astype(cache.dtype), start)
@@ -118,40 +118,40 @@ def insert(
         )
         return jax.tree.map(lambda old, x: old.at[slot].set(x), slots, filled), kv_cache
 
-    return jax.lax.fori_loop(0, new.count, one, (slots, kv_cache))
+    return jax.lax.fori_loop(0, new.count, insert_one, (slots, kv_cache))
 
 
-def _whole_row(row: jax.Array, places: int, length: int, tokens: jax.Array) -> jax.Array:
+def _whole_row(row: jax.Array, place_axis: int, length: int, tokens: jax.Array) -> jax.Array:
     """A prefilled row's first `tokens` places, and zeros up to the cache's `length`.
 
     Zeros because a place without a token has weight 0 in attention, and 0 * NaN is NaN: nothing
     that an earlier answer or the prompt's padding left behind may stay in the slot.
     """
-    width = min(row.shape[places], length)
-    row = jax.lax.slice_in_dim(row, 0, width, axis=places)
-    index = jax.lax.broadcasted_iota(jnp.int32, row.shape, row.ndim + places)
+    width = min(row.shape[place_axis], length)
+    row = jax.lax.slice_in_dim(row, 0, width, axis=place_axis)
+    index = jax.lax.broadcasted_iota(jnp.int32, row.shape, row.ndim + place_axis)
     row = jnp.where(index < tokens, row, 0)
     padding = [(0, 0)] * row.ndim
-    padding[places] = (0, length - width)
+    padding[place_axis] = (0, length - width)
     return jnp.pad(row, padding)
 
 
 def resize(slots: Slots, kv_cache: KVCache, keep: jax.Array, *, length: int) -> tuple[Slots, Any]:
     """Slots `keep` (old indices, in the new order) with a KV cache of `length` places."""
 
-    def resized(places: int, cache: jax.Array) -> jax.Array:
+    def resized(place_axis: int, cache: jax.Array) -> jax.Array:
         cache = jnp.take(cache, keep, axis=cache.ndim - 4)
-        if length <= cache.shape[places]:
-            return jax.lax.slice_in_dim(cache, 0, length, axis=places)
+        if length <= cache.shape[place_axis]:
+            return jax.lax.slice_in_dim(cache, 0, length, axis=place_axis)
         padding = [(0, 0)] * cache.ndim
-        padding[places] = (0, length - cache.shape[places])
+        padding[place_axis] = (0, length - cache.shape[place_axis])
         return jnp.pad(cache, padding)
 
     return jax.tree.map(lambda x: x[keep], slots), _each_array(resized, kv_cache)
 
 
 def _each_array(function: Callable[..., jax.Array], cache: KVCache, *others: KVCache) -> KVCache:
-    """function(axis of the places, array, ...) of every array of a KV cache, and of others beside.
+    """function(place axis, array, ...) of every array of a KV cache, and of others beside.
 
     The places are the last axis of keys [.., K, H, S] and the last but one of values [.., K, S, H].
     """
