@@ -71,3 +71,13 @@ def test_what_is_not_installed_is_left_out(name, monkeypatch):
 
     monkeypatch.setattr(run_record.metadata, "version", absent)
     assert name not in run_record.versions()
+
+
+def test_every_start_of_a_run_adds_its_record(tmp_path):
+    for _ in range(2):
+        run_record.add_run_record(tmp_path)
+    path = tmp_path / run_record.RECORD
+    path.write_text(path.read_text() + '{"torn')
+    run_record.add_run_record(tmp_path)
+    records = [json.loads(text) for text in path.read_text().splitlines()]
+    assert len(records) == 3 and all(record["qwen3"] == qwen3.__version__ for record in records)

@@ -13,6 +13,7 @@ from qwen3.train.display import Display
 from qwen3.train.loop import Hook
 from qwen3.train.metrics import Meter, MetricsFile, RecordWriter, TensorBoard
 from qwen3.train.profile import Profile
+from qwen3.train.run_record import add_run_record
 from qwen3.train.trackers import Tracker, check
 from qwen3.train.workdir import Workdir
 
@@ -52,6 +53,7 @@ def recording_hooks(
     with contextlib.ExitStack() as closing:
         writers: list[RecordWriter] = []
         if jax.process_index() == 0:
+            add_run_record(work.path)
             writers.append(MetricsFile(work.metrics))
             if log.display:
                 writers.append(Display(stage=stage, until=until))

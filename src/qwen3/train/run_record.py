@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 import qwen3
+from qwen3.data.atomic import write_atomically
+from qwen3.data.jsonl import line
+
+RECORD = "record.jsonl"  # in a workdir: a line a start
 
 # Distributions whose version can change a number or a bug.
 DISTRIBUTIONS = (
@@ -64,6 +69,14 @@ def run_record() -> dict[str, Any]:
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "command": sys.argv,
     }
+
+
+def add_run_record(workdir: Any) -> None:
+    """Append this start's record to `record.jsonl` of a run's workdir."""
+    path = epath.Path(workdir) / RECORD
+    earlier = path.read_text() if path.exists() else ""
+    # Whole lines only: a start that was killed while writing leaves a torn one.
+    write_atomically(path, earlier[: earlier.rfind("\n") + 1] + line(run_record()))
 
 
 def versions() -> dict[str, str]:
