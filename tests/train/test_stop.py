@@ -39,12 +39,12 @@ def test_sigterm_at_every_moment_of_a_run_leaves_with_42_and_it_goes_on(tmp_path
             process.terminate()
             process.terminate()  # supervisors repeat themselves
             error = process.stderr.read()
-            assert process.wait(60) == 42, (place, error)
+            assert process.wait(180) == 42, (place, error)
             assert "start again" in error and "Traceback" not in error, (place, error)
         assert steps_in(tmp_path / "checkpoints")[-1:] in ([], *([step] for step in saved)), place
     with start(tmp_path) as process:
         assert "starting\nrestoring\nclosing\nending\n" == process.stdout.read()
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
 
 
 def kill_me():

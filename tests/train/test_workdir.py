@@ -75,6 +75,17 @@ def test_a_workdir_of_another_config_is_refused_and_left_as_it_was(tmp_path):
     Workdir(tmp_path / "run", {**SETTINGS, "mesh": {"data": 2}}).close()
 
 
+def test_a_run_goes_on_with_more_steps_and_on_another_mesh_and_says_so(tmp_path, caplog):
+    begin(tmp_path, {"steps": 2, "mesh": {"data": 1}, "seed": 1})
+    with caplog.at_level("INFO", "qwen3"):
+        assert resumed_step(tmp_path, {"steps": 9, "mesh": {"data": 2}, "seed": 1}) == 2
+    assert "goes on with mesh.data: 1 -> 2; steps: 2 -> 9" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", "qwen3"):
+        resumed_step(tmp_path, {"steps": 9, "mesh": {"data": 2}, "seed": 1})
+    assert "goes on" not in caplog.text
+
+
 @dataclass(frozen=True)
 class Stage:
     name: str = "s1"
@@ -124,7 +135,7 @@ def test_settings_stored_by_a_newer_release_are_refused():
     ]
 
 
-INPUTS = {"data": ["d", "e"], "evaluation": {"problems": "d", "every": 1}, "init_from": "i"}
+INPUTS = {"data": ["d", "e"], "problems": "d", "init_from": "i", "seed": 1}
 
 
 @pytest.fixture
@@ -141,16 +152,12 @@ def inputs(tmp_path, monkeypatch):
 
 def moved(names, folder="../there/"):
     """INPUTS with some of them named by another path."""
-    settings = json.loads(json.dumps(INPUTS))
-    for name in names:
-        match name:
-            case "data":
-                settings["data"] = [folder + file for file in settings["data"]]
-            case "evaluation.problems":
-                settings["evaluation"]["problems"] = folder + "d"
-            case "init_from":
-                settings["init_from"] = folder + "i"
-    return settings
+    elsewhere = {
+        name: [folder + file for file in value] if isinstance(value, list) else f"{folder}{value}"
+        for name, value in INPUTS.items()
+        if name in names
+    }
+    return INPUTS | elsewhere
 
 
 @pytest.mark.parametrize("lost", [(), ("resume.json",), ("resume.json", "config.json")])
@@ -158,10 +165,10 @@ def test_a_run_goes_on_with_its_inputs_behind_other_paths(inputs, lost):
     begin(inputs, INPUTS)
     for name in lost:
         (inputs / name).unlink()
-    assert resumed_step(inputs, moved(["data", "evaluation.problems", "init_from"])) == 2
+    assert resumed_step(inputs, moved(["data", "problems", "init_from"])) == 2
     assert json.loads((inputs / "config.json").read_text())["init_from"] == "../there/i"
-    with pytest.raises(ValueError, match=r"evaluation\.every: 1 -> 2"):
-        Workdir(inputs, {**INPUTS, "evaluation": {"problems": "d", "every": 2}})
+    with pytest.raises(ValueError, match="another config .*: seed: 1 -> 2. Take"):
+        Workdir(inputs, {**moved(["data"]), "seed": 2})
 
 
 def go_on(folder):

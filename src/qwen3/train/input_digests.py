@@ -29,7 +29,7 @@ def digests(config: Mapping[str, Any]) -> dict[str, str]:
     """
     known = {}
     for name, identify in INPUTS.items():
-        value = setting(config, name)
+        value = config.get(name)
         try:
             identity = identify(value) if value else ""
         except OSError:
@@ -37,14 +37,6 @@ def digests(config: Mapping[str, Any]) -> dict[str, str]:
         if identity:
             known[name] = identity
     return known
-
-
-def setting(config: Mapping[str, Any], name: str) -> Any:
-    """The value of a setting such as "data" or "evaluation.problems"; None if there is none."""
-    value: Any = config
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def files_digest(paths: str | Sequence[str]) -> str:
@@ -108,7 +100,6 @@ INPUTS: dict[str, Callable[[Any], str]] = {
     "tokenizer": tokenizer_digest,
     "data": files_digest,
     "problems": files_digest,
-    "evaluation.problems": files_digest,
     "corpora": corpora_digest,
     "held_out": corpora_digest,
     "init_from": weights_digest,

@@ -13,7 +13,7 @@ from qwen3.mesh import spec
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """The rows of a batch of `rows` that lie on this process's devices, int64, sorted.
+    """The rows of a batch of batch size `rows` that lie on this process's devices, int64, sorted.
 
     Raises ValueError when the rows do not divide over the mesh's batch axes.
     """
@@ -27,7 +27,7 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
 
 
 def place(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, jax.Array]:
-    """Global arrays of `rows` rows from the rows that `local_rows` names, each of full length.
+    """Global arrays of `rows` rows, the batch size, from the rows that `local_rows` names.
 
     Arrays are [B, T, ...] or [B]; rows lie over the batch axes (data parallel), positions over
     `context`. Raises ValueError when rows or positions do not divide over the mesh, or rows are

@@ -14,8 +14,9 @@ from qwen3.train import input_digests
 # keeps it; one that renames a setting or changes what a value means raises it.
 SCHEMA = 1
 
-# Settings that may change when a run goes on: how and where it runs, not what it computes.
-FREE = ("mesh", "execution", "keep", "log")
+# Settings that may change when a run goes on: how and where it runs, what is measured, and how long
+# it trains. (With more steps a schedule that decays is stretched, from the resumed step on.)
+FREE = ("mesh", "execution", "keep", "log", "evaluation", "steps")
 
 
 class RunConfig:
@@ -45,33 +46,30 @@ class RunConfig:
             return [f"schema: {schema} -> {SCHEMA}, stored by a newer qwen3: update to go on"]
         then, now = with_defaults(stored["config"], self._config), self.plain
         digests = stored.get("content") or {}
-        by_content = sorted(set(self.content) & set(digests) - self._free)
-        apart = [*self._free, *by_content]
-        lines = differences(_without(then, apart), _without(now, apart))
-        for name in by_content:
-            old, new = input_digests.setting(then, name), input_digests.setting(now, name)
+        by_content = set(self.content) & set(digests) - self._free
+        by_words = (set(then) | set(now)) - self._free - by_content
+        lines = differences(_only(then, by_words), _only(now, by_words))
+        for name in sorted(by_content):
+            old, new = then.get(name), now.get(name)
             if digests[name] != self.content[name] and not (old == new and self._begun_with(name)):
                 lines.append(f"{name}: {old!r} -> {new!r}, whose content differs")
         return lines
+
+    def free_changes(self, stored: Mapping[str, Any]) -> list[str]:
+        """Lines "a.b: stored -> now" of all settings that differ and may."""
+        then = with_defaults(stored["config"], self._config)
+        return differences(_only(then, self._free), _only(self.plain, self._free))
 
     def _begun_with(self, name: str) -> bool:
         """Whether an input is read once, when a run begins, and may have changed since.
 
         A run that trains adapters reads the model that they are added to at every start.
         """
-        return name == "init_from" and not input_digests.setting(self.plain, "lora.rank")
+        return name == "init_from" and not (self.plain.get("lora") or {}).get("rank")
 
 
-def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict:
-    """A copy of the config without some settings, such as "data" or "evaluation.problems"."""
-    copy = dict(config)
-    for name in names:
-        key, _, rest = name.partition(".")
-        if rest and isinstance(copy.get(key), Mapping):
-            copy[key] = _without(copy[key], [rest])
-        elif not rest:
-            copy.pop(key, None)
-    return copy
+def _only(config: Mapping[str, Any], names: Iterable[str]) -> dict:
+    return {name: value for name, value in config.items() if name in names}
 
 
 def with_defaults(stored: Any, config: Any) -> Any:

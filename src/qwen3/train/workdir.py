@@ -95,6 +95,8 @@ class Workdir:
                 stored["config"] = config
             if "config" in stored:
                 self._refuse_other_config(stored)
+                if changes := self._settings.free_changes(stored):
+                    log.info("%s goes on with %s", self.path, "; ".join(changes))
             with explained(self._directory):
                 self._directory.mkdir(exist_ok=True)
             text = json.dumps(self.config, indent=2, sort_keys=True)
