@@ -428,15 +428,9 @@ def test_a_truncated_file_is_named(copy):
     folder, _ = copy("dense_tied")
     file = folder / "model.safetensors"
     data = file.read_bytes()
-    cases = {
-        data[:-100]: "model.safetensors: truncated",
-        data[:300]: "model.safetensors: truncated",
-        data[:5]: "truncated or no safetensors",
-        b"\x10" + b"\0" * 7 + b"{broken header}}": "damaged safetensors header",
-        data + b"more": "4 bytes too many",
-    }
-    for content, message in cases.items():
+    for content in (data[:-100], data[:300], data[:5], data + b"more"):
         file.write_bytes(content)
+        message = f"model.safetensors: truncated or damaged .* {len(content):,} bytes"
         with pytest.raises(ValueError, match=message):
             load(folder)
 
@@ -444,7 +438,7 @@ def test_a_truncated_file_is_named(copy):
 def test_other_dtypes_are_named(copy):
     folder, tensors = copy("dense_tied")
     rewrite(folder, tensors | {"model.norm.weight": tensors["model.norm.weight"].astype(float)})
-    with pytest.raises(ValueError, match="model.norm.weight is F64; there are BF16, F16, F32"):
+    with pytest.raises(ValueError, match="model.norm.weight is F64; known: BF16, F16, F32"):
         load(folder)
 
 

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_policies as policies
 from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
+from qwen3.ops.attention import RESIDUALS
 
 # The order of routed rows (ops.moe) is always saved: a few bytes, and sorting is slow.
 _ORDER = "routing"
@@ -34,9 +35,10 @@ REMAT: dict[str, Callable | None] = {
     "dots": policies.save_from_both_policies(  # outputs of matrix products with weights
         policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(_ORDER)
     ),
-    "attention": policies.save_only_these_names("attention", _ORDER),  # outputs of attention
+    # What the backward pass of the reference and splash kernels needs, so that they run once.
+    "attention": policies.save_only_these_names(RESIDUALS, _ORDER),
     "offload": _offload(),  # as "full", with the blocks' inputs in host memory
-    "offload_attention": _offload("attention"),
+    "offload_attention": _offload(RESIDUALS),
 }
 
 # Defaults of each platform. bf16 is slower than fp32 on CPUs.

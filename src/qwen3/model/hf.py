@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
-from qwen3.model import hf_config, hf_folder, tensor_file, transformer
+from qwen3.model import hf_config, hf_folder, hf_layouts, tensor_file, transformer
 from qwen3.model import hf_names as names
 from qwen3.model.hf_names import Row
 from qwen3.model.sizes import ModelConfig
@@ -39,7 +39,7 @@ def load_params(
     naming missing, extra and mis-shaped tensors, truncated files, an axis that the mesh does not
     divide; FileNotFoundError when the folder holds no safetensors.
     """
-    stored = hf_folder.tensors(Path(folder))
+    stored = hf_layouts.standard(hf_folder.tensors(Path(folder)), config)
     _check_names(stored, config, folder)
     _check_shapes(stored, config)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
@@ -126,6 +126,12 @@ def _block(
 
 
 def _check_names(stored: dict[str, StoredTensor], config: ModelConfig, folder: Any) -> None:
+    count = names.tensor_count(config)
+    if count > 2 * len(stored) + 1000:  # before any of them is named: config.json may be hostile
+        raise ValueError(
+            f"{folder}: config.json describes {count:,} tensors ({config.layers:,} layers, "
+            f"{config.experts:,} experts), the files hold {len(stored):,}"
+        )
     expected = names.tensor_shapes(config)
     if config.tied and "lm_head.weight" in stored:
         _compare_tied(stored.pop("lm_head.weight"), stored.get("model.embed_tokens.weight"), folder)

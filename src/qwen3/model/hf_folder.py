@@ -1,4 +1,4 @@
-"""A folder in the Hugging Face layout: found or downloaded, listed, and replaced as a whole."""
+"""A folder in the Hugging Face layout: located or downloaded, its tensors listed, or replaced."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from qwen3.model import tensor_file
 from qwen3.model.tensor_file import StoredTensor
 
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Files beside the model: adapters (PEFT) and copies of its weights in another layout.
+SECOND_COPIES = ("adapter_", "consolidated")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -32,10 +36,10 @@ _OURS = {"config.json", "generation_config.json", INDEX, *TOKENIZER_FILES}
 
 
 def find(name: str | Path, *, revision: str | None = None) -> Path:
-    """A local folder as it is, else the Hub repository of that name, downloaded or from its cache.
+    """The local folder of that name, else the Hub repository, downloaded or from its cache.
 
     revision: branch, tag or commit of the repository. Raises FileNotFoundError when there is
-    neither, or no network to ask.
+    neither, or the network to ask is missing.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -51,7 +55,12 @@ def find(name: str | Path, *, revision: str | None = None) -> Path:
     wanted.append("adapter_config.json")
     try:
         return Path(
-            huggingface_hub.snapshot_download(str(name), revision=revision, allow_patterns=wanted)
+            huggingface_hub.snapshot_download(
+                str(name),
+                revision=revision,
+                allow_patterns=wanted,
+                ignore_patterns=["*/*", "consolidated*"],  # second copies of the weights
+            )
         )
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -65,12 +74,12 @@ def find(name: str | Path, *, revision: str | None = None) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """Raises FileNotFoundError or ValueError naming the file."""
+    """The JSON object in a file. Raises FileNotFoundError or ValueError naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} holds no {path.name}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
@@ -78,46 +87,90 @@ def read_json(path: Path) -> dict:
 
 
 def tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of one model.safetensors or of the files that the index names.
+    """Every tensor of the model in a folder, by its stored name.
 
-    Raises FileNotFoundError naming the files that are not there; ValueError when a file is
-    damaged or does not hold what the index says it holds.
+    The files are chosen as transformers and vLLM do: `model.safetensors`, else those of the index,
+    else all of one set of shards or the only file. Adapters and `consolidated` second copies are
+    left aside. Of a tensor that stands in two shards the one that the index names is taken.
+    Raises FileNotFoundError naming the files that are missing; ValueError when a file is damaged,
+    the index names a path outside of the folder or a tensor that no file holds, or two files hold
+    a tensor and no index says which counts.
     """
-    weight_map: dict[str, str] = {}
-    if (folder / INDEX).exists():
-        weight_map = read_json(folder / INDEX).get("weight_map", {})
+    weight_map = {}
+    if (folder / SINGLE).is_file():
+        files = [SINGLE]
+        _warn_of_other_shards(folder)
+    elif (folder / INDEX).is_file():
+        weight_map = _weight_map(folder / INDEX)
         files = sorted(set(weight_map.values()))
     else:
-        files = sorted(path.name for path in folder.glob("*.safetensors"))
-        if len(files) != 1:
-            held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            raise FileNotFoundError(
-                f"{folder} holds neither {INDEX} nor one .safetensors file, but {held}"
-            )
+        files = _unindexed(folder)
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
         raise FileNotFoundError(f"{folder}: {INDEX} names {', '.join(absent)}, not there")
-    found: dict[str, StoredTensor] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
-        header = tensor_file.read_header(folder / file)
-        astray = [name for name in header if weight_map.get(name, file) != file]
-        if twice := [name for name in header if name in found] or astray:
-            raise ValueError(f"{folder / file}: {twice[0]} is also, or should be, in another file")
-        found |= header
-    return found
+        for name, tensor in tensor_file.read_header(folder / file).items():
+            if name in stored and name not in weight_map:
+                raise ValueError(f"{folder / file}: {name} is also in {stored[name].path.name}")
+            if name not in stored or weight_map[name] == file:
+                stored[name] = tensor
+    if lost := [name for name in weight_map if name not in stored]:
+        raise ValueError(f"{folder / INDEX} names {lost[0]}, which no file holds")
+    return stored
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file of an index. Raises ValueError unless all files are below its folder."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path} has no weight_map of tensors to files")
+    for file in weight_map.values():
+        relative = isinstance(file, str) and not PurePath(file).is_absolute()
+        if not relative or ".." in PurePath(file).parts:
+            raise ValueError(f"{path}: {file!r} is not the name of a file in this folder")
+    return weight_map
+
+
+def _unindexed(folder: Path) -> list[str]:
+    """The model's files in a folder without an index: a complete set of shards or a single file."""
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    files = [file for file in files if not file.startswith(SECOND_COPIES)]
+    numbers = [re.search(r"-(\d+)-of-(\d+)\.safetensors$", file) for file in files]
+    shards = [(int(match[1]), int(match[2])) for match in numbers if match]
+    complete = bool(files) and shards == [(i + 1, len(files)) for i in range(len(files))]
+    if not complete and len(files) != 1:
+        held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} holds neither {SINGLE} nor {INDEX} nor one .safetensors file, but {held}"
+        )
+    return files
+
+
+def _warn_of_other_shards(folder: Path) -> None:
+    """Warn when the folder holds a complete sharded model beside the single file that is read."""
+    if not (folder / INDEX).is_file():
+        return
+    shards = set(_weight_map(folder / INDEX).values()) - {SINGLE}
+    if shards and all((folder / shard).is_file() for shard in shards):
+        warnings.warn(
+            f"{folder} holds {SINGLE} and also the shards of {INDEX}; {SINGLE} is read, as "
+            "transformers does",
+            stacklevel=4,
+        )
 
 
 def split(sizes: Mapping[str, tuple[np.dtype, tuple[int, ...]]], shard_bytes: int) -> list[dict]:
     """`sizes` cut, in order, into files of at most `shard_bytes` of tensors each."""
     shards: list[dict] = [{}]
-    room = shard_bytes
+    left = shard_bytes
     for name, (dtype, shape) in sizes.items():
-        need = dtype.itemsize * math.prod(shape)
-        if need > room and shards[-1]:
+        nbytes = dtype.itemsize * math.prod(shape)
+        if nbytes > left and shards[-1]:
             shards.append({})
-            room = shard_bytes
+            left = shard_bytes
         shards[-1][name] = (dtype, shape)
-        room -= need
+        left -= nbytes
     return shards
 
 
@@ -129,10 +182,11 @@ def replace(
     texts: Mapping[str, str],
     files: tuple[Path, ...],
 ) -> None:
-    """Write everything into a folder beside `folder`, sync it, and exchange the two.
+    """Write an export into a folder beside `folder`, sync it to disk, and exchange the two.
 
-    texts: file name -> content. files: copied. Raises ValueError when `folder` is a file or holds
-    what is no part of an export (it would be lost), OSError naming the bytes when they do not fit.
+    texts: file name -> content. files: copied as they are. Raises ValueError when `folder` is a
+    file or holds other files than an export's (they would be lost), OSError naming the bytes when
+    they do not fit.
     """
     folder = folder.expanduser().resolve()
     copies = {path.name: path for path in map(Path, files)}
@@ -167,6 +221,7 @@ def replace(
 
 
 def _check_target(folder: Path, known: set[str]) -> None:
+    """Raise ValueError when replacing `folder` would lose anything but an older export."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; an export is a folder")
     held = [path.name for path in folder.iterdir()] if folder.is_dir() else []
@@ -187,7 +242,7 @@ def _write_shards(
 ) -> None:
     shards = split(sizes, shard_bytes)
     if len(shards) == 1:
-        tensor_file.write(folder / "model.safetensors", shards[0], arrays)
+        tensor_file.write(folder / SINGLE, shards[0], arrays)
         return
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):
@@ -199,7 +254,7 @@ def _write_shards(
 
 
 def _sync(path: Path) -> None:
-    """To the disk: a full one must show before the exchange."""
+    """Flush a file or folder to disk, so that a full disk shows before the exchange."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -208,13 +263,14 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Put `new` where `old` is; where the system can, in one step that no kill can fall into."""
+    """Put `new` where `old` is; where the system can, in one step that a kill cannot interrupt."""
     if not old.exists():
         os.rename(new, old)
         return
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, atomically = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    if swap and swap(here, os.fsencode(new), here, os.fsencode(old), atomically) == 0:
+    current_folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = os.fsencode(new), os.fsencode(old)
+    if swap and swap(current_folder, names[0], current_folder, names[1], exchange) == 0:
         return  # `new` now holds the old one, which the caller removes
     aside = old.with_name(f".{old.name}.old")
     shutil.rmtree(aside, ignore_errors=True)

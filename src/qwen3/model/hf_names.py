@@ -80,6 +80,14 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def tensor_count(config: ModelConfig) -> int:
+    """Number of tensors of a checkpoint of this config, without listing them."""
+    return sum(
+        (config.layers if row.stacked else 1) * (config.experts if row.by_expert else 1)
+        for row in rows(config)
+    )
+
+
 def order(config: ModelConfig) -> Iterator[tuple[Row, int | None]]:
     """(row, layer) from the embedding to the head; layer is None outside of the blocks."""
     table = rows(config)

@@ -117,8 +117,7 @@ class Attention(nn.Module):
         with jax.named_scope("attend"):
             attend = self.plain if c.dual_chunk is None else self.dual_chunk
             o_BTNH, new_cache = attend(q_BTNH, k_BTKH, v_BTKH, at, cache)
-        o_BTNH = checkpoint_name(constrain(o_BTNH, *heads), "attention")
-        return product(o_BTNH, out, inputs=2), new_cache
+        return product(constrain(o_BTNH, *heads), out, inputs=2), new_cache
 
     def plain(
         self,

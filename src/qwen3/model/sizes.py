@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ class DualChunkConfig:
 class ModelConfig:
     """The architecture of one Qwen3 model (arXiv 2505.09388, section 2).
 
-    Raises ValueError when heads do not divide over kv heads or more experts are active than exist.
+    Raises ValueError for sizes below 1, an odd head_dim, an epsilon or a rotary base that is not
+    a number above 0, heads that do not divide over kv heads, and more active experts than experts.
     """
 
     name: str
@@ -55,6 +57,14 @@ class ModelConfig:
     source: str = ""  # where the row comes from
 
     def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "ffn", "heads", "kv_heads", "vocab", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even: rotary channels are pairs")
+        for name in ("norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)} must be a number above 0")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads do not divide over {self.kv_heads} kv heads")
         if self.experts and not 0 < self.active_experts <= self.experts:

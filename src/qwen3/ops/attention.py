@@ -16,12 +16,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qwen3 import mesh as meshes
 
 MASKED = -1e30  # score of a masked key: finite, so that its gradient is 0 and not NaN
+RESIDUALS = "attention"  # name, for remat policies, of what the backward pass needs of a kernel
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 16  # of queries, in the reference kernel
 
 Span: TypeAlias = tuple[int, int, int]  # first query, last query + 1, number of keys they may see
@@ -172,7 +174,10 @@ def _blocked_forward(
         out = _matmul_fp32("BKRS,BKSH->BKRH", flat, v_BKSH[:, :, :keys])
         outs.append((out.reshape(B, K, G, -1, H) / total).astype(q_BKGTH.dtype))
         sums.append((top + jnp.log(total))[..., 0])
-    o_BKGTH, lse_BKGT = jnp.concatenate(outs, axis=3), jnp.concatenate(sums, axis=3)
+    # Named here, where the backward pass takes them from: a remat policy that saves them saves the
+    # whole forward kernel. A name on the attention's output outside of it would save nothing.
+    o_BKGTH = checkpoint_name(jnp.concatenate(outs, axis=3), RESIDUALS)
+    lse_BKGT = checkpoint_name(jnp.concatenate(sums, axis=3), RESIDUALS)
     return o_BKGTH, (q_BKGTH, k_BKSH, v_BKSH, places, o_BKGTH, lse_BKGT)
 
 
@@ -260,7 +265,13 @@ def _splash_plan(q_BTNH: jax.Array, shards: int) -> Any:
         use_fused_bwd_kernel=True,
     )
     mask = masks.MultiHeadMask([masks.CausalMask((T, T)) for _ in range(heads)])
-    return splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=shards)
+    return splash.make_splash_mha(
+        mask,
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=shards,
+        residual_checkpoint_name=RESIDUALS,
+    )
 
 
 def _splash_run(
