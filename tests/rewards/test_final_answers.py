@@ -178,6 +178,8 @@ WRAPPINGS = [
     "x = @",
     "\\approx @",
     "**@**",
+    "\\large \\boxed{@}",
+    "\\begin{aligned} @ \\end{aligned}",
     "The answer is $@$.",
 ]
 

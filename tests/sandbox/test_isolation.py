@@ -140,6 +140,15 @@ def test_the_filter_is_small_and_has_a_program_for_each_machine():
         assert len(code) % 8 == 0 and len(code) // 8 < 4096  # the kernel's bound
 
 
+def test_without_a_filter_there_is_no_isolation_but_limits_remain():
+    def no_filter(_families):
+        raise OSError("seccomp: Function not implemented")
+
+    with pytest.raises(OSError, match="not implemented"):
+        namespaces.apply_filter({"level": "namespaces", "filter": no_filter})
+    namespaces.apply_filter({"level": "rlimits", "filter": no_filter})
+
+
 def test_candidates_are_the_first_to_go_when_memory_ends(box):
     (warden,) = [child.process.pid for child in box._pool.children]
     with open(f"/proc/{warden}/oom_score_adj") as file:  # its children inherit it

@@ -25,9 +25,10 @@ from qwen3.rewards.final_answers import (
     words,
 )
 from qwen3.rewards.latex_cleaning import clean
-from qwen3.rewards.numerals import Number, number
+from qwen3.rewards.numerals import ExactNumber, number
 
-LONGEST = 300  # characters of an answer, or four times those of its reference
+LONGEST = 300  # characters of an answer, or four times those of its reference, up to
+LONGEST_EVER = 2000  # characters: reading is not linear in everything
 MOST_DIGITS = 30  # in a row, or as many as the reference is long
 DEEPEST = 6  # nested braces, or two more than in the reference
 MOST_ITEMS = 40  # of a list, a tuple or a matrix
@@ -72,7 +73,7 @@ def same(reference: str, answer: str) -> bool:
 def acceptable(answer: str, reference: str) -> bool:
     """Whether the answer is of a size that the reference could need, and not too costly to read."""
     digits = max(MOST_DIGITS, len(reference))
-    if len(answer) > max(LONGEST, 4 * len(reference)):
+    if len(answer) > max(LONGEST, min(4 * len(reference), LONGEST_EVER)):
         return False
     if re.search(rf"\d{{{digits + 1}}}", answer) or answer.count(",") > MOST_ITEMS:
         return False
@@ -99,7 +100,7 @@ def equal(reference: Answer, answer: Answer, *, worked: bool = False) -> bool:
         return _named(reference) and equal(read(reference.members[-1]), answer, worked=worked)
     if isinstance(reference, Collection) or isinstance(answer, Collection):
         return _collections(reference, answer)
-    if isinstance(reference, Number):
+    if isinstance(reference, ExactNumber):
         return _number(reference, answer, worked)
     if isinstance(reference, Expression):
         return _expression(reference, answer)
@@ -112,11 +113,11 @@ def equal(reference: Answer, answer: Answer, *, worked: bool = False) -> bool:
     return reference == answer  # based numerals and words
 
 
-def _number(reference: Number, answer: Answer, worked: bool) -> bool:
+def _number(reference: ExactNumber, answer: Answer, worked: bool) -> bool:
     if isinstance(answer, Expression) and not worked:
         measured = number(answer.latex, symbols=True)
         answer = answer if measured is None else measured
-    if isinstance(answer, Number):
+    if isinstance(answer, ExactNumber):
         if _contradict(reference.unit, answer.unit):
             return False
         if reference.percent == answer.percent:
@@ -134,13 +135,13 @@ def _expression(reference: Expression, answer: Answer) -> bool:
         return isinstance(answer, Words | Expression) and words(reference.latex) == words(
             answer.text if isinstance(answer, Words) else answer.latex
         )
-    if not isinstance(answer, Expression | Number) or _contradict(reference.unit, answer.unit):
+    if not isinstance(answer, Expression | ExactNumber) or _contradict(reference.unit, answer.unit):
         return False
     latex = answer.latex if isinstance(answer, Expression) else _latex(answer)
     return reference.latex == latex or symbolic.equal(reference.latex, latex)
 
 
-def _latex(value: Number) -> str:
+def _latex(value: ExactNumber) -> str:
     exact = value.value / 100 if value.percent else value.value
     return f"\\frac{{{exact.numerator}}}{{{exact.denominator}}}"
 
@@ -224,12 +225,12 @@ def _pairwise(reference: Sequence[Answer], answer: Sequence[Answer]) -> bool:
 
 def _matched(reference: Sequence[Answer], answer: Sequence[Answer]) -> bool:
     """Whether the items are the same ones in any order."""
-    left = list(answer)
-    if len(left) != len(reference):
+    unmatched = list(answer)
+    if len(unmatched) != len(reference):
         return False
     for item in reference:
-        match = next((i for i, other in enumerate(left) if equal(item, other)), None)
+        match = next((i for i, other in enumerate(unmatched) if equal(item, other)), None)
         if match is None:
             return False
-        del left[match]
+        del unmatched[match]
     return True

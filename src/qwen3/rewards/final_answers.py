@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from qwen3.rewards.latex_cleaning import closing, strip_braces, tokens
-from qwen3.rewards.numerals import BasedNumeral, Number, number, split_unit
+from qwen3.rewards.numerals import BasedNumeral, ExactNumber, number, split_unit
 
 INFINITY = "\\infty"
 
@@ -80,7 +80,7 @@ class Comparison:
 
 
 Answer: TypeAlias = (
-    Number
+    ExactNumber
     | BasedNumeral
     | Words
     | Expression
@@ -179,7 +179,11 @@ def _joined_intervals(items: Sequence[Answer], joined: str) -> Answer:
     if len(items) == 2 and joined != "or":
         lower, upper = sorted(items, key=lambda item: _bound(item, 0) is None)
         low, high = _bound(lower, 0), _bound(upper, 1)
-        if isinstance(low, Number) and isinstance(high, Number) and low.value < high.value:
+        if (
+            isinstance(low, ExactNumber)
+            and isinstance(high, ExactNumber)
+            and low.value < high.value
+        ):
             assert isinstance(lower, Bracketed) and isinstance(upper, Bracketed)
             return Bracketed(lower.opening, (low, high), upper.closing)
     return Union(tuple(items))
@@ -257,6 +261,7 @@ def _union(text: str) -> Answer | None:
 
 def _bracketed(text: str) -> Answer | None:
     """A tuple, an interval or a set: brackets around the whole text."""
+    text, _, _ = split_unit(text)
     opening = next((mark for mark in ("\\{", "\\langle", "(", "[") if text.startswith(mark)), None)
     end = closing(text, 0) if opening else -1
     close = text[end:]

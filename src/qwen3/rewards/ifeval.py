@@ -127,7 +127,7 @@ def _parameters(path: str | Path, key: object, name: str, values: Mapping) -> di
     missing = [field for field in names.values() if values.get(field) is None]
     if missing:
         raise ValueError(f"{path}: key {key}: {name} lacks {missing}")
-    return {**{ours: values[theirs] for ours, theirs in names.items()}, **fixed}
+    return {**{name: values[field] for name, field in names.items()}, **fixed}
 
 
 def verdicts(problem: Problem, answer: str) -> list[bool | None]:

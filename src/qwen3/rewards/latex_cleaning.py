@@ -92,7 +92,8 @@ SPELLINGS = {
 LOOKS = (
     "left right bigl bigr Bigl Bigr biggl biggr Biggl Biggr big Big bigg Bigg displaystyle "
     "textstyle scriptstyle limits nolimits quad qquad thinspace medspace thickspace negthinspace "
-    "mathstrut strut hfill notag nonumber bf it rm sf tt"
+    "mathstrut strut hfill notag nonumber bf it rm sf tt tiny small normalsize large Large LARGE "
+    "huge Huge checkmark"
 ).split()
 # Commands whose argument is read in their place.
 FONTS = "boxed fbox framebox mathbf boldsymbol bm mathit mathsf mathtt underline ensuremath".split()
@@ -138,9 +139,11 @@ _NAME = re.compile(
 )
 # A thousands separator other than a plain comma: "1{,}234", "1\,234", "1 234".
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\[,; ]|~| )\d{3})+(?!\d)")
+_ALIGNED = re.compile(r"\\(?:begin|end)\{(?:aligned|align|gather|equation|split|math)\*?\}")
 _EMPHASIS = re.compile(r"(\*\*|__|`)(.+)\1", re.DOTALL)
 _LEAD = re.compile(
-    r"(?i)(?:(?:the |my )?(?:final |correct )?answer(?: is)?\s*:?|(?:which )?is |=|:|"
+    r"(?i)(?:\\text\{\s*(?:(?:the |my )?(?:final )?answer(?: is)?\s*:?|is|so)\s*\}|"
+    r"(?:the |my )?(?:final |correct )?answer(?: is)?\s*:?|(?:which )?is |=|:|"
     r"\\(?:approx|therefore|implies|Rightarrow|sim|simeq)(?![a-z])|"
     r"(?:about|approximately|roughly) )\s*"
 )
@@ -148,7 +151,9 @@ _LEAD = re.compile(
 
 def clean(text: str) -> str:
     """The answer in plain LaTeX: one spelling for each thing, no wrappers and no end mark."""
-    text = text.translate(UNICODE).strip()
+    text = re.sub(r"(?<!\\)\\\s", " ", text.translate(UNICODE)).strip()
+    if _ALIGNED.search(text):
+        text = _ALIGNED.sub(" ", text).replace("&", " ").strip()
     emphasis = _EMPHASIS.fullmatch(text)
     text = emphasis[2] if emphasis else text
     text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text.replace("\\!", ""))
@@ -168,6 +173,8 @@ def clean(text: str) -> str:
 
 def _dollars(text: str) -> str:
     """Without the $ of math mode; one that is left over, or written \\$, is a currency sign."""
+    escaped = re.fullmatch(r"\s*\\\$(.+)\\\$\s*", text, re.DOTALL)  # \\$x\\$ is a slip for $x$
+    text = escaped[1] if escaped else text
     text = text.replace("\\$", "¤")
     if text.count("$") % 2:
         text = text.replace("$", "¤", 1)
@@ -183,8 +190,8 @@ def _unwrapped_texts(text: str) -> str:
     parts, start = [], 0
     while (at := text.find("\\text{", start)) >= 0 and (end := closing(text, at + 5)) > 0:
         inside = text[at + 6 : end]
-        whole = not text[:at].strip() and not text[end + 1 :].strip()
-        plain = _PLAIN_TEXT.fullmatch(inside) and not whole
+        alone = not text[:at].strip() and not text[end + 1 :].strip()
+        plain = _PLAIN_TEXT.fullmatch(inside) and not alone
         parts += [text[start:at], text[at : end + 1] if plain else inside]
         start = end + 1
     return "".join(parts) + text[start:]

@@ -12,7 +12,7 @@ from qwen3.data.jsonl import read_rows
 from qwen3.rewards import answer_equality
 from qwen3.rewards import maths_questions as questions
 from qwen3.rewards.latex_cleaning import clean
-from qwen3.rewards.numerals import Number, number
+from qwen3.rewards.numerals import ExactNumber, number
 from qwen3.rewards.task import Problem, Task, ask, draw_in_split, levels
 
 FORM = "Put the final answer in \\boxed{}."
@@ -77,7 +77,7 @@ def read_gsm8k(path: str | Path) -> list[Problem]:
     problems = []
     for _, row in read_rows(path, fields=("question", "answer")):
         head, mark, gold = row["answer"].rpartition("####")
-        if not mark or not isinstance(number(clean(gold)), Number):
+        if not mark or not isinstance(number(clean(gold)), ExactNumber):
             raise ValueError(f"{path}: no number after #### in {row['answer'][-60:]!r}")
         text = f"{row['question']} {FORM}"
         problems.append(problem(text, gold.strip().replace(",", ""), solution=head.strip()))

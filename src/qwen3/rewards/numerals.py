@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 LARGEST_EXPONENT = 400  # of powers of ten; larger numbers are no one's final answer
+MOST_UNITS = 4  # parts of a unit: "5 million square km"
 LONGEST_POWER = 4000  # bits of an integer written as a power
 
 MULTIPLIERS = {
@@ -85,7 +86,7 @@ _BASED = re.compile(
 
 
 @dataclass(frozen=True)
-class Number:
+class ExactNumber:
     """An exact number, in base ten."""
 
     value: Fraction
@@ -101,7 +102,7 @@ class BasedNumeral:
     base: int
 
 
-def number(text: str, *, symbols: bool = False) -> Number | BasedNumeral | None:
+def number(text: str, *, symbols: bool = False) -> ExactNumber | BasedNumeral | None:
     """The number that a cleaned text is, with or without a unit; None if it is anything else.
 
     symbols: a single letter behind the number is a unit too ("5m"), not a variable.
@@ -115,7 +116,7 @@ def number(text: str, *, symbols: bool = False) -> Number | BasedNumeral | None:
     value = numeral(core)
     if value is None:
         return None
-    return Number(value * factor, unit == "%", "" if unit == "%" else unit)
+    return ExactNumber(value * factor, unit == "%", "" if unit == "%" else unit)
 
 
 def numeral(text: str) -> Fraction | None:
@@ -132,7 +133,7 @@ def numeral(text: str) -> Fraction | None:
         if match := pattern.fullmatch(text):
             try:
                 return value(match)
-            except (ZeroDivisionError, OverflowError):
+            except (ZeroDivisionError, OverflowError, ValueError):  # also thousands of digits
                 return None
     return None
 
@@ -168,11 +169,11 @@ def _power(match: re.Match[str]) -> Fraction:
 
 
 def _repeating(match: re.Match[str]) -> Fraction:
-    whole, head, tail = match[1], match[2], match[3]
+    integer, head, tail = match[1], match[2], match[3]
     shift = 10 ** len(head)
     period = Fraction(int(tail), (10 ** len(tail) - 1) * shift)
-    fixed = Fraction(int(whole.lstrip("+-") or "0")) + Fraction(int(head or "0"), shift)
-    return _sign(whole[:1]) * (fixed + period)
+    fixed = Fraction(int(integer.lstrip("+-") or "0")) + Fraction(int(head or "0"), shift)
+    return _sign(integer[:1]) * (fixed + period)
 
 
 _READERS = (
@@ -206,7 +207,10 @@ def split_unit(text: str, *, symbols: bool = False) -> tuple[str, str, int]:
     if prefix:
         unit = canonical(prefix[2] or prefix[5])
         text = (prefix[1] or prefix[4] or "") + (prefix[3] or "") + text[prefix.end() :]
-    while suffix := _SUFFIX.search(text):
+    for _ in range(MOST_UNITS):
+        suffix = _SUFFIX.search(text)
+        if not suffix:
+            break
         words = " ".join(part for part in suffix.groups()[:-1] if part)
         if _NO_UNIT.search(words) or not text[: suffix.start()].strip():
             break
