@@ -121,7 +121,7 @@ CONFIGS = {
     "tis": preset("dapo", tis_cap=1.05),
     "icepop": preset("dapo", token_band=(0.9, 1.1)),
     "both": preset("dapo", token_band=(0.8, 1.2), tis_cap=1.05),
-    "rejection": preset("dapo", sequence_band=(0.95, 1.03)),
+    "rejection": preset("dapo", sequence_band=(0.98, 1.2)),  # both ends drop a sequence
     "k2": preset("dapo", kl="k2", kl_coef=0.3),
     "weighted k3": preset("dapo", kl="weighted_k3", kl_coef=0.3),
     "reward k1": preset("dapo", kl="reward_k1", kl_coef=0.3),
