@@ -107,7 +107,6 @@ def test_what_the_package_imports_is_declared():
         "absl": "absl-py",
         "orbax": "orbax-checkpoint",
         "libtpu": "jax[tpu]",
-        "math_verify": "math-verify",
     }
     called |= {"tensorboardX": "tensorboardx", "array_record": "tensorflow-datasets"}
     outside = {name for name in names if name not in sys.stdlib_module_names and name != "qwen3"}

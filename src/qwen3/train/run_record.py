@@ -34,7 +34,7 @@ DISTRIBUTIONS = (
     "tokenizers",
     "safetensors",
     "tokamax",
-    "math-verify",
+    "sympy",
 )
 # Environment variables that change what a run computes, how fast, or where; no secrets are read.
 VARIABLES = (
