@@ -4,8 +4,11 @@ Command:   python experiments/tiny_select_prompts.py [--model runs/cold_start] [
            after tiny_cold_start.py; then
            python experiments/tiny_grpo.py --workdir runs/grpo_selected \\
                --set problems=runs/prompts.jsonl --set 'tasks=[{"task": "file"}]'
-Hardware:  one core.
-Expected:  PENDING
+Hardware:  one core; about a minute.
+Expected:  of 512 problems 213 are never solved in eight answers and 7 always; the 128 chosen ones
+           have one or two right answers. RL on them draws 1.1 prompts for each group that differs,
+           and its score rises from .20 at step 1 to .53 on average over the last five sets of
+           answers (seen once).
 """
 
 from __future__ import annotations

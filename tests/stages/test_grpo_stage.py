@@ -207,6 +207,7 @@ def test_forced_tokens_of_a_thinking_budget_have_no_weight_in_the_batch(
         length=200,
         steps=1,
         refill=Refill(1.0, 1),
+        policy=preset("gspo"),  # whose denominator is sequences: tokens are counted all the same
     )
     grpo.run(chosen, tmp_path / "run")
     assert {request.budget for request in requests[0]} == {3}
