@@ -75,7 +75,7 @@ def start(run: Run, options: Namespace) -> int:
     home = f"qwen3/{run.RUN}"
     unpack = f"mkdir -p {home}/{name} && tar -xzf {file.name} -C {home}/{name}"
     setup = f"ln -sfn {name} {home}/code && bash {home}/code/launch/worker.sh setup"
-    _everywhere(run, f"{unpack} && {setup}", "ready running", 1800)
+    _everywhere(run, f"{unpack} && {setup}", "ready running", 6 * run.CALL_SECONDS)
     answers = _worker(run, "start", "started running")
     bucket.note(run, "run")
     already = sum(words.startswith("running") for words in answers.values())
@@ -178,7 +178,7 @@ def sweep(run: Run, options: Namespace) -> int:
 def _worker(run: Run, verb: str, accept: str = "") -> dict[str, str]:
     """Have worker.sh do something on every host; what each said."""
     line = f"bash qwen3/{run.RUN}/code/launch/worker.sh {verb}"
-    return _everywhere(run, line, accept or verb, 300)
+    return _everywhere(run, line, accept or verb, run.CALL_SECONDS)
 
 
 def _everywhere(run: Run, line: str, accept: str, timeout: float) -> dict[str, str]:

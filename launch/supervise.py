@@ -15,7 +15,6 @@ when the same cause comes twice without one, or after TRIES.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -218,24 +217,5 @@ def preemption() -> str:
     return ""
 
 
-def main() -> int:
-    """Take the host's lock, or say who has it; supervise."""
-    with Path("~/qwen3/lock").expanduser().open("a+") as lock:
-        for _ in range(20):  # `worker.sh start` holds it for a moment when it looks
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.1)
-        else:
-            lock.seek(0)
-            print(f"@pod {NAME} running {lock.read().strip()}", flush=True)
-            return 1
-        lock.truncate(0)
-        print(os.environ["RUN"], os.environ["START"], os.getpid(), file=lock, flush=True)
-        for file in HOST.iterdir():
-            file.unlink()
-        return Supervisor(sys.argv[1:]).run()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(Supervisor(sys.argv[1:]).run())

@@ -48,6 +48,11 @@ setup() {
 
 run() {
   local pair
+  exec 9>> "$lock"
+  # `start` holds it for a moment when it looks.
+  flock -w 3 9 || { mark "running $(< "$lock")"; exit 1; }
+  echo "$RUN $START $$" > "$lock"
+  rm -f -- "$QWEN3_HOST_DIR"/*
   if [[ "$BACKEND" == gke ]]; then
     setup
     export START="$START.$EPOCHSECONDS" # a container that starts again brings the same START
@@ -68,9 +73,9 @@ start() {
   else
     setsid nohup bash "$code/launch/worker.sh" run < /dev/null >> "$log" 2>&1 &
   fi
-  for _ in {1..150}; do
+  for _ in {1..200}; do
     in_use && { mark started; return; }
-    sleep 0.1
+    sleep 0.3
   done
   mark "failed: $(tail -n 1 "$log")"
 }

@@ -20,7 +20,8 @@ def commit(run: Run) -> str:
 def archive(run: Run, folder: str) -> Path:
     """Write qwen3-RUN.tgz into `folder`: the commit's files and run.env."""
     settings, file = Path(folder, "run.env"), Path(folder, f"qwen3-{run.RUN}.tgz")
-    settings.write_text(run.host_settings(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())))
+    start = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    settings.write_text(run.host_settings(start, commit(run)))
     options = ["--format=tar.gz", f"--add-file={settings}", f"--output={file}"]
     if run.command(["git", "archive", *options, "HEAD"]).code != 0:
         raise Refused("git archive failed: is this a clone, and git 2.30 or newer?")

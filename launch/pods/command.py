@@ -49,9 +49,11 @@ def call(argv: Sequence[str], timeout: float = 120, stdin: str = "", **env: str)
     try:
         out, err = process.communicate(stdin, timeout)
         return Answer(process.returncode, out, err)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):  # its children, such as ssh, too
+    except BaseException as error:  # Ctrl-C too; the command's children, such as ssh, end with it
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         return Answer(None, *process.communicate())
 
 

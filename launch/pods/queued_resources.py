@@ -62,7 +62,7 @@ def up(run: Run) -> None:
     else:
         flags += CAPACITY[run.CAPACITY]
     alpha = run.CAPACITY == "flex-start" or bool(run.RESERVATION)
-    _say(run.command(_argv(run, "queued-resources", "create", flags, run.RUN, alpha=alpha)))
+    _said(run.command(_argv(run, "queued-resources", "create", flags, run.RUN, alpha=alpha)))
 
 
 def state(run: Run) -> State:
@@ -70,7 +70,7 @@ def state(run: Run) -> State:
     answer = run.command(_argv(run, "queued-resources", "describe", ["--format=json"], run.RUN))
     if "NOT_FOUND" in answer.err or run.dry:
         return State("absent")
-    request = json.loads(_say(answer).out)
+    request = json.loads(_said(answer).out)
     spec = request["tpu"]["nodeSpec"][0]["node"]
     if (spec["acceleratorType"], spec.get("labels", {}).get("qwen3-run")) != (run.TYPE, run.RUN):
         raise Refused(f"RUN={run.RUN} is the name of another request, {spec['acceleratorType']}")
@@ -99,12 +99,14 @@ def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
 def copy(run: Run, file: Path) -> None:
     """Copy to every host's home; whether it came is seen when it is unpacked."""
     flags = ["--node=all", "--worker=all", "--batch-size=all"]
-    run.command(_argv(run, "queued-resources", "scp", flags, str(file), f"{run.RUN}:"), 900)
+    run.command(_argv(run, "queued-resources", "scp", flags, str(file), f"{run.RUN}:"), run.CALL_SECONDS)
 
 
 def down(run: Run) -> None:
     """Delete request and nodes, and see them gone."""
-    run.command(_argv(run, "queued-resources", "delete", ["--force", "--async"], run.RUN))
+    delete = _argv(run, "queued-resources", "delete", ["--force", "--async"], run.RUN)
+    if "NOT_FOUND" not in (answer := run.command(delete)).err:
+        _said(answer)
     deadline = time.monotonic() + 1200
     while left := [name for name, owner, _ in billed(run) if owner == run.RUN]:
         if time.monotonic() > deadline:
@@ -150,11 +152,11 @@ def _argv(
 
 
 def _json(run: Run, group: str, verb: str, flags: list[str] = []) -> list[dict[str, Any]]:  # noqa: B006
-    answer = _say(run.command(_argv(run, group, verb, ["--format=json", *flags])))
+    answer = _said(run.command(_argv(run, group, verb, ["--format=json", *flags])))
     return json.loads(answer.out or "[]")
 
 
-def _say(answer: Answer) -> Answer:
+def _said(answer: Answer) -> Answer:
     """The answer, if it is none of trouble; else Refused or NotNow, in one line."""
     if answer.code == 0:
         return answer

@@ -55,6 +55,7 @@ class Run:
     STOP_SECONDS: int = 180  # for saving, once told to stop
     TRIES: int = 6  # attempts in a row without a new checkpoint
     BEAT_SECONDS: int = 30  # between a host's reports to the bucket
+    CALL_SECONDS: float = 300.0  # for one command on all hosts; six times that for set-up
     POLL_SECONDS: float = 30.0  # between two looks at the pod
 
     command: Callable[..., Answer] = call
@@ -125,7 +126,7 @@ class Run:
     def dollars(self, hours: float) -> float:
         return hours * self.PRICE * self.chips
 
-    def host_settings(self, start: str) -> str:
+    def host_settings(self, start: str, commit: str) -> str:
         """run.env, which worker.sh reads. `start` names this start: logs of each lie apart."""
         flags = types.parse(self.TYPE).generation.flags.split()
         if self.SLICES > 1:
@@ -135,6 +136,7 @@ class Run:
         settings = {
             **{key: getattr(self, key) for key in KEYS},
             "START": start,
+            "QWEN3_REVISION": commit,
             "FOLDER": self.folder,
             "HOSTS": len(self.hosts),
             "CHIPS": self.chips // len(self.hosts),  # of one host

@@ -53,6 +53,7 @@ class Pod:
             "BEAT_SECONDS": 1,
             "POLL_SECONDS": 0.2,
             "STOP_SECONDS": 20,
+            "CALL_SECONDS": 120,
         }
         self.trouble = folder / "trouble"
         self.trouble.mkdir(exist_ok=True)
@@ -93,7 +94,7 @@ class Pod:
         file = self.run / "work" / "metrics.jsonl"
         return file.read_text().count("\n") if file.exists() else 0
 
-    def until(self, what, seconds=60):
+    def until(self, what, seconds=240):
         """Wait until what() is true."""
         limit = time.monotonic() + seconds
         while not what():

@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/compute/v1/.*/reservations/(.*)", url.path):
             found = self.cloud.reservations.get(match[1])
             return self.answer(found) if found else self.lost(match[1])
-        match = re.fullmatch(r"/v2(?:alpha1)?/(projects/[^/]+/locations/[^/]+)/(\w+)(?:/(.*))?", url.path)
+        match = re.fullmatch(r"/v[12](?:alpha1)?/(projects/[^/]+/locations/[^/]+)/(\w+)(?:/(.*))?", url.path)
         if not match:
             return self.lost(url.path)
         parent, kind, name = match.groups()
@@ -214,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.lost(f"{parent}/queuedResources/{name}")
         if self.command == "GET":
             return self.answer(cloud.show(name))
-        assert query.get("force") == "true", "nodes are only deleted by force"
+        assert query.get("force", "").lower() == "true", "nodes are only deleted by force"
         del cloud.requests[name]
         for node in [n for n, about in cloud.nodes.items() if about["queuedResource"] == name]:
             for endpoint in cloud.nodes.pop(node)["networkEndpoints"]:
