@@ -152,11 +152,11 @@ def down(run: Run, options: Namespace) -> int:
     if run.backend.state(run).kind == "absent" and not run.dry:
         _say(run, "there is no pod")
         return 0
-    question = (
-        f"delete {run.SLICES} x {run.TYPE} of {run.RUN} (${run.dollars(1):,.2f} an hour)? [y/N] "
-    )
-    if not (options.yes or run.dry) and input(question) != "y":
-        raise Refused("not deleted")
+    words = f"{run.SLICES} x {run.TYPE} of {run.RUN}, ${run.dollars(1):,.2f} an hour"
+    if not (options.yes or run.dry):
+        print(f"delete {words}? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip() != "y":
+            raise Refused("not deleted")
     run.backend.down(run)
     bucket.note(run, "down")
     _say(run, "deleted")

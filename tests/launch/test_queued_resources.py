@@ -113,11 +113,12 @@ def test_a_flaky_ssh_is_no_failure(tpu, cloud):
 
 
 def test_a_notice_of_preemption_makes_a_host_save_and_leave(tpu, cloud):
+    tpu.keys["ENTRY"] = f"{QUICK} --steps 1000"
     tpu.ok("up")
-    tpu.ok("run", ENTRY=f"{QUICK} --steps 1000")
+    tpu.ok("run")
     tpu.until(lambda: tpu.step() >= 3)
     cloud.preempted = {"127.1.1.1"}
-    tpu.until(lambda: "preempted" in tpu("status", ENTRY=f"{QUICK} --steps 1000")[1])
+    tpu.until(lambda: "preempted" in tpu("status")[1])
     state = json.loads(next(tpu.run.glob("pod/*/0.0/state.json")).read_text())
     assert state["code"] == 42 and state["checkpoint"] == tpu.step()
 
@@ -130,10 +131,11 @@ def test_hosts_with_the_metadata_of_another_pod_do_not_start(tpu, cloud):
 
 
 def test_two_slices_are_two_nodes_of_one_request(tpu, cloud):
-    assert "active: 16 chips on 4 hosts" in tpu.ok("up", SLICES=2)
+    tpu.keys.update(SLICES=2, ENTRY=QUICK)
+    assert "active: 16 chips on 4 hosts" in tpu.ok("up")
     assert set(cloud.nodes) == {"toy-0", "toy-1"}
-    assert "started on 4 hosts" in tpu.ok("run", SLICES=2, ENTRY=QUICK)
-    tpu.until(lambda: tpu("status", SLICES=2)[1].count(" done ") == 4)
+    assert "started on 4 hosts" in tpu.ok("run")
+    tpu.until(lambda: tpu("status")[1].count(" done ") == 4)
 
 
 def test_down_asks_deletes_and_says_when_there_is_nothing(tpu, cloud):
@@ -146,7 +148,8 @@ def test_down_asks_deletes_and_says_when_there_is_nothing(tpu, cloud):
 
 def test_sweep_finds_pods_whose_hosts_fell_silent_and_deletes_only_ours(tpu, cloud):
     tpu.ok("up")
-    cloud.nodes["stranger"] = {**cloud.nodes["toy"], "labels": {}, "name": "projects/p/nodes/stranger"}
+    other = {"labels": {}, "name": "projects/p/locations/z/nodes/stranger", "queuedResource": ""}
+    cloud.nodes["stranger"] = {**cloud.nodes["toy"], **other}
     assert "an orphan" not in tpu.ok("sweep")
     for file in tpu.run.glob("pod/events/*.json"):
         event = json.loads(file.read_text())
