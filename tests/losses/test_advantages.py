@@ -61,6 +61,9 @@ def test_binarising_first_keeps_a_formatting_accident_from_training_at_full_stre
     quiet = group_advantages(countdown, [0] * 8, scale="group", binarise=0.5)
     np.testing.assert_array_equal(quiet.values, 0)
     assert quiet.flat_low == 1
+    # A reward at the threshold counts as 1.
+    edge = group_advantages([0.5, 0.4], [0, 0], binarise=0.5)
+    np.testing.assert_array_equal(edge.values, [0.5, -0.5])
 
 
 @pytest.mark.parametrize(
