@@ -137,7 +137,7 @@ def line(row: Row, plan: dict) -> str:
     if prediction is None:
         cells += ["does not fit"] * 6
     else:
-        sent = sum(each["bytes"] for each in plan["collectives"])
+        sent = sum(operation["bytes"] for operation in plan["collectives"])
         cells += [
             f"{plan['flops_ratio']:.3f}",
             f"{plan['flops_ratio_with_tiles']:.3f}",

@@ -114,7 +114,7 @@ def distillation(result: Result) -> Measured:
     if "KL - control" in gap:
         why += f"; KL on its own minus on the teacher's samples {percent(gap['KL - control'])}"
     return Measured(
-        [_student_row(STUDENTS[name], one, most) for name, one in students.items()],
+        [_student_row(STUDENTS[name], student, most) for name, student in students.items()],
         {
             "KL above RL in pass@1": gap["KL - RL"][1] > 0,
             "at most a fifth of the samples": cost <= 0.2,
@@ -128,7 +128,8 @@ def distillation(result: Result) -> Measured:
             "title": "share of hard problems, T = 1",
             "names": [STUDENTS[name] for name in students],
             "series": {
-                f"pass@{k}": [one["pass"][k] for one in students.values()] for k in ("1", most)
+                f"pass@{k}": [student["pass"][k] for student in students.values()]
+                for k in ("1", most)
             },
         },
     )
@@ -139,7 +140,7 @@ def differences(students: Mapping[str, Any], most: str) -> Mapping[str, Sequence
 
     Results that are published without their per-problem scores have these under "differences".
     """
-    scores = {name: one["per_problem"] for name, one in students.items()}
+    scores = {name: student["per_problem"] for name, student in students.items()}
     start, kl, rl = (scores[name] for name in ("student_exam", "student_kl", "student_rl"))
     pairs = {
         "KL - RL": intervals.paired(rl["1"], kl["1"]),
@@ -151,20 +152,20 @@ def differences(students: Mapping[str, Any], most: str) -> Mapping[str, Sequence
     return pairs
 
 
-def _student_row(label: str, one: Result, most: str) -> Cells:
+def _student_row(label: str, student: Result, most: str) -> Cells:
     split = (
-        " / ".join(f"{100 * one['by_rare'][which][k]:.0f}" for k in ("1", most))
+        " / ".join(f"{100 * student['by_rare'][which][k]:.0f}" for k in ("1", most))
         for which in ("without", "with")
     )
     return (
         label,
-        percent(one["pass"]["1"]),
-        percent(one["pass"][most]),
+        percent(student["pass"]["1"]),
+        percent(student["pass"][most]),
         *split,
-        percent(one["pass_at_1_t06"]),
-        f"{one.get('samples', 0):,}",
-        f"{one.get('seconds', 0):.0f}",
-        f"{one.get('compiling', 0):.0f}",
+        percent(student["pass_at_1_t06"]),
+        f"{student.get('samples', 0):,}",
+        f"{student.get('seconds', 0):.0f}",
+        f"{student.get('compiling', 0):.0f}",
     )
 
 
@@ -176,26 +177,26 @@ def training_seconds(result: Result) -> float:
 def fusion(result: Result) -> Measured:
     """C2: both modes in one model, and the switch between them."""
     stages = {name: result[name] for name in ("fusion", "general_rl")}
-    before, after = (one["follow"]["total"] for one in stages.values())
+    before, after = (stage["follow"]["total"] for stage in stages.values())
     think, no_think = (result["fusion"][mode]["multi_step"] for mode in ("think", "no_think"))
     gap = think[0] - no_think[0]
     rows = [
         (
             name,
-            percent(one["think"]["accuracy"]),
-            percent(one["no_think"]["accuracy"]),
-            " / ".join(percent(one[mode]["multi_step"]) for mode in ("think", "no_think")),
-            percent(one["follow"]["total"]),
-            ", ".join(f"{kind} {100 * share[0]:.0f}" for kind, share in one["follow"].items()),
-            percent(one["calls"]["accuracy"]),
+            percent(stage["think"]["accuracy"]),
+            percent(stage["no_think"]["accuracy"]),
+            " / ".join(percent(stage[mode]["multi_step"]) for mode in ("think", "no_think")),
+            percent(stage["follow"]["total"]),
+            ", ".join(f"{kind} {100 * share[0]:.0f}" for kind, share in stage["follow"].items()),
+            percent(stage["calls"]["accuracy"]),
         )
-        for name, one in stages.items()
+        for name, stage in stages.items()
     ]
     series = {
-        "ThinkFollow": [one["follow"]["total"] for one in stages.values()],
-        "thinking": [one["think"]["accuracy"] for one in stages.values()],
-        "non-thinking": [one["no_think"]["accuracy"] for one in stages.values()],
-        "tool calls": [one["calls"]["accuracy"] for one in stages.values()],
+        "ThinkFollow": [stage["follow"]["total"] for stage in stages.values()],
+        "thinking": [stage["think"]["accuracy"] for stage in stages.values()],
+        "non-thinking": [stage["no_think"]["accuracy"] for stage in stages.values()],
+        "tool calls": [stage["calls"]["accuracy"] for stage in stages.values()],
     }
     return Measured(
         rows,
@@ -294,7 +295,7 @@ def budget(result: Result) -> Measured:
 def growth(result: Result) -> Measured:
     """C5: accuracy and entropy over reasoning RL."""
     stages = {name: result[name] for name in ("cold_start", "reasoning_rl")}
-    before, after = (one["think"]["accuracy"][0] for one in stages.values())
+    before, after = (stage["think"]["accuracy"][0] for stage in stages.values())
     curve = result["reasoning_rl"]["curve"]
     entropy = [point["entropy"] for point in curve if point.get("entropy") is not None]
     quarter = max(1, len(entropy) // 4)
@@ -302,10 +303,10 @@ def growth(result: Result) -> Measured:
     rows = [
         (
             name,
-            *(percent(one[key]["accuracy"]) for key in ("think", "sampled")),
-            *(f"{one[key]['thinking_tokens']:.1f}" for key in ("think", "sampled")),
+            *(percent(stage[key]["accuracy"]) for key in ("think", "sampled")),
+            *(f"{stage[key]['thinking_tokens']:.1f}" for key in ("think", "sampled")),
         )
-        for name, one in stages.items()
+        for name, stage in stages.items()
     ]
     return Measured(
         rows,
@@ -334,13 +335,13 @@ def experts(result: Result) -> Measured:
     rows = [
         (
             name,
-            f"{one['total']:,}",
-            f"{one['active']:,}",
-            f"{one['loss']:.4f}",
-            f"{one['seconds']:.0f}",
-            *(percent(one["rl"][key]["accuracy"]) if "rl" in one else "-" for key in RL_KEYS),
+            f"{measured['total']:,}",
+            f"{measured['active']:,}",
+            f"{measured['loss']:.4f}",
+            f"{measured['seconds']:.0f}",
+            *_digits(measured),
         )
-        for name, one in runs.items()
+        for name, measured in runs.items()
     ]
     return Measured(
         rows,
@@ -351,13 +352,17 @@ def experts(result: Result) -> Measured:
             "kind": "curves",
             "title": "training loss",
             "x": runs["dense"]["curve"]["x"],
-            "series": {name: one["curve"]["y"] for name, one in runs.items()},
+            "series": {name: measured["curve"]["y"] for name, measured in runs.items()},
             "one": True,
         },
     )
 
 
-RL_KEYS = ("cold", "after")  # digits after the cold start, after GRPO
+def _digits(measured: Result) -> Cells:
+    """Right digits after the cold start and after GRPO, which not every run has."""
+    if "rl" not in measured:
+        return ("-", "-")
+    return tuple(percent(measured["rl"][key]["accuracy"]) for key in ("cold", "after"))
 
 
 def balance(result: Result) -> Measured:
@@ -368,11 +373,11 @@ def balance(result: Result) -> Measured:
         [
             (
                 name,
-                f"{one['loss']:.4f}",
-                f"{one['specialisation']:.3f}",
-                f"{one['max_load']:.2f}",
+                f"{measured['loss']:.4f}",
+                f"{measured['specialisation']:.3f}",
+                f"{measured['max_load']:.2f}",
             )
-            for name, one in runs.items()
+            for name, measured in runs.items()
         ],
         {
             "lower loss": wide["loss"] < narrow["loss"],
@@ -383,7 +388,7 @@ def balance(result: Result) -> Measured:
         {
             "kind": "heat",
             "title": "share of an expert by domain",
-            "grids": {f"{name} balance": one["use"] for name, one in runs.items()},
+            "grids": {f"{name} balance": measured["use"] for name, measured in runs.items()},
             "domains": wide["domains"],
         },
     )
@@ -424,7 +429,7 @@ def cold_starts(result: Result) -> dict[int, tuple[list[float], list[float]]]:
     """{steps: (accuracy after the cold start, after RL)}, shortest first, the recipe's own among
     them."""
     sizes = result["cold_sizes"]
-    starts = {int(steps): (one["cold"], one["rl"]) for steps, one in sizes["others"].items()}
+    starts = {int(steps): (size["cold"], size["rl"]) for steps, size in sizes["others"].items()}
     cold, after = (result[name]["sampled"]["accuracy"] for name in ("cold_start", "reasoning_rl"))
     starts[sizes["own"]] = (cold, after)
     return dict(sorted(starts.items()))

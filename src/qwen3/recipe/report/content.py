@@ -125,7 +125,7 @@ def _talk(label: str, talk: Mapping[str, Any], more: str = "") -> Talk:
 
 def run_facts(times: Sequence[tuple[str, list[float]]], facts: Mapping[str, Any]) -> list[str]:
     """Command, date, time, machine, and what the problems are."""
-    seconds = sum(sum(each) for _, each in times)
+    seconds = sum(sum(stage) for _, stage in times)
     seeds = len(times[0][1]) if times else 0
     final = "the final test set, never used for design"
     exam = final if facts["exam"] == "final" else "the development set"

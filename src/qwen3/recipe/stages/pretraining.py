@@ -62,6 +62,7 @@ SETS = {
     "general": ("story", "facts", "ledger", "documentation", "sources"),
     "reasoning": ("worked", "direct"),
 }
+EVALUATED = tuple(name for names in SETS.values() for name in names)
 # Adam's epsilon for the teacher (with Muon, Adam still updates the embeddings). At the usual 1e-8
 # the embedding of a word seen in one batch out of ten takes a step as long as itself each time it
 # appears, and whether key look-ups are learnt depends on the seed; with this its step is in
@@ -102,31 +103,14 @@ def config(
     `ops.balance`.
     """
     corpora = run.path / "corpora"
-    flags = (("corpus", "own"), ("tasks", "own_tasks"))
-    own = {name: 12.0 for flag, name in flags if run.own.get(flag)}
-    evaluated = tuple(name for names in SETS.values() for name in names)
-    rows = max(2, min(24, run.budget.tests // 2))
-    stages = tuple(
-        pretrain.StageConfig(
-            data=Stage(
-                phase.name, {**phase.mixture, **own}, phase.length, phase.batch, repeat_small=True
-            ),
-            steps=phase.steps,
-            optim=optimizer(run, phase, eps),
-            rope_theta=phase.theta,
-            microbatches=microbatches,
-            evaluation=pretrain.Evaluation(evaluated, rows=rows),
-        )
-        for phase in phases
-        if phase.steps
-    )
+    stages = tuple(stage_config(run, phase, eps, microbatches) for phase in phases if phase.steps)
     folders = dict.fromkeys(documents.PARTS, world or corpora / "train")
     parts = sorted({part for stage in stages for part in stage.data.mixture})
     return pretrain.Config(
         model,
         stages,
         {part: str(folders.get(part, corpora / "train") / part) for part in parts},
-        held_out={name: str(corpora / "held" / name) for name in evaluated},
+        held_out={name: str(corpora / "held" / name) for name in EVALUATED},
         seed=seed,
         init_from=init_from,
         save_every=500,
@@ -134,6 +118,24 @@ def config(
         execution=execution(model),
         log=LOG,
         balance=balance,
+    )
+
+
+def stage_config(
+    run: SeedRun, phase: PretrainingPhase, eps: float, microbatches: int
+) -> pretrain.StageConfig:
+    """One phase with the user's own texts mixed in, evaluated on all of SETS."""
+    flags = (("corpus", "own"), ("tasks", "own_tasks"))
+    own = {name: 12.0 for flag, name in flags if run.own.get(flag)}
+    mixture = {**phase.mixture, **own}
+    rows = max(2, min(24, run.budget.tests // 2))
+    return pretrain.StageConfig(
+        data=Stage(phase.name, mixture, phase.length, phase.batch, repeat_small=True),
+        steps=phase.steps,
+        optim=optimizer(run, phase, eps),
+        rope_theta=phase.theta,
+        microbatches=microbatches,
+        evaluation=pretrain.Evaluation(EVALUATED, rows=rows),
     )
 
 
