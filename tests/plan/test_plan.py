@@ -70,15 +70,15 @@ def test_executed_flops_follow_from_the_layers(train):
     router = model.hidden * model.experts
     layer = 8 * (attention + router + 2 * expert) + 6 * expert
     square = model.heads * model.head_dim * tokens / 2
-    wanted = model.layers * (layer + 2 * 9 * square) + 6 * model.vocab * model.hidden
-    assert train.flops_per_token == pytest.approx(wanted, rel=0.02)
+    flops = model.layers * (layer + 2 * 9 * square) + 6 * model.vocab * model.hidden
+    assert train.flops_per_token == pytest.approx(flops, rel=0.02)
     assert train.flops["attention"] == pytest.approx(tokens * model.layers * 18 * square)
     assert train.flops["experts"] == pytest.approx(tokens * model.layers * (6 + 8 + 8) * expert)
     assert not train.unknown_loops
 
 
 def test_weights_are_gathered_and_gradients_scattered(train):
-    sent = {each.kind: each.bytes for each in train.collectives}
+    sent = {collective.kind: collective.bytes for collective in train.collectives}
     layers = sizes.count_parameters(SMALL).non_embedding
     # bf16 weights are gathered forwards and backwards: each device sends its quarter to three.
     assert sent["all-gather"] == pytest.approx(2 * 2 * layers * 3 / 4, rel=0.6)
@@ -94,7 +94,7 @@ def test_weights_are_gathered_and_gradients_scattered(train):
     ],
 )
 def test_every_transport_compiles_for_a_v5e(transport, kind):
-    found = plan(
+    step = plan(
         setting(
             topology="v5e:2x2",
             mesh=MeshConfig(fsdp=2, expert=2),
@@ -102,8 +102,8 @@ def test_every_transport_compiles_for_a_v5e(transport, kind):
             execution=(("transport", transport),),
         )
     )
-    assert kind in {each.kind for each in found.collectives}
-    assert found.fits and found.flops["experts"] > 0 and found.flops["attention"] > 0
+    assert kind in {collective.kind for collective in step.collectives}
+    assert step.fits and step.flops["experts"] > 0 and step.flops["attention"] > 0
 
 
 def test_forward_of_a_dense_model_and_its_text():
@@ -176,8 +176,7 @@ def test_every_option_of_the_command_reaches_the_setting():
         " --step distill --remat none --microbatches 4 --chunk 99 --transport ring --expert-bound 2"
         " --moments bfloat16 --params-dtype bfloat16 --teacher 8b"
     )
-    found = plan_cli.setting(parser.parse_args(line.split()))
-    assert found == Setting(
+    assert plan_cli.setting(parser.parse_args(line.split())) == Setting(
         "4b",
         "v5e:4x4",
         MeshConfig(fsdp=8, tensor=2),
@@ -196,10 +195,10 @@ def test_every_option_of_the_command_reaches_the_setting():
 
 def test_fit_offers_only_meshes_that_divide_and_prefers_what_fits():
     wide = setting(model="30b-a3b", topology="v5p:4x4x4", batch_per_device=4, length=4096)
-    found = [fit.estimate(each) for each in fit.candidates(wide)]
-    assert found
-    for each in found:
-        mesh = each.setting.mesh
+    estimates = [fit.estimate(candidate) for candidate in fit.candidates(wide)]
+    assert estimates
+    for estimate in estimates:
+        mesh = estimate.setting.mesh
         assert mesh.data * mesh.fsdp * mesh.context * mesh.expert * mesh.tensor == 64
         assert 4 % mesh.tensor == 0 and 128 % mesh.expert == 0 and mesh.context == 1
     chosen = fit.estimate(wide.replace(mesh=MeshConfig(fsdp=64)))
@@ -210,10 +209,10 @@ def test_fit_offers_only_meshes_that_divide_and_prefers_what_fits():
 @pytest.mark.parametrize("row", plan_table.ROWS, ids=lambda row: row.name)
 def test_every_row_of_the_table_fits_its_slice(row):
     """The table of the README; 1 to 10 minutes each."""
-    found = plan_table.compile_row(row)
-    assert found["fits"] and found["flops_ratio"] < 1.36
+    step = plan_table.compile_row(row)
+    assert step["fits"] and step["flops_ratio"] < 1.36
     if row.name == "30b-a3b":
-        assert found["used"] <= 23.9e9
+        assert step["used"] <= 23.9e9
 
 
 def test_chips_are_as_many_devices_as_the_table_says():

@@ -35,27 +35,27 @@ def bytes_of(model, slots, length):
 
 
 def test_decode_holds_weights_and_caches_and_changes_the_caches_in_place():
-    found = plan(setting(step="decode"))
+    step = plan(setting(step="decode"))
     weights, caches = bytes_of(MODEL, 16, LENGTH)
-    assert found.fits and found.tokens == 4
+    assert step.fits and step.tokens == 4
     # Slots add counts and seen tokens: 5 bytes a slot and vocabulary row.
     rows = 16 * 5 * MODEL.vocab
-    assert found.memory["arguments"] == pytest.approx((weights + caches + rows) / 4, rel=0.1)
-    assert found.memory["aliased"] > 0.95 * caches / 4, "the caches are donated"
-    assert found.flops_ratio == pytest.approx(1.0, abs=0.05)
+    assert step.memory["arguments"] == pytest.approx((weights + caches + rows) / 4, rel=0.1)
+    assert step.memory["aliased"] > 0.95 * caches / 4, "the caches are donated"
+    assert step.flops_ratio == pytest.approx(1.0, abs=0.05)
 
 
 def test_prefill_gives_caches():
-    found = plan(setting(step="prefill"))
+    step = plan(setting(step="prefill"))
     weights, caches = bytes_of(MODEL, 16, LENGTH)
-    assert found.fits and found.tokens == 4 * LENGTH
+    assert step.fits and step.tokens == 4 * LENGTH
     # Only keys and values of the last layer are wanted: not its queries, output, feed-forward, nor
     # the head.
     heads = 2 * MODEL.heads * MODEL.head_dim
     unused = 2 * MODEL.hidden * (heads + 3 * MODEL.ffn + MODEL.vocab)
-    assert found.memory["arguments"] == pytest.approx((weights - unused) / 4, rel=0.1)
-    assert found.memory["outputs"] == pytest.approx(caches / 4, rel=0.05)
-    assert found.flops["attention"] > 0, "splash attention"
+    assert step.memory["arguments"] == pytest.approx((weights - unused) / 4, rel=0.1)
+    assert step.memory["outputs"] == pytest.approx(caches / 4, rel=0.05)
+    assert step.flops["attention"] > 0, "splash attention"
 
 
 def test_what_generation_cannot_do_is_refused():
@@ -72,7 +72,7 @@ def test_what_generation_cannot_do_is_refused():
 @pytest.mark.slow
 def test_decode_of_a_released_size():
     model = sizes.size("0.6b")
-    found = plan(Setting("0.6b", "v5e:2x2", MeshConfig(tensor=4), "decode", 8))
+    step = plan(Setting("0.6b", "v5e:2x2", MeshConfig(tensor=4), "decode", 8))
     weights, caches = bytes_of(model, 32, 4096)
-    assert found.fits and found.tokens == 8
-    assert found.memory["arguments"] == pytest.approx((weights + caches) / 4, rel=0.1)
+    assert step.fits and step.tokens == 8
+    assert step.memory["arguments"] == pytest.approx((weights + caches) / 4, rel=0.1)

@@ -25,8 +25,8 @@ SETTINGS = {"optim": {"peak": 0.1, "betas": (0.9, 0.95)}, "seed": 3}
 
 
 def one_device():
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    shapes = jax.tree.map(lambda p: p.update(sharding=here), jax.eval_shape(toy.init))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(lambda p: p.update(sharding=device), jax.eval_shape(toy.init))
     return abstract(shapes, TX)
 
 
@@ -58,13 +58,13 @@ def largest_file(path):
 def test_a_save_in_the_background_is_bitwise_though_the_state_moves_on(tmp_path):
     checkpoints = open_in(tmp_path)
     state, _ = STEP(create(toy.init(), TX), toy.batch(0))
-    kept = jax.tree.map(lambda x: np.array(x), state)
+    saved = jax.tree.map(lambda x: np.array(x), state)
     checkpoints.save(state, {"stage": 2, "mixture": "ab12"}, {"loss": np.float32(2.5)})
     for s in range(1, 5):
         state, _ = STEP(state, toy.batch(s))
     checkpoints.close()
     restored = open_in(tmp_path).restore(one_device())
-    assert same(restored.state, kept) and restored.skipped == []
+    assert same(restored.state, saved) and restored.skipped == []
     assert restored.extra == {"stage": 2, "mixture": "ab12"}
     seal = read_manifest(tmp_path / "1")
     assert seal["config"]["optim"]["peak"] == 0.1 and seal["metrics"] == {"loss": 2.5}

@@ -26,16 +26,16 @@ def devices(count):
 
 def both(tmp_path, moments, count):
     """The run without and, at the same time, with kills."""
-    whole = threading.Thread(
+    undisturbed = threading.Thread(
         target=harness.run,
         args=(command(tmp_path / "whole"), tmp_path / "whole"),
         kwargs={"env": devices(count)},
     )
-    whole.start()
+    undisturbed.start()
     kills = harness.run(
         command(tmp_path / "killed"), tmp_path / "killed", moments, env=devices(count)
     )
-    whole.join()
+    undisturbed.join()
     harness.assert_same_run(tmp_path / "whole", tmp_path / "killed")
     return kills
 

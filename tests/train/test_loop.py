@@ -187,9 +187,9 @@ def test_rows_that_are_not_neighbours_are_placed_where_they_belong(monkeypatch):
     mesh = make_mesh(MeshConfig(data=4, fsdp=2))
     rows = placement.local_rows(mesh, 16)
     assert rows.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
-    whole = toy.batch(3)
-    shards = placement.place({name: value[rows] for name, value in whole.items()}, mesh, 16)
-    for name, value in whole.items():
+    batch = toy.batch(3)
+    shards = placement.place({name: value[rows] for name, value in batch.items()}, mesh, 16)
+    for name, value in batch.items():
         assert len(shards[name]) == 4
         for index, shard in shards[name]:
             np.testing.assert_array_equal(shard, value[index])

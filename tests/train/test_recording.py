@@ -78,7 +78,7 @@ def test_files_are_closed_when_the_loop_fails(tmp_path, monkeypatch):
     with Workdir(tmp_path, {}) as work, pytest.raises(ZeroDivisionError):
         with recording_hooks(work, Log(), stage="s", step=0, until=1, tokens_per_step=1):
             raise ZeroDivisionError
-    assert {type(one).__name__ for one in closed} == {"MetricsFile", "Display", "Profile"}
+    assert {type(writer).__name__ for writer in closed} == {"MetricsFile", "Display", "Profile"}
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "resume.json"])
 def test_a_torn_small_file_is_written_anew_from_the_checkpoint(tmp_path, name, text, caplog):
     begin(tmp_path)
-    whole = json.loads((tmp_path / name).read_text())
+    before = json.loads((tmp_path / name).read_text())
     (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match="seed: 3 -> 4"):
         Workdir(tmp_path, {**SETTINGS, "seed": 4})
@@ -366,7 +366,7 @@ def test_a_torn_small_file_is_written_anew_from_the_checkpoint(tmp_path, name, t
     assert (f"{name} is damaged" in caplog.text) == (text is not None)
     again = json.loads((tmp_path / name).read_text())
     assert {k: v for k, v in again.items() if k != "checkpoint"} == {
-        k: v for k, v in whole.items() if k != "checkpoint"
+        k: v for k, v in before.items() if k != "checkpoint"
     }
 
 
@@ -504,9 +504,10 @@ with tempfile.TemporaryDirectory() as folder, Workdir(folder, {}) as work:
 
 def test_after_a_save_that_failed_the_next_one_works_and_the_process_leaves(tmp_path):
     command = [sys.executable, "-c", SAVE_WITHOUT_THE_RIGHT]
-    neighbours = {**os.environ, "PYTHONPATH": str(Path(toy.__file__).parent)}
+    folders = [str(Path(toy.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     with subprocess.Popen(
-        command, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=neighbours
+        command, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         failed, saved = process.stdout.readline(), process.stdout.readline()
         try:
