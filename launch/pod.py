@@ -121,7 +121,7 @@ def show(run: Run, options: Namespace) -> int:
     print(title, status.text(), sep="\n")
     if options.html:
         Path(options.html).write_text(status.page(title))
-    if status.ended:
+    if status.ended or run.dry:
         return int(status.ended == "failed")
     return 3 if state.kind != "active" else 4 if status.hung else 0
 

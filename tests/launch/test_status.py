@@ -1,0 +1,180 @@
+"""What is made of the reports of hosts: goodput, cost, first causes, the page."""
+
+import json
+
+import pytest
+from pods import first_error, run_file
+from pods.command import call
+from pods.status import Status
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def run(tmp_path):
+    file = tmp_path / "run.env"
+    text = f"RUN=toy\nENTRY=x\nBACKEND=loopback\nTYPE=cpu-4\nBUCKET={tmp_path}\nPLAN=none\n"
+    file.write_text(text + "PRICE=2\nPRICE_SOURCE=a list, 2026-11-01\nMAX_HOURS=5\n")
+    return run_file.read(str(file), call)
+
+
+def write(folder, name, *rows):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def pod_events(folder, *events):
+    for time, event in events:
+        write(folder, f"pod/events/{time:012.3f}.json", {"time": time, "event": event})
+
+
+def row(time, event, **about):
+    return {"time": time, "event": event, "host": "0.0", "checkpoint": 0, "error": "", **about}
+
+
+def status(run, now):
+    made = Status.of(run)
+    made.now = now
+    return made
+
+
+@pytest.fixture
+def preempted(run, tmp_path):
+    """Ten minutes of set-up, an hour of steps, lost for half an hour, again, and done."""
+    folder = tmp_path / "runs" / "toy"
+    pod_events(folder, (0, "up"), (100, "active"), (700, "run"), (4400, "lost"))
+    pod_events(folder, (5000, "up"), (6200, "active"), (6300, "run"))
+    spent = {"restore": 20, "compile": 180, "save": 60, "input": 40, "step": 3000}
+    first = [
+        row(700, "attempt", attempt=1, start="A"),
+        row(4300, "end", attempt=1, code=143, step=300, checkpoint=200, spent=spent, start="A"),
+    ]
+    spent = {"compile": 100, "step": 800}
+    second = [
+        row(6400, "attempt", attempt=1, checkpoint=200, start="B"),
+        row(7400, "end", attempt=1, code=0, step=280, checkpoint=280, spent=spent, start="B"),
+        row(7401, "left", state="done", checkpoint=280, start="B"),
+    ]
+    write(folder, "pod/A/0.0/events.jsonl", *first)
+    write(folder, "pod/B/0.0/events.jsonl", *second)
+    for host in ("0.0", "0.1"):
+        write(folder, f"pod/B/{host}/state.json", {**second[-1], "host": host, "attempt": 1, "code": 0})
+    metrics = [{"step": s, "loss": 4.0 - s / 100, "seconds": 10.0} for s in range(1, 281)]
+    write(folder, "work/metrics.jsonl", *metrics)
+    return folder
+
+
+def test_every_second_goes_to_a_cause(run, preempted):
+    seconds = status(run, now=9000).seconds()
+    assert seconds == pytest.approx(
+        {
+            "set-up": 600 + 200,
+            "restore": 20,
+            "compile": 180 + 100,
+            "save": 60,
+            "input": 40,
+            "lost steps": 1000,  # a third of 300 steps came after the last checkpoint
+            "useful": 2000 + 800,
+            "start": 300 + 100,  # of an attempt, what nothing else accounts for
+            "down": 100 + 600 + 1,
+            "waiting": 1200,
+        }
+    )
+    assert sum(seconds.values()) == pytest.approx(7401 - 100)
+
+
+def test_the_words_of_the_status(run, preempted):
+    made = status(run, now=9800)
+    text = made.text()
+    assert "goodput: 38.4% of 2.03 h; waiting 16.4%, set-up 11.0%" in text
+    assert "lost steps 13.7%" in text and "newest checkpoint: 280" in text
+    # 4400 - 100 and 9800 - 6200 seconds of four chips at two dollars.
+    assert "chip-hours: 8.78" in text and "cost so far: $17.56 at $2 a chip-hour, a list" in text
+    assert made.ended == "done" and made.limit == ""
+    assert status(run, now=30_000).limit == "5 h are over"
+    page = made.page("toy")
+    assert page.count("<polyline") == 1 and "goodput: 38.4%" in page and "loss 1.2 to 3.99" in page
+
+
+def test_the_time_of_an_attempt_without_a_report_of_its_phases_is_taken_from_the_metrics(run, tmp_path):
+    folder = tmp_path / "runs" / "toy"
+    pod_events(folder, (0, "active"))
+    state = {"time": 900, "host": "0.0", "state": "running", "checkpoint": 30, "step": 50, "attempt": 1}
+    write(folder, "pod/A/0.0/events.jsonl", row(100, "attempt", attempt=1))
+    write(folder, "pod/A/0.0/state.json", {**state, "beat": 890})
+    write(folder, "work/metrics.jsonl", *({"step": s, "loss": 1.0, "seconds": 10.0} for s in range(51)))
+    made = status(run, now=1000)
+    assert made.seconds() == pytest.approx({"set-up": 100, "useful": 500, "lost steps": 0, "start": 400})
+    assert made.silence("0.0") == 110 and made.hung == []
+    assert status(run, now=3000).hung == ["0.0"]
+
+
+def test_a_run_has_ended_when_one_host_gave_up_or_all_are_done(run, tmp_path):
+    folder = tmp_path / "runs" / "toy"
+    write(folder, "pod/A/0.0/state.json", row(100, "left", state="done"))
+    write(folder, "pod/A/0.1/state.json", row(100, "", state="running", host="0.1"))
+    assert status(run, 120).ended == "" and status(run, 120).absent == ["0.0"]
+    assert status(run, 1000).absent == ["0.0", "0.1"]  # the second fell silent
+    write(folder, "pod/A/0.1/state.json", row(130, "left", state="failed", reason="a bug", host="0.1"))
+    assert status(run, 140).ended == "failed" and "a bug" in status(run, 140).text()
+    pod_events(folder, (150, "run"))  # what was said before the last start counts no more
+    assert status(run, 160).ended == "" and "starting" in status(run, 160).text()
+
+
+VFIO = """2026-11-29 15:00:00,100 qwen3 joined
+E1129 15:00:01.000 open(/dev/vfio/0): Device or resource busy: Couldn't open iommu group
+jax.errors.JaxRuntimeError: UNKNOWN: TPU initialization failed: see above
+"""
+PEER = """Traceback (most recent call last):
+  File "/code/src/qwen3/run.py", line 90, in join_hosts
+    jax.distributed.initialize()
+jaxlib.JaxRuntimeError: UNAVAILABLE: PollForError: the coordination service lost a task
+"""
+CHAIN = """2026-11-29 15:00:00,100 qwen3 step 7
+Traceback (most recent call last):
+  File "/code/src/qwen3/train/loop.py", line 74, in train
+    batch = source(state)
+  File "/code/src/qwen3/data/rows.py", line 12, in read
+    raise ValueError(row)
+ValueError: row 17 has no text
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/code/src/qwen3/train/loop.py", line 80, in train
+RuntimeError: the source failed
+"""
+
+
+def test_the_first_error_of_a_log_is_its_cause_with_its_place():
+    error = first_error.first_error(CHAIN)
+    assert (error.text, error.place) == ("ValueError: row 17 has no text", "rows.py:12 in read")
+    assert error.cause and error.number == 7
+    assert not first_error.first_error(PEER).cause
+    assert first_error.first_error(PEER + CHAIN).text == "ValueError: row 17 has no text"
+    assert first_error.first_error("step 1\nstep 2\nno Error here\n") is None
+
+
+def test_a_masked_fault_of_a_machine_is_found_behind_the_errors_of_its_peers(run, tmp_path):
+    """The peers die first and loudest; the line that matters is one host's, and names no exception."""
+    folder = tmp_path / "runs" / "toy"
+    peer, vfio = first_error.first_error(PEER).text, first_error.first_error(VFIO).text
+    write(folder, "pod/A/0.0/events.jsonl", row(100.0, "end", attempt=2, code=1, error=peer))
+    bad = row(101.5, "end", attempt=2, code=1, error=vfio, host="0.1")
+    write(folder, "pod/A/0.1/events.jsonl", bad)
+    lines = list(status(run, 200).first_errors())
+    assert lines[0].startswith("host 0.1, attempt 2, 00:01:41 UTC: E1129") and "iommu" in lines[0]
+    assert "host 0.1 will not get well" in lines[1] and "PollForError" in lines[2]
+
+
+def test_where_a_process_hung_is_the_last_stack_of_its_main_thread():
+    dump = """Thread 0x00007f (most recent call first):
+  File "/lib/threading.py", line 320 in wait
+
+Current thread 0x00007e (most recent call first):
+  File "/code/experiments/tiny_pod.py", line 66 in __getitem__
+  File "/code/src/qwen3/train/prefetch.py", line 40 in next
+"""
+    assert first_error.hung_at("step 3\n" + dump) == "tiny_pod.py:66 in __getitem__"
+    assert first_error.hung_at("step 3\n") == ""
