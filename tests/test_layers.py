@@ -11,6 +11,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LAYERS = [
     {"config"},
     {"mesh"},
+    {"hosts"},
     {"ops"},
     {"model"},
     {"losses", "data"},

@@ -146,7 +146,7 @@ def test_a_run_that_was_taken_over_cannot_save(place, monkeypatch):
 
 
 def begin(place, pause):
-    words = ["--steps", "8", "--every", "2", "--pause", str(pause)]
+    words = ["--steps", "12", "--every", "2", "--pause", str(pause)]
     command = [sys.executable, str(RUN), place, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

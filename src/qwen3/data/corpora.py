@@ -25,6 +25,7 @@ import numpy as np
 from qwen3.data.document import Document, Source
 from qwen3.data.token_store import sample, sha256, write
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.hosts import local_folder
 
 FORMAT = 1
 MANIFEST = "corpus.json"
@@ -43,7 +44,7 @@ class Corpus:
     """
 
     def __init__(self, folder: str | os.PathLike, *, verify: bool = False):
-        self.folder = Path(folder)
+        self.folder = local_folder(folder)
         self.manifest = _read_manifest(self.folder)
         for name, facts in self.manifest["files"].items():
             _check_file(self.folder / name, facts, verify)
@@ -119,7 +120,7 @@ def prepare(
     if "://" in str(folder):
         raise ValueError(f"{folder}: a corpus is mapped into memory, so its folder must be local")
     several = list(sources) if isinstance(sources, Sequence) else [sources]
-    folder = Path(folder)
+    folder = local_folder(folder)
     facts = {
         "format": FORMAT,
         "tokenizer": fingerprint(tokenizer),
@@ -170,7 +171,7 @@ def _check_file(path: Path, facts: dict[str, Any], verify: bool) -> None:
 
 
 def _read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
-    path = Path(folder) / MANIFEST
+    path = local_folder(folder) / MANIFEST
     if not path.exists():
         raise ValueError(
             f"{folder} holds no prepared corpus ({MANIFEST} is missing); run `qwen3 corpus prepare`"

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
+from qwen3.hosts import local_folder
 from qwen3.model import hf_config, hf_folder, hf_layouts, tensor_file, transformer
 from qwen3.model import hf_names as names
 from qwen3.model.hf_names import Row
@@ -39,7 +40,7 @@ def load_params(
     naming missing, extra and mis-shaped tensors, truncated files, an axis that the mesh does not
     divide; FileNotFoundError when the folder holds no safetensors.
     """
-    stored = hf_layouts.standard(hf_folder.tensors(Path(folder)), config)
+    stored = hf_layouts.standard(hf_folder.tensors(local_folder(folder)), config)
     _check_names(stored, config, folder)
     _check_shapes(stored, config)
     mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
@@ -199,6 +200,7 @@ def save(
     is not a tree of this config or the target holds files that are not of an export, OSError
     naming the bytes needed when the disk is full; the old folder is then left as it was.
     """
+    folder = local_folder(folder)
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; it is at least 1")
     if dtype is not None and np.dtype(dtype) not in tensor_file.CODES:
@@ -213,7 +215,7 @@ def save(
             "generation_config.json": json.dumps(generation or {"do_sample": True}, indent=2),
         }
         try:
-            hf_folder.replace(Path(folder), sizes, tensors, shard_bytes, texts, files)
+            hf_folder.replace(folder, sizes, tensors, shard_bytes, texts, files)
         finally:
             _finish(tensors, folder)
     else:

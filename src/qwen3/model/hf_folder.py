@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from qwen3.hosts import local_folder
 from qwen3.model import tensor_file
 from qwen3.model.tensor_file import StoredTensor
 
@@ -39,9 +40,9 @@ def find(name: str | Path, *, revision: str | None = None) -> Path:
     """The local folder of that name, else the Hub repository, downloaded or from its cache.
 
     revision: branch, tag or commit of the repository. Raises FileNotFoundError when there is
-    neither, or the network to ask is missing.
+    neither, or the network to ask is missing, ValueError for a URL.
     """
-    folder = Path(name).expanduser()
+    folder = local_folder(name).expanduser()
     if folder.is_dir():
         return folder
     if str(name).count("/") != 1 or str(name)[0] in "./~":

@@ -3,7 +3,8 @@
 A checkpoint is the directory `<step>` with the arrays (orbax) and `checkpoint.json`, the manifest:
 step, config, what the stage asks back (data position, stage, mixture hash, controller states), and
 size and checksum of every file. Orbax writes to a temporary name; the manifest is the last file,
-then the directory gets its name. So the name alone says that it was written to the end.
+then the directory gets its name. So the name alone says that it was written to the end. (Object
+stores: see `checkpoint_folder`.) Process 0 decides what is written, deleted and restored.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
+from qwen3 import hosts
 from qwen3.config import digest
 from qwen3.train.checkpoint_folder import (
-    DOOMED,
     TEMPORARY,
     CheckpointError,
     absolute,
+    delete,
     newest,
+    sealed,
     set_aside,
     steps_in,
     sweep,
@@ -54,6 +56,7 @@ __all__ = [
 log = logging.getLogger("qwen3")
 
 COMPRESSION = 0.9  # bytes on disk per byte of fp32 weights
+STORED = "stored"  # verdict of process 0: this step is on the disk already
 
 
 class Restored(NamedTuple):
@@ -68,8 +71,9 @@ class Checkpoints:
     """The checkpoints of one run, in `directory` (local or gs://).
 
     The settings are stored with each and must be the same on restore (see `RunConfig.changes`).
-    committed(step): called in process 0 when a checkpoint is on the disk. Every process calls
-    every method; process 0 writes and deletes what is not an array.
+    committed(step): called in process 0 when a checkpoint is on the disk. permit(): called there
+    before one is written; it may raise. Every process calls every method; process 0 writes and
+    deletes what is not an array.
     """
 
     def __init__(
@@ -79,9 +83,11 @@ class Checkpoints:
         config: RunConfig,
         keep: Keep = LAST_THREE,
         committed: Callable[[int], None] = lambda step: None,
+        permit: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = absolute(directory)
-        self._config, self._keep, self._committed = config, keep, committed
+        self._config, self._keep = config, keep
+        self._committed, self._permit = committed, permit
         self._saving: dict = {}  # manifest of the save under way, {} if there is none
         self._swept = False
         self._primary = jax.process_index() == 0
@@ -108,17 +114,17 @@ class Checkpoints:
         not written again. Raises CheckpointError when this save or the previous one cannot be
         written (disk full, say); the older checkpoints stay intact.
         """
-        self.wait()
+        with hosts.spending("save"):
+            self.wait()
+            self._start(state, extra, metrics)
+
+    def _start(self, state: TrainState, extra: dict | None, metrics: dict | None) -> None:
         step = int(state.step)
         path = self.directory / str(step)
         with self._explained(step):
-            if self._primary:
-                self._sweep()
-                if path.exists():
-                    if problem(path) is None:
-                        return
-                    set_aside(path)
-                self._refuse_full_disk(state)
+            # All processes wait for the verdict: none may write to what process 0 still removes.
+            if hosts.decided(lambda: self._prepare(path, state)) == STORED:
+                return
             self._saving = {
                 "step": step,
                 "extra": plain(extra or {}),
@@ -127,6 +133,17 @@ class Checkpoints:
                 **self._config.stored(),
             }
             self._orbax.save(path, args=ocp.args.PyTreeSave(state))
+
+    def _prepare(self, path: epath.Path, state: TrainState) -> str:
+        """Make room for a checkpoint at `path`, in process 0; STORED if it is there, undamaged."""
+        self._permit()
+        self._sweep()
+        if path.exists():
+            if sealed(path) and problem(path) is None:
+                return STORED
+            set_aside(path)
+        self._refuse_full_disk(state)
+        return ""
 
     def hook(self, every: int, extra: Callable[[int], dict]) -> Hook:
         """Save every `every` steps and when the loop ends or is stopped, with extra(step)."""
@@ -161,19 +178,28 @@ class Checkpoints:
         when the newest is of another config or of other shapes, naming them, and CheckpointError
         when all are damaged: a run is not begun anew by accident.
         """
+        with hosts.spending("restore"):
+            return self._restore(template)
+
+    def _restore(self, template: TrainState) -> Restored | None:
         skipped: list[str] = []
-        for step in reversed(self.steps()):
-            path = self.directory / str(step)
-            trouble = _agreed(problem(path) if self._primary else None)
-            if trouble is None:
+        steps = self.steps() if self._primary else []
+        while step := hosts.decided(lambda: str(steps.pop()) if steps else ""):
+            path = self.directory / step
+            trouble = hosts.decided(lambda path=path: problem(path) or "")
+            if not trouble:
                 manifest = read_manifest(path)
                 self._refuse_other_config(path, manifest)
                 try:
-                    return Restored(read_state(path, template), manifest["extra"], skipped)
+                    state = read_state(path, template)
                 except CheckpointMismatch:
                     raise
                 except Exception as error:
                     trouble = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                # What one host cannot read, none goes on from.
+                trouble = next(filter(None, hosts.gathered_words(trouble)), "")
+                if not trouble:
+                    return Restored(state, manifest["extra"], skipped)
             skipped.append(f"skipped checkpoint {path}: {trouble}")
             log.warning(skipped[-1])
         if skipped:
@@ -260,15 +286,4 @@ class Checkpoints:
             if problem(self.directory / str(step), read=False) is None
         }
         for step in sorted(set(scores) - self._keep.choose(scores)):
-            path = self.directory / str(step)
-            doomed = self.directory / f"{step}{DOOMED}"
-            # After one rename it is no checkpoint any more, however the deletion is interrupted.
-            path.rename(doomed).rmtree()
-
-
-def _agreed(trouble: str | None) -> str | None:
-    """Process 0's verdict, on all processes."""
-    if jax.process_count() == 1:
-        return trouble
-    bad = multihost_utils.broadcast_one_to_all(np.int32(trouble is not None))
-    return (trouble or "process 0 found it damaged") if bad else None
+            delete(self.directory / str(step))

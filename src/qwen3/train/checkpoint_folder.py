@@ -1,4 +1,9 @@
-"""Where checkpoints lie: one directory a step, and the names that orbax and we use beside them."""
+"""Where checkpoints lie: one directory a step, and the names that orbax and we use beside them.
+
+On a file system a checkpoint gets its name, by one rename, when it is written to the end. Object
+stores (gs://) cannot rename a directory: there it has its name from the start, and its seals, two
+objects that are written last, tell that it is whole. Deleting begins with a seal, too.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,15 @@ from typing import Any
 
 from etils import epath
 
-from qwen3.train.manifest import problem
-from qwen3.train.writing import WorkdirError
+from qwen3.train.manifest import MANIFEST, problem
+from qwen3.train.writing import WorkdirError, remote
 
 log = logging.getLogger("qwen3")
 
 TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a checkpoint that is being written
 DOOMED = ".deleting"  # end of the name of a checkpoint that is being deleted
-
+SEALS = (MANIFEST, "commit_success.txt")  # ours and orbax's, the last object of all
+BROKEN = 2  # damaged checkpoints that are set aside, the newest of them
 
 STEP = re.compile(r"0|[1-9][0-9]*")  # name of a finished checkpoint
 
@@ -29,8 +35,13 @@ def steps_in(directory: Any) -> list[int]:
     directory = epath.Path(directory)
     if not directory.is_dir():
         return []
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if STEP.fullmatch(name))
+    paths = (path for path in directory.iterdir() if STEP.fullmatch(path.name))
+    return sorted(int(path.name) for path in paths if path.is_dir() and sealed(path))
+
+
+def sealed(path: epath.Path) -> bool:
+    """Whether a directory with a checkpoint's name was written to the end."""
+    return not remote(path) or all((path / name).exists() for name in SEALS)
 
 
 def newest(directory: Any) -> epath.Path:
@@ -50,21 +61,44 @@ def newest(directory: Any) -> epath.Path:
 
 
 def absolute(directory: Any) -> epath.Path:
-    """The absolute path: orbax finds no metadata behind a relative one."""
-    return epath.Path(directory).resolve()
+    """The absolute path, as orbax finds no metadata behind a relative one; a URL is as it is."""
+    path = epath.Path(directory)
+    return path if remote(path) else path.resolve()
 
 
 def set_aside(path: epath.Path) -> None:
-    """Rename a damaged checkpoint, so that its step can be written again and nothing is lost."""
+    """Rename a damaged checkpoint, so that its step can be written again and little is lost.
+
+    The newest two stay. On an object store it is deleted, as a rename would copy every object.
+    """
+    if remote(path):
+        delete(path)
+        return
     number = 0
     while (path.parent / f"broken-{path.name}-{number}").exists():
         number += 1
     path.rename(path.parent / f"broken-{path.name}-{number}")
+    broken = sorted(path.parent.glob("broken-*"), key=lambda other: other.stat().mtime)
+    for other in broken[:-BROKEN]:
+        other.rmtree()
+
+
+def delete(path: epath.Path) -> None:
+    """Delete a checkpoint; it is none any more from the first moment, however this is interrupted.
+
+    That moment is a rename on a file system, and the removal of a seal on an object store.
+    """
+    if remote(path):
+        (path / MANIFEST).unlink(missing_ok=True)
+        path.rmtree()
+    else:
+        path.rename(path.parent / f"{path.name}{DOOMED}").rmtree()
 
 
 def sweep(directory: epath.Path) -> None:
     """Remove what a killed process left half-written or half-deleted."""
     if directory.exists():
         for path in directory.iterdir():
-            if TEMPORARY in path.name or path.name.endswith(DOOMED):
+            unsealed = STEP.fullmatch(path.name) and path.is_dir() and not sealed(path)
+            if unsealed or TEMPORARY in path.name or path.name.endswith(DOOMED):
                 path.rmtree()

@@ -1,7 +1,8 @@
 """The workdir, what a run leaves behind: config.json, checkpoints/, metrics.jsonl, samples/.
 
-Two small files beside them are for the program alone: `lock`, held by the process that writes, and
-resume.json: the schema of the config, digests of the inputs, and the step of the last checkpoint.
+Two small files beside them are for the program alone: `lock` (owner.json on an object store), held
+by the process that writes, and resume.json: the schema of the config, digests of the inputs, and
+the step of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 import jax
 from etils import epath
 
+from qwen3 import hosts
 from qwen3.train.checkpoint import Checkpoints, Restored
 from qwen3.train.checkpoint_folder import steps_in
 from qwen3.train.cut_back import cut_back
@@ -22,7 +24,9 @@ from qwen3.train.preemption import stop_requests
 from qwen3.train.retention import LAST_THREE, Keep
 from qwen3.train.run_config import FREE, RunConfig
 from qwen3.train.state import TrainState
+from qwen3.train.stop_signals import Stopped
 from qwen3.train.workdir_lock import lock, unlock
+from qwen3.train.workdir_owner import Owner
 from qwen3.train.writing import WorkdirError, explained, remote, write_atomically
 
 __all__ = ["FREE", "Workdir", "WorkdirError", "cut_back", "write_atomically"]
@@ -53,10 +57,14 @@ class Workdir:
         self.metrics = self.path / "metrics.jsonl"
         self._directory = self.path / "checkpoints"
         self._lock: TextIO | None = None
-        if jax.process_index() == 0:
-            self._open()
+        self._owner: Owner | None = None
+        hosts.decided(self._open)
         self.checkpoints = Checkpoints(
-            self._directory, config=self._settings, keep=keep, committed=self._write_resume
+            self._directory,
+            config=self._settings,
+            keep=keep,
+            committed=self._write_resume,
+            permit=self._permit,
         )
 
     def restore(self, template: TrainState) -> Restored | None:
@@ -77,15 +85,27 @@ class Workdir:
     def __enter__(self) -> Workdir:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A host that fails must not wait for a checkpoint: its peers may wait for this host.
+        if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
+            self.close()
+        else:
+            self._unlock()
 
-    def _open(self) -> None:
+    def _permit(self) -> None:
+        """Raise WorkdirError if another run has taken the workdir over."""
+        if self._owner is not None:
+            self._owner.renew()
+
+    def _open(self) -> str:
+        """Take and check the directory, in process 0; other processes get its errors."""
         with explained(self.path):
             for directory in (self.path, self.samples):
                 directory.mkdir(parents=True, exist_ok=True)
             if not remote(self.path):
                 self._lock = lock(self.path)
+            elif str(self.path).startswith("gs://"):
+                self._owner = Owner(self.path)
         try:
             # A crash can have torn the small files; checkpoints hold all of it too.
             stored = newest_manifest(self._checkpoints()) or {}
@@ -105,8 +125,12 @@ class Workdir:
         except BaseException:
             self._unlock()
             raise
+        return ""
 
     def _unlock(self) -> None:
+        if self._owner is not None:
+            self._owner.release()
+            self._owner = None
         if self._lock is not None:
             unlock(self._lock)
             self._lock = None

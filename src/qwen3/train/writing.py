@@ -52,6 +52,10 @@ def write_atomically(path: epath.Path, text: str) -> None:
     Both are on the disk, not only in the page cache, when this returns. Raises WorkdirError where
     the file cannot be written; the old one is untouched then.
     """
+    if remote(path):  # an object is there whole or not at all
+        with explained(path):
+            path.write_text(text)
+        return
     beside = path.parent / f"{path.name}.new"
     with explained(path):
         try:
