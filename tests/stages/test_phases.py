@@ -156,6 +156,27 @@ def test_what_a_checkpoint_stores_of_a_rollout_comes_back_exactly(tokenizer):
     assert rollout.mode == "no_think" and rollout.task == "lock" and rollout.prompt == 4
 
 
+def test_the_rollouts_of_an_older_checkpoint_are_trained_on(tokenizer, tmp_path):
+    collect, table = collecting(tokenizer, [["ee", "x"]] * 9, tmp_path)
+    prompt = Prompts((Share("letters"),), tokenizer, seed=0)[7]
+    flat = {
+        **{"prompt": 7, "sample": 1, "mode": 1, "ids": [*prompt.ids, 5, 6], "task": "letters"},
+        **{"start": len(prompt.ids), "logp": [-0.5, -2.0], "forced": [False, True], "version": 3},
+        **{"finish": "stop", "reward": 1.0, "advantage": 0.25, "old": [-0.75, -2.5]},
+    }
+    stored = pack({"memory": {"next": 8, "carry": [[flat]]}, "left": [[flat]]})
+    source = phases.RolloutSource(collect.collect, list, stored)
+    [rollout] = source(None)
+    assert [rollout] == collect.collect.memory["carry"][0] and collect.collect.memory["next"] == 8
+    assert rollout.answer.problem == prompt.problem and rollout.prompt == 7 and not table.asked
+    assert rollout.version == 3 and rollout.reward == 1.0 and rollout.mode == "think"
+    sequence, answer = token_sequence(rollout, policy=True), slice(-2, None)
+    assert sequence.tokens.tolist() == flat["ids"] and sequence.weights[answer].tolist() == [1, 0]
+    for name, values in (("rollout_logp", flat["logp"]), ("old_logp", flat["old"])):
+        assert sequence.fields[name][answer].tolist() == values
+    assert sequence.fields["advantages"][answer].tolist() == [0.25, 0.25]
+
+
 def test_groups_are_dealt_out_to_the_minibatches_in_turn(tokenizer, tmp_path):
     rows = [["ee", "x"]] * 6
     collect, _ = collecting(tokenizer, rows, tmp_path, wanted=6, minibatches=3)

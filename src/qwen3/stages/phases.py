@@ -23,7 +23,14 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.stages.groups import NothingToLearn, Refill
 from qwen3.stages.prompts import Prompt
 from qwen3.stages.rollout_metrics import PhaseMetrics, rollout_metrics
-from qwen3.stages.rollouts import Rollout, pack, restore, sample_record, unpack
+from qwen3.stages.rollouts import (
+    Rollout,
+    pack,
+    restore,
+    restore_flat,
+    sample_record,
+    unpack,
+)
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
 
@@ -108,6 +115,15 @@ class Collect:
         self._report.add(phase.version + 1, {**rollout_metrics(phase.sampled), **metrics})
         return parts
 
+    def restored(self, groups: Sequence[Sequence[dict]]) -> list[Group]:
+        """Groups or minibatches as a checkpoint holds them."""
+        return [[self._restored(record) for record in group] for group in groups]
+
+    def _restored(self, record: dict) -> Rollout:
+        if "answer" in record:
+            return restore(record)
+        return restore_flat(record, self._prompts[record["prompt"]].problem)
+
     def _gather(self, state: TrainState) -> Phase:
         """Sample, and again with new prompts while groups are missing. Raises NothingToLearn."""
         refill = self._method.refill
@@ -186,9 +202,10 @@ class RolloutSource:
         self._left: list[Group] = []
         if stored:
             record = unpack(stored)
-            self._left = [[restore(rollout) for rollout in part] for part in record["left"]]
-            carry = [[restore(rollout) for rollout in group] for group in record["carry"]]
-            collect.memory = {"next": record["next"], "carry": carry}
+            memory = record.get("memory", record)  # apart in older checkpoints
+            self._left = collect.restored(record["left"])
+            carry = collect.restored(memory.get("carry", []))
+            collect.memory = {"next": memory["next"], "carry": carry}
 
     def __call__(self, state: TrainState) -> dict:
         if not self._left:

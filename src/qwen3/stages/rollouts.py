@@ -248,6 +248,22 @@ def restore(record: dict[str, Any]) -> Rollout:
     return Rollout(**{**record, "answer": ScoredAnswer(**answer)})
 
 
+def restore_flat(record: dict[str, Any], problem: Problem) -> Rollout:
+    """The rollout of a dict of an older checkpoint, which held tokens without their problem."""
+    ids, start = record["ids"], record["start"]
+    request = Request(ids[:start], prompt_id=record["prompt"], sample=record["sample"])
+    completion = Completion(
+        request,
+        ids[start:],
+        log_probs=record["logp"],
+        forced=record["forced"],
+        versions=[record["version"]] * (len(ids) - start),
+        finish=record["finish"],
+    )
+    answer = ScoredAnswer(problem, completion, text="")
+    return Rollout(answer, record["reward"], record["advantage"], record["old"])
+
+
 def _fields(value: Any) -> dict[str, Any]:
     """A dataclass's fields, but those of a completion that training does not read."""
     return {name: item for name, item in vars(value).items() if name not in _NOT_STORED}
