@@ -346,6 +346,7 @@ def test_stored_truncation_and_padding_are_switched_off_with_a_warning(tiny, tmp
     cut = tokenizers.Tokenizer.from_str(tiny.backend.to_str())
     cut.enable_truncation(8)
     cut.enable_padding(length=16)
+    tiny.save(tmp_path)
     (tmp_path / "tokenizer.json").write_text(cut.to_str())
     with pytest.warns(UserWarning, match="its truncation and padding is switched off") as told:
         loaded = Tokenizer.load(tmp_path)
@@ -355,33 +356,6 @@ def test_stored_truncation_and_padding_are_switched_off_with_a_warning(tiny, tmp
     loaded.save(tmp_path / "again")
     stored = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
     assert stored["truncation"] is None and stored["padding"] is None
-
-
-OTHER = "{% for m in messages %}{{ m.content }}{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("tokenizer_config.json", json.dumps({"chat_template": OTHER})),
-        (
-            "tokenizer_config.json",
-            json.dumps({"chat_template": [{"name": "x", "template": OTHER}]}),
-        ),
-        ("chat_template.json", json.dumps({"chat_template": OTHER})),
-        ("chat_template.jinja", OTHER),
-    ],
-)
-def test_another_chat_template_is_not_followed_without_a_word(tiny, tmp_path, name, text):
-    tiny.save(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Tokenizer.load(tmp_path)  # our own template, and none, are silent
-        (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE + "\n")
-        Tokenizer.load(tmp_path)
-    (tmp_path / name).write_text(text)
-    with pytest.warns(UserWarning, match=f"{name} has another chat template"):
-        Tokenizer.load(tmp_path)
 
 
 def test_the_official_template_is_known_by_its_hash(monkeypatch):

@@ -44,7 +44,7 @@ LIST_FILTERS = set(
 )
 
 
-class Meter:
+class TemplateMeter:
     """What one rendering may still use."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Meter:
         return value
 
 
-_METER: ContextVar[Meter] = ContextVar("meter")
+_METER: ContextVar[TemplateMeter] = ContextVar("meter")
 
 
 def render(source: str, variables: Mapping[str, Any]) -> str:
@@ -77,7 +77,7 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     Raises ValueError with the template's own words where it refuses the conversation
     (`raise_exception`), and for a template that is malformed, fails, or exceeds the bounds.
     """
-    token = _METER.set(Meter())
+    token = _METER.set(TemplateMeter())
     try:
         return _compiled(source).render(variables)
     except jinja2.TemplateSyntaxError as error:

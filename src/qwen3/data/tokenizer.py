@@ -9,6 +9,8 @@ nothing else in the project may hard-code an id. (Qwen3 report 3.1)
 """
 
 import re
+import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +19,23 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from qwen3.data import ranks, tokenizer_files
+from qwen3.data import ranks, tokenizer_files, tokenizer_settings
 from qwen3.data.special_tokens import ADDED_TOKENS, OFFICIAL_RANKS, OFFICIAL_ROWS, SPLIT
+from qwen3.data.tokenizer_settings import TokenizerSettings
 
 SMALLEST = 256 + len(ADDED_TOKENS)
+MOST_STOPS = 8  # ids that may end an answer, the columns of the engine's table
 
 
 class Tokenizer:
     """Text <-> ids, by a `tokenizers.Tokenizer` whose added tokens include Qwen3's 26.
 
-    vocab_size: number of ids. added: text -> id of the added tokens. Raises ValueError when one of
-    the 26 is missing.
+    vocab_size: number of ids. added: text -> id of the added tokens; added_pattern finds them in a
+    text, control_pattern those that are special. chat_template: the Jinja
+    template of conversations, None for the one of Qwen3's first release, which is built in.
+    special_texts: what such a template may name, as eos_token. stop_ids: the ids that end a
+    generation: im_end and endoftext, as in the released generation config, and the folder's own.
+    Raises ValueError when one of the 26 is missing.
     """
 
     endoftext: int
@@ -40,8 +48,10 @@ class Tokenizer:
     think_open: int
     think_close: int
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        added = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
+    def __init__(self, backend: tokenizers.Tokenizer, settings: TokenizerSettings | None = None):
+        tokens = backend.get_added_tokens_decoder()
+        added = {token.content: i for i, token in tokens.items()}
+        special = {token.content: token.special for token in tokens.values()}
         missing = [token.text for token in ADDED_TOKENS if token.text not in added]
         if missing:
             raise ValueError(f"the tokenizer lacks {len(missing)} of Qwen3's tokens: {missing}")
@@ -52,7 +62,13 @@ class Tokenizer:
         self.vocab_size = 1 + max(max(added.values()), backend.get_vocab_size(False) - 1)
         self._plain = _form(tokenizers.Tokenizer(backend.model))
         longest_first = sorted(added, key=len, reverse=True)
-        self._added_pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self.added_pattern = re.compile("|".join(map(re.escape, longest_first)))
+        control = [text for text in longest_first if special[text]]
+        self.control_pattern = re.compile("|".join(map(re.escape, control)))
+        settings = settings or TokenizerSettings()
+        self.chat_template = settings.chat_template
+        self.special_texts = dict(settings.special_texts)
+        self.stop_ids = self._stop_ids(settings.stop_ids)
 
     # Roles of the special tokens. A chat turn ends with im_end, a document with endoftext.
 
@@ -66,10 +82,19 @@ class Tokenizer:
         """The id that fills the slots of a batch without a token."""
         return self.endoftext
 
-    @property
-    def stop_ids(self) -> tuple[int, int]:
-        """The ids that end a generation, as in the released generation config."""
-        return self.im_end, self.endoftext
+    def _stop_ids(self, others: Sequence[int]) -> tuple[int, ...]:
+        """The stop ids, of which those that are no tokens and those beyond MOST_STOPS are left out
+        with a warning."""
+        own = self.backend.token_to_id(self.special_texts["eos_token"] or "")
+        named = [self.im_end, self.endoftext, *others, *([] if own is None else [own])]
+        ids = [i for i in dict.fromkeys(named) if i < self.vocab_size][:MOST_STOPS]
+        if left_out := set(named) - set(ids):
+            warnings.warn(
+                f"the end tokens {sorted(left_out)} are not followed: answers end with at most "
+                f"{MOST_STOPS} ids, all below {self.vocab_size}",
+                stacklevel=4,
+            )
+        return tuple(ids)
 
     # The model's vocabulary matrix has more rows than the tokenizer has tokens.
 
@@ -130,15 +155,17 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         """(ids, character of `text` where each token starts).
 
-        Control tokens that touch a `literal` span [start, end) are plain text there. Without
-        literal spans the ids equal encode(text).
+        Control tokens that touch a `literal` span [start, end) are plain text there; the spans'
+        starts ascend, and so do their ends. Without literal spans the ids equal encode(text).
         """
         parts: list[tuple[int, str, int | None]] = []  # (start, plain text, added id behind it)
         ids: list[int] = []
         starts: list[int] = []
         at = 0
-        for match in self._added_pattern.finditer(text):
-            if not any(a < match.end() and match.start() < b for a, b in literal):
+        ends = [end for _, end in literal]
+        for match in self.added_pattern.finditer(text):
+            first = bisect_right(ends, match.start())  # the first span that ends behind its start
+            if first == len(literal) or literal[first][0] >= match.end():
                 parts.append((at, text[at : match.start()], self.added[match.group()]))
                 at = match.end()
         parts.append((at, text[at:], None))
@@ -168,14 +195,18 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Load a folder in the layout of the Hugging Face hub.
 
-        Raises ValueError for a missing or broken tokenizer.json, and for a tokenizer in another
-        form than Qwen3's or without its added tokens.
+        Its chat template and end tokens are followed; where it has no template, that of Qwen3's
+        first release is used, with a warning. Raises ValueError for missing or broken files, and
+        for a tokenizer in another form than Qwen3's or without its added tokens.
         """
-        return cls(_form(tokenizer_files.read(folder)))
+        backend = _form(tokenizer_files.read(folder))
+        return cls(backend, tokenizer_settings.read(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, and tokenizer_config.json with the chat template."""
+        """Write tokenizer.json, and tokenizer_config.json with the chat template that is used."""
         tokenizer_files.write(self.backend, folder)
+        settings = TokenizerSettings(self.chat_template, self.special_texts, self.stop_ids)
+        tokenizer_settings.write(settings, Path(folder), tokenizer_files.added_tokens(self.backend))
 
     @classmethod
     def from_ranks(cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS) -> "Tokenizer":

@@ -1,5 +1,7 @@
-"""A tokenizer's folder in the layout of the Hugging Face hub: tokenizer.json and
-tokenizer_config.json with the chat template.
+"""A tokenizer's vocabulary in the layout of the Hugging Face hub.
+
+It is tokenizer.json, or vocab.json with merges.txt as slow tokenizers store it. added_tokens.json
+and tokenizer_config.json may name further added tokens. (`tokenizer_settings` reads the rest.)
 """
 
 from __future__ import annotations
@@ -7,32 +9,28 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import models
 
 from qwen3.data.atomic import write_atomically
-from qwen3.data.chat_template import CHAT_TEMPLATE, is_built_in
 from qwen3.data.ranks import byte_alphabet
 from qwen3.data.special_tokens import ADDED_TOKENS, SPLIT
+from qwen3.model.hf_folder import read_json
 
-MODEL_MAX_LENGTH = 131_072
-CONFIG = {
-    "add_bos_token": False,
-    "add_prefix_space": False,
-    "additional_special_tokens": [t.text for t in ADDED_TOKENS[1:] if t.special],
-    "bos_token": None,
-    "clean_up_tokenization_spaces": False,
-    "eos_token": "<|im_end|>",
-    "errors": "replace",
-    "model_max_length": MODEL_MAX_LENGTH,
-    "pad_token": "<|endoftext|>",
-    "split_special_tokens": False,
-    "tokenizer_class": "Qwen2Tokenizer",
-    "unk_token": None,
-    "chat_template": CHAT_TEMPLATE,
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # of an added token, besides special
+# Tokenizers in other forms, and what to do with a folder that has only such a one.
+SAVE_AGAIN = "load it with transformers (AutoTokenizer) and save it again, which writes it"
+OTHER_FORMS = {
+    "qwen.tiktoken": "build it with `qwen3 tokenizer import`",
+    "tokenizer.model": SAVE_AGAIN,
+    "spiece.model": SAVE_AGAIN,
+    "tekken.json": SAVE_AGAIN,
+    "vocab.txt": SAVE_AGAIN,
+    "vocab.json": "merges.txt is missing beside vocab.json",
 }
 # Settings of a BPE model under which the same vocabulary and merges give other ids.
 PLAIN_BPE = {
@@ -46,17 +44,38 @@ PLAIN_BPE = {
 }
 
 
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder has a tokenizer, be it in a form that `read` refuses."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", *OTHER_FORMS))
+
+
 def read(folder: str | Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a folder's tokenizer.json.
+    """The tokenizer of a folder.
 
     Truncation and padding, which transformers stores with a tokenizer after a call that used them,
-    are switched off with a warning. Raises ValueError if the file is missing or broken, or departs
+    are switched off with a warning. Raises ValueError if the files are missing or broken, or depart
     from Qwen3's form in what would silently give other ids (normaliser, pre-tokeniser, flags of
-    added tokens, settings of the BPE, vocabulary).
+    added tokens, settings of the BPE, vocabulary), and for added tokens whose ids are not free.
     """
-    path = Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"no tokenizer at {path}")
+    folder = Path(folder)
+    if (folder / "tokenizer.json").is_file():
+        backend = _read_tokenizer_json(folder / "tokenizer.json")
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        backend = _read_vocab_and_merges(folder)
+    else:
+        raise ValueError(_no_tokenizer(folder))
+    _add_tokens(backend, folder)
+    return backend
+
+
+def _no_tokenizer(folder: Path) -> str:
+    """Why a folder has no tokenizer, and what to do."""
+    message = f"no tokenizer at {folder}: wanted tokenizer.json, or vocab.json and merges.txt"
+    advice = next((OTHER_FORMS[name] for name in OTHER_FORMS if (folder / name).is_file()), "")
+    return f"{message}; {advice}" if advice else message
+
+
+def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     try:
         text = path.read_text(encoding="utf-8")
         stored = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -69,31 +88,67 @@ def read(folder: str | Path) -> tokenizers.Tokenizer:
     settings = [name for name in ("truncation", "padding") if stored.get(name) is not None]
     if settings:
         names = " and ".join(settings)
-        warnings.warn(f"{path}: its {names} is switched off: texts are encoded whole", stacklevel=3)
+        warnings.warn(f"{path}: its {names} is switched off: texts are encoded whole", stacklevel=4)
         backend.no_truncation()
         backend.no_padding()
-    for file in _other_templates(Path(folder)):
-        warnings.warn(
-            f"{file} has another chat template than Qwen3's first release; it is not followed: "
-            "prompts are rendered by the built-in one (qwen3.data.chat)",
-            stacklevel=3,
-        )
     return backend
 
 
-def _other_templates(folder: Path) -> Iterator[Path]:
-    """The files of the folder that have a chat template other than the built-in one. A template is
-    a program of whoever made the folder: it is compared, not run."""
-    for name in ("tokenizer_config.json", "chat_template.json", "chat_template.jinja"):
-        if not (folder / name).is_file():
-            continue
-        try:
-            text = (folder / name).read_text(encoding="utf-8")
-            template = text if name.endswith("jinja") else json.loads(text).get("chat_template")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{folder / name} is not readable: {error}") from error
-        if template and not is_built_in(template):
-            yield folder / name
+def _read_vocab_and_merges(folder: Path) -> tokenizers.Tokenizer:
+    """A bare BPE of vocab.json (piece -> id) and merges.txt (two pieces a line)."""
+    path = folder / "vocab.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        vocab = json.loads(text, object_pairs_hook=_without_duplicates)
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        pairs = [line.split(" ") for line in lines if line and line[:8] != "#version"]
+        merges = [(first, second) for first, second in pairs]
+        # Added tokens may stand in vocab.json too, behind the pieces; `_add_tokens` adds them.
+        added = {token for token, _, _ in _stored_added_tokens(folder)}
+        vocab = {piece: i for piece, i in vocab.items() if piece not in added}
+        departure = next(_model_departures({"type": "BPE", "vocab": vocab}), None)
+        if departure:
+            raise ValueError(f"not in Qwen3's form: {departure}")
+        return tokenizers.Tokenizer(models.BPE(vocab, merges))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as in `_parsed`
+        raise ValueError(f"{path} and merges.txt are not a readable tokenizer: {error}") from error
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, folder: Path) -> None:
+    """Give the tokenizer the added tokens of the folder's other files that it does not have yet."""
+    for text, wanted, special in _stored_added_tokens(folder):
+        number = backend.token_to_id(text)
+        if number is None:
+            token = tokenizers.AddedToken(text, normalized=False, special=special)
+            (backend.add_special_tokens if special else backend.add_tokens)([token])
+            number = backend.token_to_id(text)
+        if number != wanted:
+            raise ValueError(
+                f"{folder}: the added token {text!r} has id {wanted} in added_tokens.json or "
+                f"tokenizer_config.json, and {number} in the tokenizer"
+            )
+
+
+def _stored_added_tokens(folder: Path) -> list[tuple[str, int, bool]]:
+    """(text, id, special) of added_tokens.json and of tokenizer_config.json, by id."""
+    special = {token.text: token.special for token in ADDED_TOKENS}
+    tokens: dict[str, tuple[int, bool]] = {}
+    path = folder / "added_tokens.json"
+    try:
+        if path.is_file():
+            for text, number in read_json(path).items():
+                tokens[text] = (int(number), special.get(text, False))
+        path = folder / "tokenizer_config.json"
+        stored = read_json(path).get("added_tokens_decoder") if path.is_file() else None
+        for number, token in (stored or {}).items():
+            if departure := _flags(token):
+                raise ValueError(departure)
+            tokens[token["content"]] = (int(number), bool(token.get("special")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: added tokens are not readable: {error}") from error
+    return sorted(((text, *token) for text, token in tokens.items()), key=lambda token: token[1])
 
 
 def _parsed(text: str, path: Path) -> tokenizers.Tokenizer:
@@ -128,11 +183,19 @@ def _departures(stored: dict[str, Any]) -> Iterator[str]:
         yield "a space is put in front of the text"
     if any(step["type"] != "ByteLevel" for step in _steps(stored, "post_processor", "processors")):
         yield f"post_processor {stored['post_processor']} may add tokens"
-    for token in stored.get("added_tokens", []):
-        flags = [f for f in ("lstrip", "rstrip", "single_word", "normalized") if token.get(f)]
-        if flags:
-            yield f"added token {token['content']!r} has flags {flags}, wanted none"
+    yield from filter(None, map(_flags, stored.get("added_tokens", [])))
     yield from _model_departures(stored["model"])
+
+
+def _flags(token: Mapping[str, Any]) -> str:
+    """What is wrong with the flags of an added token, "" for nothing.
+
+    `normalized`, the default for tokens that users add, changes nothing in a text of ASCII.
+    """
+    flags = [flag for flag in FLAGS if token.get(flag)]
+    if flags == ["normalized"] and token["content"].isascii():
+        return ""
+    return f"added token {token['content']!r} has flags {flags}, wanted none" if flags else ""
 
 
 def _model_departures(model: dict[str, Any]) -> Iterator[str]:
@@ -157,10 +220,9 @@ def _steps(stored: dict[str, Any], key: str, inner: str) -> list[dict[str, Any]]
     return step[inner] if step["type"] == "Sequence" else [step]
 
 
-def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
-    """Write both files, each in one step (`atomic`), so that none is ever cut off."""
-    folder = Path(folder)
-    added = {
+def added_tokens(backend: tokenizers.Tokenizer) -> dict[str, dict[str, Any]]:
+    """{id: text and flags}, the added_tokens_decoder of tokenizer_config.json."""
+    return {
         str(i): {
             "content": token.content,
             "lstrip": token.lstrip,
@@ -171,6 +233,8 @@ def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
         }
         for i, token in sorted(backend.get_added_tokens_decoder().items())
     }
-    config = json.dumps({"added_tokens_decoder": added, **CONFIG}, ensure_ascii=False, indent=2)
-    write_atomically(folder / "tokenizer.json", backend.to_str(pretty=False))
-    write_atomically(folder / "tokenizer_config.json", config + "\n")
+
+
+def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
+    """Write tokenizer.json in one step (`atomic`), so that it is never cut off."""
+    write_atomically(Path(folder) / "tokenizer.json", backend.to_str(pretty=False))

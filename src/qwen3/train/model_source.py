@@ -18,6 +18,7 @@ from etils import epath
 from jax.sharding import Mesh, Sharding
 
 from qwen3.config import from_dict
+from qwen3.data.tokenizer_files import holds_tokenizer
 from qwen3.mesh import shardings_of
 from qwen3.model import hf, hf_config, hf_folder, hf_lora, lora, transformer
 from qwen3.model.lora import LoraConfig
@@ -41,9 +42,9 @@ class ModelSource:
         """Where its tokenizer is; "" where that is not told."""
         if self.run is not None:
             return str(self.run.get("tokenizer") or "")
-        if self.adapter is not None and (self.adapter / "tokenizer.json").is_file():
+        if self.adapter is not None and holds_tokenizer(self.adapter):
             return str(self.adapter)
-        return str(self.path) if (Path(self.path) / "tokenizer.json").is_file() else ""
+        return str(self.path) if holds_tokenizer(self.path) else ""
 
     def params(self, mesh: Mesh, dtype: Any = None) -> Any:
         """Its parameters on `mesh`, adapters merged, in `dtype` (None: as they are stored).
