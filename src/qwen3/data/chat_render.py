@@ -22,7 +22,7 @@ class RenderedPiece(NamedTuple):
 
     text: str
     turn: int  # index of the message that it belongs to; -1: none
-    part: str  # "frame" | "content" | "think" | "empty_think" | "calls" | "end"
+    part: str  # "frame" | "tools" | "content" | "think" | "empty_think" | "calls" | "end"
 
 
 def render(
@@ -138,13 +138,14 @@ def _opening(first: Message, tools: Sequence[Mapping] | None) -> list[RenderedPi
         # The template would go through the characters of a text, the keys of one tool.
         raise ValueError(f"tools {str(tools)[:80]!r}: wanted a list of objects (`chat_tools`)")
     lines = "".join("\n" + _json(tool) for tool in tools)
-    text = f"{TOOLS_INTRO}{lines}{TOOLS_OUTRO}<|im_end|>\n"
-    if not is_system:
-        return [RenderedPiece("<|im_start|>system\n" + text, -1, "frame")]
+    turn = 0 if is_system else -1
+    lead = [RenderedPiece(prompt, 0, "content")] if is_system else []
     return [
-        RenderedPiece("<|im_start|>system\n", 0, "frame"),
-        RenderedPiece(prompt, 0, "content"),
-        RenderedPiece("\n\n" + text, 0, "frame"),
+        RenderedPiece("<|im_start|>system\n", turn, "frame"),
+        *lead,
+        RenderedPiece("\n\n" * is_system + TOOLS_INTRO, turn, "frame"),
+        RenderedPiece(lines, turn, "tools"),
+        RenderedPiece(f"{TOOLS_OUTRO}<|im_end|>\n", turn, "frame"),
     ]
 
 

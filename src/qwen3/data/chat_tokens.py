@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from qwen3.data import chat_render
 from qwen3.data.chat_check import ROLES
+from qwen3.data.chat_render import RenderedPiece
 from qwen3.data.tokenizer import Tokenizer
 
 PARTS = ("think", "content", "calls", "end")
@@ -38,7 +39,8 @@ def render_tokens(
     empty_think: an empty block is a "target" (soft switch: the model writes it itself) or
         "prompt" (hard switch: the generation prompt holds it).
     literal_roles: roles whose content is encoded with control tokens as plain text; () gives
-        exactly tokenizer.encode(chat_render.render(...)).
+        exactly tokenizer.encode(chat_render.render(...)). With any, tools' schemas are plain text
+        too, and in assistants' messages the special tokens, but not the tags of thoughts and calls.
     ValueError for an unknown choice and for a train_on index that is no assistant message.
     """
     trained_parts = _trained_parts(parts, empty_think)
@@ -58,11 +60,28 @@ def render_tokens(
         span = (at, at := at + len(piece.text))
         if piece.turn in turns and piece.part in trained_parts:
             trained.append(span)
-        if piece.part == "content" and messages[piece.turn].get("role") in literal_roles:
-            literal.append(span)
+        if literal_roles:
+            literal += _literal(tokenizer, piece, span, messages, literal_roles)
     text = "".join(piece.text for piece in pieces)
     ids, starts = tokenizer.encode_spans(text, literal=literal)
-    return ids, _inside(starts, trained)
+    return ids, inside(starts, trained)
+
+
+def _literal(
+    tokenizer: Tokenizer,
+    piece: RenderedPiece,
+    span: tuple[int, int],
+    messages: Sequence[Mapping],
+    literal_roles: Collection[str],
+) -> list[tuple[int, int]]:
+    """The parts of a piece of the text in which control tokens are text; span: its place."""
+    role = messages[piece.turn].get("role")
+    if piece.part == "tools" or (piece.part == "content" and role in literal_roles):
+        return [span]
+    if role == "assistant" and piece.part in ("think", "content", "calls"):
+        matches = tokenizer.control_pattern.finditer(piece.text)
+        return [(span[0] + match.start(), span[0] + match.end()) for match in matches]
+    return []
 
 
 def _trained_parts(parts: Collection[str], empty_think: str) -> set[str]:
@@ -92,7 +111,7 @@ def _turns(messages: Sequence[Mapping], train_on: str | Collection[int]) -> set[
     return set(train_on)
 
 
-def _inside(starts: list[int], spans: list[tuple[int, int]]) -> list[int]:
+def inside(starts: list[int], spans: list[tuple[int, int]]) -> list[int]:
     """1 for each start in one of the spans; both ascend, an empty span holds nothing."""
     mask, k = [], 0
     for start in starts:

@@ -17,6 +17,7 @@ from qwen3.data import chat, rows
 from qwen3.data.chat_prompt import LITERAL_ROLES
 from qwen3.data.chat_render import split_thought
 from qwen3.data.chat_tools import read_tools
+from qwen3.data.folder_template import training_tokens
 from qwen3.data.jsonl import place, read_rows
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
@@ -50,7 +51,8 @@ def sequences(
     """One sample of a file; a dialogue gives one sequence per rendering that its answers need.
 
     Every answer is trained exactly once, in the rendering in which it is written at inference
-    (`data.chat.training_views`). empty_think: see `data.chat.render_tokens`.
+    (`data.chat.training_views`; with a folder's own chat template
+    `data.folder_template.training_tokens`). empty_think: see `data.chat.render_tokens`.
     """
     if not isinstance(sample, Mapping) or not {"messages", "ids"} & set(sample):
         raise ValueError(f"a sample has 'messages' or 'ids', this is {str(sample)[:80]}")
@@ -62,6 +64,22 @@ def sequences(
     # Escaped below for everybody but the assistant, whose text must be free of control tokens.
     chat.validate(messages, allow_control=True)
     chat.validate([m for m in messages if m["role"] == "assistant"] or messages)
+    if tokenizer.chat_template is None:
+        views = _built_in_views(tokenizer, messages, tools, empty_think)
+    else:
+        views = training_tokens(tokenizer, messages, tools=tools, empty_think=empty_think)
+    if not views:
+        raise ValueError("no assistant message to train on")
+    return [
+        _sequence(ids, mask, bool(split_thought(messages[last])[0].strip()))
+        for ids, mask, last in views
+    ]
+
+
+def _built_in_views(
+    tokenizer: Tokenizer, messages: Sequence[Mapping], tools: list | None, empty_think: str
+) -> list[tuple[list[int], list[int], int]]:
+    """(ids, loss mask, index of the last answer) in Qwen3's first format."""
     views = []
     for count, answers in chat.training_views(messages, tools=tools):
         ids, mask = chat.render_tokens(
@@ -72,10 +90,7 @@ def sequences(
             empty_think=empty_think,
             literal_roles=LITERAL_ROLES,
         )
-        thinks = bool(split_thought(messages[answers[-1]])[0].strip())
-        views.append(_sequence(ids, mask, thinks))
-    if not views:
-        raise ValueError("no assistant message to train on")
+        views.append((ids, mask, answers[-1]))
     return views
 
 
