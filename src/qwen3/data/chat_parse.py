@@ -51,9 +51,10 @@ class Parsed:
         return message
 
 
-def parse(text: str) -> Parsed:
+def parse(text: str, *, opened: bool = False) -> Parsed:
     """Parse the turn after its generation prompt, with or without its end token.
 
+    opened: the prompt ends inside a thinking block, so that the text begins in the thought.
     The thought ends at the LAST </think>, as in Qwen3's documentation, so a thought may quote the
     tag; but tags inside the JSON of a tool call are text of its arguments. A block that is never
     closed (cut at the token limit) is all reasoning. Calls are read from the content only.
@@ -66,7 +67,7 @@ def parse(text: str) -> Parsed:
     if close >= 0:
         thought = text[:close].lstrip().removeprefix(OPEN).strip("\n")
         return _with_calls(thought, text[close + len(CLOSE) :].lstrip("\n"))
-    if text.lstrip().startswith(OPEN):
+    if opened or text.lstrip().startswith(OPEN):
         return Parsed(text.lstrip().removeprefix(OPEN).strip("\n"), "", closed=False)
     return _with_calls("", text)
 

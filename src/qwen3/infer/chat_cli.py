@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from qwen3.infer import language_model, requests
-from qwen3.infer.chat_session import THINKING, ChatPiece, ChatSession
+from qwen3.infer.chat_session import THINKING, ChatPiece, ChatSession, as_sampling
 from qwen3.infer.language_model import LanguageModel
 
 HELP = (
@@ -34,7 +34,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     mode.add_argument("--think", dest="thinking", action="store_true", default=None)
     mode.add_argument("--no-think", dest="thinking", action="store_false")
     parser.add_argument("--budget", type=int, help="tokens of thinking")
-    parser.add_argument("--preset", choices=list(requests.PRESETS), help="default: by the mode")
+    parser.add_argument(
+        "--preset", choices=list(requests.PRESETS), help="default: the folder's, or by the mode"
+    )
     for field in dataclasses.fields(requests.SamplingParams):
         kind = int if field.name == "top_k" else float
         parser.add_argument(f"--{field.name.replace('_', '-')}", dest=field.name, type=kind)
@@ -67,10 +69,10 @@ def open_session(model: LanguageModel, arguments: argparse.Namespace) -> ChatSes
         for field in dataclasses.fields(requests.SamplingParams)
         if getattr(arguments, field.name) is not None
     }
-    sampling = arguments.preset
+    sampling = model.chat_sampling(arguments.preset)
     if changes:
         default = "non_thinking" if arguments.thinking is False else "thinking"
-        sampling = requests.sampling(sampling or default, **changes)
+        sampling = dataclasses.replace(as_sampling(sampling or default), **changes)
     engine = model.engine(slots=1, max_length=arguments.max_length, block=8, seed=arguments.seed)
     return ChatSession(
         engine,

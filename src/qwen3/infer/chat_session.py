@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jsonschema
 
 from qwen3.data import chat
-from qwen3.data.chat_prompt import chat_prompt_ids
+from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.chat_tools import read_tools
+from qwen3.data.folder_template import has_switch
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import budget, requests
 from qwen3.infer.backend import tokenizer_of
@@ -36,7 +37,7 @@ class ChatPiece(NamedTuple):
 class ChatAnswer:
     """An assistant's turn, as text and in its parts."""
 
-    text: str  # all of it, tags included, without the end token
+    text: str  # all that was generated, tags included, without the end token
     reasoning: str  # inside the <think> block
     content: str  # after it, without tool calls
     tool_calls: tuple[chat.ToolCall, ...]
@@ -49,16 +50,20 @@ class ChatAnswer:
 
     def message(self) -> dict[str, Any]:
         """The assistant's message, to be appended to the conversation."""
-        return chat.parse(self.text).message()
+        return chat.Parsed(self.reasoning, self.content, self.tool_calls).message()
 
 
 def answer(tokenizer: Tokenizer, completion: Completion) -> ChatAnswer:
-    """A completion as text, parsed into reasoning, content and tool calls."""
+    """A completion as text, parsed into reasoning, content and tool calls.
+
+    Where the prompt ends inside a thinking block the answer begins in the thought.
+    """
     ids = list(completion.tokens)
     if ids and ids[-1] in tokenizer.stop_ids:
         ids.pop()
     text = tokenizer.decode(ids)
-    parsed = chat.parse(text)
+    start = budget.start(completion.request.prompt, tokenizer)
+    parsed = chat.parse(text, opened=start["phase"] == budget.THINK)
     return ChatAnswer(text, parsed.reasoning, parsed.content, parsed.tool_calls, completion)
 
 
@@ -94,10 +99,12 @@ def chat_request(
 
     thinking: False is the hard switch, an empty block in the prompt; otherwise the last /think or
     /no_think in the messages decides, and without one the model thinks. thinking_budget 0 is the
-    hard switch too. tools: function schemas, or JSON text of them. sampling: SamplingParams, the
-    name of a preset, fields, or None for the report's preset of the mode. options: further fields
-    of Request. Control tokens that people or tools wrote are encoded as plain text. Raises
-    ValueError for a malformed conversation or tool.
+    hard switch too. A folder's own chat template is told `thinking` as enable_thinking; where it
+    does not know that switch, False is refused, and a budget of 0 closes the thought at once.
+    tools: function schemas, or JSON text of them. sampling: SamplingParams, the name of a preset,
+    fields, or None for the report's preset of the mode. options: further fields of Request. Control
+    tokens that people or tools wrote are encoded as plain text. Raises ValueError for a malformed
+    conversation or tool.
     """
     chat.validate(messages, allow_control=True)
     tools = read_tools(tools)
@@ -109,11 +116,20 @@ def chat_request(
         requests.check_text("tools:", text)
     if thinking_budget is not None:
         requests.check_integer("thinking_budget", thinking_budget, 0, "at least 0, or None")
-    is_hard = thinking is False or thinking_budget == 0
+    template = tokenizer.chat_template
+    is_known = template is None or has_switch(template)  # the switch, by the template
+    is_hard = thinking is False or (thinking_budget == 0 and is_known)
     switch = False if is_hard else None
-    prompt = chat_prompt_ids(tokenizer, messages, tools=tools, enable_thinking=switch)
+    prompt = chat_prompt_ids(
+        tokenizer,
+        messages,
+        tools=tools,
+        enable_thinking=thinking if is_known and not is_hard else switch,
+    )
     if sampling is None:
-        sampling = "thinking" if chat.mode_of(messages, switch) else "non_thinking"
+        opens = bool(turn_opening(tokenizer, prompt))
+        thinks = chat.mode_of(messages, switch) if is_known else opens
+        sampling = "thinking" if thinks else "non_thinking"
     return Request(
         prompt,
         sampling=as_sampling(sampling),
@@ -222,7 +238,7 @@ class ChatSession:
     engine: Engine
     thinking: bool | None = None  # see `chat_request`, as for the next two
     budget: int | None = None
-    sampling: SamplingParams | str | None = None
+    sampling: SamplingParams | str | Mapping | None = None
     tools: Sequence[Mapping] | None = None  # function schemas
     options: dict[str, Any] = field(default_factory=dict)  # further fields of every Request
     messages: list[dict[str, Any]] = field(default_factory=list)  # the conversation so far

@@ -24,12 +24,14 @@ from jax.sharding import Mesh
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.data.tokenizer_files import holds_tokenizer
+from qwen3.data.tokenizer_settings import names_template
 from qwen3.infer import chat_session
 from qwen3.infer.chat_session import ChatAnswer, ChatPiece, ChatStream
 from qwen3.infer.compiled import batch_ways
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Request, SamplingParams, check_text
-from qwen3.model import hf, hf_folder, sizes, transformer
+from qwen3.infer.requests import PRESETS, Request, SamplingParams, check_text
+from qwen3.model import hf, hf_folder, hf_generation, sizes, transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.train import model_source
@@ -43,6 +45,7 @@ class LanguageModel:
 
     `params` may be replaced, e.g. by trained ones. folder: where the model was loaded from; its
     tokenizer and generation settings are read from there and are saved along with it.
+    generation_folder: whose generation_config.json says how to sample; None: that of `folder`.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class LanguageModel:
         execution: Execution | None = None,
         tokenizer: Tokenizer | None = None,
         folder: Path | None = None,
+        generation_folder: Path | None = None,
     ):
         self.config, self.params, self.mesh, self.folder = config, params, mesh, folder
         self.execution = execution or Execution.for_mesh(mesh)
         self._own_tokenizer = tokenizer
+        self._generation_folder = generation_folder or folder
         self._engine: tuple[dict[str, Any], dict, Engine] | None = None
         if tokenizer is not None:
             tokenizer.check_fits(config.vocab)
@@ -67,11 +72,40 @@ class LanguageModel:
         """The tokenizer given at construction, else the folder's, else None."""
         if self._own_tokenizer is not None:
             return self._own_tokenizer
-        if self.folder is None or not (self.folder / "tokenizer.json").is_file():
+        if self.folder is None or not holds_tokenizer(self.folder):
             return None
         tokenizer = Tokenizer.load(self.folder)
         tokenizer.check_fits(self.config.vocab)
         return tokenizer
+
+    @cached_property
+    def sampling(self) -> SamplingParams | None:
+        """How the folder says to sample, in its generation_config.json; None where it does not.
+
+        Warns in one line of settings there that are not followed. Raises ValueError naming the file
+        and the field for a value out of its range.
+        """
+        folder = self._generation_folder
+        settings = {} if folder is None else hf_generation.read(folder)
+        fields = hf_generation.sampling(settings)
+        if folder is not None:
+            hf_generation.warn_of_others(folder, settings)
+        try:
+            return SamplingParams(**fields) if fields else None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder}/{hf_generation.FILE}: {error}") from None
+
+    def chat_sampling(
+        self, sampling: SamplingParams | str | Mapping | None = None
+    ) -> SamplingParams | str | Mapping | None:
+        """What chats sample with: what is given, else the folder's settings.
+
+        None, for the report's preset of the mode, where the folder says nothing, or no more than
+        that preset for thinking, as the first release does: without thinking the other one serves.
+        """
+        if sampling is None:
+            return None if self.sampling == PRESETS["thinking"] else self.sampling
+        return self.sampling or sampling if sampling == "model" else sampling
 
     def logits(self, tokens: Any, positions: Any = None, segment_ids: Any = None) -> jax.Array:
         """fp32 [B, T, V] for integer tokens [B, T].
@@ -140,17 +174,20 @@ class LanguageModel:
     ) -> list[ChatAnswer] | Iterator[ChatPiece]:
         """Continuations of texts or lists of token ids: `samples` of each, together in order.
 
-        sampling: SamplingParams, a preset by name, or fields. options: further fields of
+        sampling: SamplingParams, a preset by name, or fields. "model" is what the folder says, and
+        where it says nothing the model's own distribution. options: further fields of
         `infer.requests.Request`. stream: pieces of text instead, of one prompt only. Raises
         ValueError for what cannot be served, and for a model without a tokenizer.
         """
         engine, tokenizer = self._text_engine(slots=slots)
+        if sampling == "model" and self.sampling is not None:
+            sampling = self.sampling
+        settings = chat_session.as_sampling(sampling)
         requests = []
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
             if isinstance(prompt, str):
                 check_text("prompt", prompt)
                 prompt = tokenizer.encode(prompt)
-            settings = chat_session.as_sampling(sampling)
             try:
                 request = Request(prompt, sampling=settings, seed=seed, **options)
             except TypeError as error:
@@ -175,9 +212,10 @@ class LanguageModel:
         seed: int | None = None,
         **options: Any,
     ) -> ChatAnswer | Iterator[ChatPiece]:
-        """The next assistant turn; see `chat_session.chat_request` for modes, budget and presets.
+        """The next assistant turn; see `chat_session.chat_request` for modes and budget.
 
-        stream: pieces of thinking and content as they come.
+        sampling: as for `generate`; None: what the folder says, else the report's preset of the
+        mode. stream: pieces of thinking and content as they come.
         """
         engine, tokenizer = self._text_engine()
         try:
@@ -187,7 +225,7 @@ class LanguageModel:
                 thinking=thinking,
                 thinking_budget=thinking_budget,
                 tools=tools,
-                sampling=sampling,
+                sampling=self.chat_sampling(sampling),
                 seed=seed,
                 **options,
             )
@@ -204,11 +242,16 @@ class LanguageModel:
         return self.engine(**options), self.tokenizer
 
     def save(self, folder: str | Path, *, dtype: Any = None, shard_bytes: int = 5 * 10**9) -> None:
-        """Export in the Hugging Face layout, see `model.hf.save`."""
+        """Export in the Hugging Face layout, see `model.hf.save`.
+
+        The tokenizer goes along with the chat template that it is used with: a folder that came
+        without one gets that of Qwen3's first release, which its conversations are written in.
+        """
         with tempfile.TemporaryDirectory() as written:
             source = self.folder
-            if self._own_tokenizer is not None:
-                self._own_tokenizer.save(written)
+            if self._rewrites_tokenizer():
+                assert self.tokenizer is not None
+                self.tokenizer.save(written)
                 source = Path(written)
             paths = [source / name for name in hf_folder.TOKENIZER_FILES] if source else []
             hf.save(
@@ -221,15 +264,25 @@ class LanguageModel:
                 files=tuple(path for path in paths if path.is_file()),
             )
 
+    def _rewrites_tokenizer(self) -> bool:
+        """Whether the folder's own files are not those of the tokenizer that is used."""
+        if self._own_tokenizer is not None or self.folder is None or self.tokenizer is None:
+            return self._own_tokenizer is not None
+        return not names_template(self.folder, self.tokenizer.chat_template)
+
     def _generation(self) -> dict[str, Any] | None:
-        """generation_config.json: the folder's own, else one of the tokenizer's ids, else None."""
-        stored = self.folder and self.folder / "generation_config.json"
-        if stored and stored.is_file() and self._own_tokenizer is None:
-            return hf_folder.read_json(stored)
+        """generation_config.json: the folder's own; with another tokenizer than the folder's its
+        ids, and the sampling of the folder or of the report; None without a tokenizer."""
+        folder = self._generation_folder
+        stored = {} if folder is None else hf_generation.read(folder)
+        if stored and folder == self.folder and self._own_tokenizer is None:
+            return stored
         if self.tokenizer is None:
             return None
         pad, stops = self.tokenizer.pad, list(self.tokenizer.stop_ids)
-        return SAMPLING | {"bos_token_id": pad, "pad_token_id": pad, "eos_token_id": stops}
+        fields = hf_generation.sampling(stored)
+        sampling = {"do_sample": fields.get("temperature") != 0, **fields} if fields else SAMPLING
+        return sampling | {"bos_token_id": pad, "pad_token_id": pad, "eos_token_id": stops}
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -276,6 +329,8 @@ def load(
     other_tokenizer = source.tokenizer_folder not in ("", str(folder))
     if other_tokenizer and "tokenizer" not in options:
         options["tokenizer"] = Tokenizer.load(source.tokenizer_folder)
+    if folder is None and source.tokenizer_folder:
+        options.setdefault("generation_folder", Path(source.tokenizer_folder))
     return LanguageModel(source.config, params, mesh=mesh, folder=folder, **options)
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from qwen3 import rewards
-from qwen3.data.chat import EMPTY_THINK
-from qwen3.data.chat_prompt import chat_prompt_ids
+from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
@@ -27,7 +26,7 @@ class ScoredAnswer:
 
     problem: Problem
     completion: Completion  # token ids and all that the backend knows of them
-    text: str  # the turn: all that follows <|im_start|>assistant
+    text: str  # the turn: all that follows <|im_start|>assistant, be it in the prompt
     score: Score = None
 
     @classmethod
@@ -98,11 +97,7 @@ def ask(
         )
         for number, problem in enumerate(problems)
     ]
-    # The hard switch has the empty block in the prompt; the turn begins with it all the same.
-    opening = EMPTY_THINK if enable_thinking is False else ""
-    answers = sample_answers(
-        backend, tokenizer, problems, requests, samples=samples, opening=opening, score=score
-    )
+    answers = sample_answers(backend, tokenizer, problems, requests, samples=samples, score=score)
     return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
 
@@ -114,13 +109,12 @@ def sample_answers(
     *,
     samples: int,
     score: Scorer,
-    opening: str = "",
 ) -> list[ScoredAnswer]:
     """`samples` answers to each request in turn, scored for the problem it asks.
 
-    opening: text of the turn that the prompt already holds. Raises ValueError for a request that
-    cannot be served, RuntimeError for an answer that the backend could not finish (a model whose
-    log-probabilities are not finite).
+    Where the prompt opens a thinking block (the hard switch, Thinking-2507), the turn that is
+    scored begins with it. Raises ValueError for a request that cannot be served, RuntimeError for
+    an answer that the backend could not finish (a model whose log-probabilities are not finite).
     """
     copies = [copy for request in requests for copy in request.samples(samples)]
     completions = backend.generate(copies)
@@ -131,7 +125,11 @@ def sample_answers(
                 f"{completion.error}"
             )
     owners = [problem for problem in problems for _ in range(samples)]
-    texts = [opening + tokenizer.decode(completion.tokens) for completion in completions]
+    openings = [turn_opening(tokenizer, request.prompt) for request in requests]
+    texts = [
+        openings[i // samples] + tokenizer.decode(completion.tokens)
+        for i, completion in enumerate(completions)
+    ]
     scores = score(list(zip(owners, texts, strict=True)))
     return [
         ScoredAnswer(*fields) for fields in zip(owners, completions, texts, scores, strict=True)
