@@ -417,6 +417,13 @@ def test_config_and_manifest_are_on_the_disk_before_a_run_relies_on_them(tmp_pat
         assert name in synced
 
 
+def test_a_reader_sees_the_old_file_or_the_new_one_never_half(tmp_path):
+    write_atomically(tmp_path / "file", "old")
+    with open(tmp_path / "file") as reader:
+        write_atomically(tmp_path / "file", "new")
+        assert reader.read() == "old" and (tmp_path / "file").read_text() == "new"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
     write_atomically(tmp_path / "file", "old")
