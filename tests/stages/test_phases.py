@@ -75,7 +75,7 @@ class Collecting:
         self.collect = phases.Collect(
             Prompts((Share("letters"),), tokenizer, seed=0),
             table,
-            grpo.RewardedPhase(config, self, None),
+            grpo.RewardedPhase(config, self, None, lambda state: None),
             wanted=wanted,
             least=minibatches,
             tokenizer=tokenizer,
