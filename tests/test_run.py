@@ -60,7 +60,7 @@ def test_a_workdir_that_cannot_be_used_is_one_line_and_code_1(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
-def kill_me(*_):
+def kill_me(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -141,6 +141,22 @@ def test_show_prints_the_config_and_runs_nothing(capsys):
 
 def test_a_stage_is_found_by_number_too():
     assert override(Config(), ["stages.0.optim.warmup=1"]).stages[0].optim.warmup == 1
+
+
+def test_a_host_that_would_train_alone_or_beside_its_tpu_is_refused(monkeypatch):
+    run.refuse_missing_devices()
+    monkeypatch.setattr(run, "TPU_DEVICES", ("/dev/nul[l]",))
+    run.refuse_missing_devices()  # JAX_PLATFORMS=cpu
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
+    with pytest.raises(RuntimeError, match="fell back to the CPU, though 1 TPU chips are here"):
+        run.refuse_missing_devices()
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(RuntimeError, match="tells of 4 processes, and 1 joined"):
+        run.refuse_missing_devices()
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(RuntimeError, match="4 hosts, which have not joined"):
+        run.refuse_missing_devices()
 
 
 @pytest.mark.parametrize(

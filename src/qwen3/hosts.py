@@ -11,6 +11,7 @@ the files that other hosts write, for which orbax then waits without end.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -124,9 +125,30 @@ def spending(kind: str) -> Iterator[None]:
         spent[kind] = spent.get(kind, 0.0) + time.monotonic() - start
 
 
-def heartbeat(step: int) -> None:
-    """Tell the launcher's watchdog, if there is one, that this process has come to `step`."""
-    _tell("heartbeat.json", {"step": step, "time": time.time(), "spent": spent})
+@functools.cache
+def count_compilation() -> None:
+    """Count the seconds that XLA compiles, from the first call on, as spent on "compile"."""
+
+    def count(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            spent["compile"] = spent.get("compile", 0.0) + seconds
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+
+
+def heartbeat(step: int, seconds: float = 0.0, input_wait: float = 0.0) -> None:
+    """Tell the launcher's watchdog, if there is one, that this process has come to `step`.
+
+    seconds: wall time since the heartbeat of the step before, with `input_wait` seconds of waiting
+    for data. What was compiled, saved or restored in it is not counted as spent on steps.
+    """
+    aside = sum(spent.get(kind, 0.0) for kind in ("compile", "save", "restore"))
+    others = aside - spent.pop("aside", 0.0)
+    for kind, value in (("input", input_wait), ("step", max(0.0, seconds - input_wait - others))):
+        spent[kind] = spent.get(kind, 0.0) + value
+    record = {"step": step, "time": time.time(), "spent": dict(spent)}
+    spent["aside"] = aside
+    _tell("heartbeat.json", record)
 
 
 def last_words(error: BaseException, code: int) -> None:

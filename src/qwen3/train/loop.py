@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from qwen3 import hosts
 from qwen3.train.preemption import STOPPED, Stopped, stop_requests
 from qwen3.train.prefetch import Prefetch
 from qwen3.train.state import TrainState
@@ -94,6 +95,7 @@ def train(
                 now = time.perf_counter()
                 times = {"seconds": now - clock, "input_wait": input_wait}
                 clock = now
+                hosts.heartbeat(taken, **times)
                 record = _StepRecord(taken, metrics, times, stopped or taken == until)
                 if record.leaving or any(hook.due(taken, False) for hook in state_hooks):
                     _call(late_hooks, record, None)

@@ -16,6 +16,7 @@ import jax
 from etils import epath
 
 from qwen3 import hosts
+from qwen3.config import digest
 from qwen3.train.checkpoint import Checkpoints, Restored
 from qwen3.train.checkpoint_folder import steps_in
 from qwen3.train.cut_back import cut_back
@@ -58,6 +59,7 @@ class Workdir:
         self._directory = self.path / "checkpoints"
         self._lock: TextIO | None = None
         self._owner: Owner | None = None
+        hosts.assert_equal({"config": digest(self.config), **self._settings.content})
         hosts.decided(self._open)
         self.checkpoints = Checkpoints(
             self._directory,
