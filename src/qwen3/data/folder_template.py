@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from os.path import commonprefix
 
 from qwen3.data.chat_render import split_thought
@@ -119,11 +120,20 @@ def training_tokens(
         view.answers.append(i)
         view.trained.append(span)
         views.append(view)
-    samples = []
-    for view in views:
-        ids, starts = tokenizer.encode_spans(view.text, literal=view.literal)
-        samples.append((ids, inside(starts, view.trained), view.answers[-1]))
-    return samples
+    return [(*_tokens(tokenizer, view), view.answers[-1]) for view in views]
+
+
+def _tokens(tokenizer: Tokenizer, view: _View) -> tuple[list[int], list[int]]:
+    """(ids, loss mask). No token reaches across the start of an answer, as at inference: else the
+    first word of an answer after a prompt that ends in a blank would belong to the prompt."""
+    ids: list[int] = []
+    starts: list[int] = []
+    for a, b in pairwise([0, *(start for start, _ in view.trained), len(view.text)]):
+        literal = [(start - a, end - a) for start, end in view.literal if a < end and start < b]
+        more, places = tokenizer.encode_spans(view.text[a:b], literal=literal)
+        ids += more
+        starts += [a + place for place in places]
+    return ids, inside(starts, view.trained)
 
 
 def _answer(
