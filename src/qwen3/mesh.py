@@ -47,7 +47,9 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 def make_mesh(config: MeshConfig = MeshConfig(), devices: Any = None) -> Mesh:
     """A mesh of `devices` (default: every device of every process), each axis AxisType.Auto.
 
-    Raises ValueError when the sizes of the axes do not multiply to the number of devices.
+    Devices of several TPU slices are split along "data": slices are connected by the data-centre
+    network, and data parallelism has the least to send. Raises ValueError when the sizes of the
+    axes do not multiply to the number of devices, or "data" not to that of the slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [getattr(config, axis) for axis in AXES]
@@ -63,12 +65,28 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: Any = None) -> Mesh:
             f"(or a multiple, with one axis -1); there are {len(devices)}"
         )
     if devices and devices[0].platform == "tpu":
-        from jax.experimental import mesh_utils
-
-        grid = mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
+        grid = _tpu_grid(sizes, devices)
     else:
         grid = np.asarray(devices, dtype=object).reshape(sizes)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _tpu_grid(sizes: list[int], devices: list) -> np.ndarray:
+    """TPU devices in an array of these sizes, neighbours along an axis near each other."""
+    from jax.experimental import mesh_utils
+
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices=devices, allow_split_physical_axes=True)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"a mesh over {slices} slices has data={slices} or a multiple of it, not data="
+            f"{sizes[0]}: only data parallelism goes over the network between slices"
+        )
+    across = [slices] + [1] * (len(sizes) - 1)
+    return mesh_utils.create_hybrid_device_mesh(
+        [sizes[0] // slices, *sizes[1:]], across, devices, allow_split_physical_axes=True
+    )
 
 
 def spec(*names: str | None) -> P:

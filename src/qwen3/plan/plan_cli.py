@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from qwen3.config import MeshConfig, OptimConfig
+from qwen3.plan.chips import topology_of
 
 if TYPE_CHECKING:
     from qwen3.plan.steps import Setting
@@ -20,7 +21,10 @@ def add_parser(subparsers: Any) -> None:
         "plan", help="memory, FLOPs and predicted speed of a step on TPUs that are not here"
     )
     parser.add_argument("--model", required=True, help="a size, such as 30b-a3b")
-    parser.add_argument("--topology", required=True, help="such as v5e:4x4 or v5p:4x4x4")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--topology", help="such as v5e:4x4 or v5p:4x4x4")
+    where.add_argument("--type", help="the same by Cloud's name, such as v6e-256 or v5litepod-16")
+    parser.add_argument("--slices", type=int, default=1, help="as many of it, split along data")
     parser.add_argument("--mesh", default="", help="such as fsdp=64 or fsdp=16,expert=4")
     parser.add_argument("--batch-per-device", type=float, default=1, help="rows a device")
     parser.add_argument("--length", type=int, default=4096, help="tokens a row")
@@ -75,8 +79,8 @@ def setting(args: argparse.Namespace) -> Setting:
     changes = {"transport": args.transport, "expert_bound": args.expert_bound}
     return Setting(
         model=args.model,
-        topology=args.topology,
-        mesh=read_mesh(args.mesh),
+        topology=topology(args),
+        mesh=read_mesh(args.mesh, args.slices),
         step=args.step,
         batch_per_device=args.batch_per_device,
         length=args.length,
@@ -90,13 +94,21 @@ def setting(args: argparse.Namespace) -> Setting:
     )
 
 
-def read_mesh(text: str) -> MeshConfig:
-    """MeshConfig of "fsdp=16,expert=4"; fsdp takes what is left unless it is given.
+def topology(args: argparse.Namespace) -> str:
+    """The topology that --topology or --type, and --slices, tell of, such as "v5e:4x4*2"."""
+    if args.slices < 1:
+        raise ValueError(f"--slices {args.slices}: at least 1")
+    name = topology_of(args.type) if args.type else args.topology
+    return f"{name}*{args.slices}" if args.slices > 1 else name
+
+
+def read_mesh(text: str, slices: int = 1) -> MeshConfig:
+    """MeshConfig of "fsdp=16,expert=4"; fsdp takes what is left, and data the slices, by default.
 
     Raises ValueError naming the axes.
     """
     axes = [field.name for field in dataclasses.fields(MeshConfig)]
-    sizes = {}
+    sizes = {"data": slices}
     for part in filter(None, text.split(",")):
         axis, equals, size = part.partition("=")
         if axis not in axes or not equals or not size.lstrip("-").isdigit():

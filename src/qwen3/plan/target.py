@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from qwen3.plan.chips import chip_of, shapes
+from qwen3.plan.chips import chip_of, one_slice, shapes
 
 # Without these, libtpu looks for a TPU host's metadata server, and for chips that it may not share.
 ENVIRONMENT = {
@@ -49,7 +49,7 @@ def no_cache() -> Iterator[None]:
 
 @cache
 def devices(topology: str) -> tuple[Any, ...]:
-    """The devices of a topology such as "v5p:4x4x4".
+    """The devices of a topology such as "v5p:4x4x4", or "v5p:4x4x4*2" for two slices.
 
     Raises ValueError for one that does not exist, ImportError where libtpu is not installed.
     """
@@ -64,8 +64,11 @@ def devices(topology: str) -> tuple[Any, ...]:
 
     try:
         with _silent_stderr():
-            wrap = chip.wrap(topology.partition(":")[2])
-            return tuple(topologies.get_topology_desc(topology, "tpu", wrap=wrap).devices)
+            name, slices = one_slice(topology)
+            options: dict[str, Any] = {"wrap": chip.wrap(name.partition(":")[2])}
+            if slices > 1:
+                options["num_slices"] = slices
+            return tuple(topologies.get_topology_desc(name, "tpu", **options).devices)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(

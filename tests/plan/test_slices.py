@@ -1,0 +1,82 @@
+"""Several slices: a mesh over them, their names, and a step that is compiled for two."""
+
+import argparse
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("libtpu")
+
+from qwen3 import cli
+from qwen3.config import MeshConfig
+from qwen3.mesh import make_mesh
+from qwen3.plan import chips, plan_cli, target
+from qwen3.plan.compiling import plan
+from qwen3.plan.steps import Setting
+
+
+def test_slices_lie_along_data():
+    devices = target.devices("v5e:4x4*2")
+    mesh = make_mesh(MeshConfig(data=4, fsdp=-1, tensor=2), devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert slices.shape == (4, 4, 1, 1, 2)
+    assert [set(slices[i].flat) for i in range(4)] == [{0}, {0}, {1}, {1}]
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(), MeshConfig(data=1, fsdp=4, tensor=8)])
+def test_other_axes_do_not_cross_slices(mesh):
+    with pytest.raises(ValueError, match="2 slices has data=2 or a multiple of it, not data=1"):
+        make_mesh(mesh, target.devices("v5e:4x4*2"))
+
+
+def parsed(*words):
+    parser = argparse.ArgumentParser()
+    plan_cli.add_parser(parser.add_subparsers())
+    return plan_cli.setting(parser.parse_args(["plan", "--model", "tiny-moe", *words]))
+
+
+@pytest.mark.parametrize(
+    "name, topology",
+    [
+        ("v6e-256", "v6e:16x16"),
+        ("v5litepod-16", "v5e:4x4"),
+        ("v5p-128", "v5p:4x4x4"),
+        ("v4-32", "v4:2x2x4"),
+    ],
+)
+def test_types_of_the_cloud_are_topologies(name, topology):
+    assert parsed("--type", name).topology == topology
+    chip = chips.chip_of(topology)
+    numbers = int(name.rpartition("-")[2]) // chip.type_counts * chip.devices
+    assert len(target.devices(topology)) == numbers
+
+
+def test_slices_are_data_parallel_unless_more_is_told():
+    assert parsed("--type", "v5litepod-16", "--slices", "2").topology == "v5e:4x4*2"
+    assert parsed("--topology", "v5e:4x4", "--slices", "2").mesh == MeshConfig(data=2)
+    more = parsed("--topology", "v5e:4x4", "--slices", "2", "--mesh", "data=4")
+    assert more.mesh == MeshConfig(data=4)
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--type", "v6e-7"], "no type 'v6e-7'; known: v6e-1, v6e-4, v6e-8, v6e-16"),
+        (["--type", "v9-8"], "no type 'v9-8'; known: v4-8"),
+        (["--topology", "v5e:4x4", "--slices", "0"], "--slices 0: at least 1"),
+        (["--topology", "v5e:4x4*x"], "'x' is no number of slices"),
+    ],
+)
+def test_a_slice_that_is_none_is_one_line(words, complaint, capsys):
+    assert cli.main(["plan", "--model", "tiny-moe", *words]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_train_step_of_a_mixture_compiles_for_two_slices():
+    plain = (("attention", "reference"), ("experts", "loop"))  # its heads are too narrow for splash
+    mesh = MeshConfig(data=2)
+    step = plan(Setting("tiny-moe", "v5e:4x4*2", mesh=mesh, length=256, execution=plain))
+    assert step.devices == 32 and step.fits
+    assert jax.default_backend() == "cpu"
