@@ -119,7 +119,7 @@ def test_forward_of_a_dense_model_and_its_text():
     "arguments, complaint",
     [
         ("--model 31b --topology v5p:2x2x1", "there are 0.6b, 1.7b"),
-        ("--model 4b --topology v5q:2x2", "kinds: v5e, v5p, v6e, tpu7x"),
+        ("--model 4b --topology v5q:2x2", "kinds: v4, v5e, v5p, v6e, tpu7x"),
         ("--model 4b --topology v5p:4x4", "slices are AxBxC"),
         ("--model 4b --topology v5e:3x3", "no topology 'v5e:3x3'"),
         ("--model 4b --topology v5p:2x2x1 --mesh fsdp=3", "needs 3 devices"),
