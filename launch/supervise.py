@@ -130,7 +130,7 @@ class Supervisor:
             return f"{own['error']} ({own.get('where', '')})"
         error = first_error(log)
         if error:
-            return f"{error.text} ({error.place})" if error.place else error.text
+            return f"{error.text[:300]} ({error.place})" if error.place else error.text[:300]
         return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
     def stop_everywhere(self, reason: str) -> None:

@@ -99,7 +99,9 @@ def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
 def copy(run: Run, file: Path) -> None:
     """Copy to every host's home; whether it came is seen when it is unpacked."""
     flags = ["--node=all", "--worker=all", "--batch-size=all"]
-    run.command(_argv(run, "queued-resources", "scp", flags, str(file), f"{run.RUN}:"), run.CALL_SECONDS)
+    run.command(
+        _argv(run, "queued-resources", "scp", flags, str(file), f"{run.RUN}:"), run.CALL_SECONDS
+    )
 
 
 def down(run: Run) -> None:

@@ -134,7 +134,9 @@ class Status:
         for name, host in self.hosts.items():
             beat = f"{self.silence(name):.0f} s ago" if self.silence(name) else "-"
             rows.append({**host, "host": name, "heartbeat": beat})
-            rows[-1]["error"] = host["reason"] if host["state"] == "failed" else host.get("error", "")
+            rows[-1]["error"] = (
+                host["reason"] if host["state"] == "failed" else host.get("error", "")
+            )
         lines = [
             "".join(f"{row.get(c, '-')!s:<{width}}" for c, width in WIDTHS.items()) for row in rows
         ]

@@ -102,16 +102,27 @@ class Pod:
             time.sleep(0.05)
 
     def log(self, host):
-        files = sorted(self.run.glob(f"pod/*/{host}/attempt-*.log"), key=lambda f: f.stat().st_mtime)
+        files = sorted(
+            self.run.glob(f"pod/*/{host}/attempt-*.log"), key=lambda f: f.stat().st_mtime
+        )
         return "".join(file.read_text() for file in files)
 
-    def end(self):
-        """End all processes of loopback hosts."""
-        for file in [*self.run.glob("hosts/*/qwen3/lock"), *self.run.glob("hosts/*/qwen3/*/host/child")]:
+    def end(self, hosts=None):
+        """End all processes of hosts that are folders in `hosts`."""
+        hosts = hosts or self.run / "hosts"
+        for file in [*hosts.glob("*/qwen3/lock"), *hosts.glob("*/qwen3/*/host/child")]:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 pid = int(file.read_text().split()[-1])
                 os.kill(pid, signal.SIGKILL)
                 os.killpg(pid, signal.SIGKILL)
+
+
+def hosts_python(folder):
+    """An interpreter for hosts: this one, but for the health check."""
+    python = folder / "python-of-hosts"
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    return str(python)
 
 
 @pytest.fixture
@@ -139,13 +150,10 @@ def tpu(request, clone, cloud, tmp_path):
     tools.mkdir()
     for name in ("ssh", "scp", *(["gcloud"] if request.param == "fake" else [])):
         (tools / name).symlink_to(HERE / "bin" / name)
-    python = tools / "python-of-hosts"
-    python.write_text(PYTHON.format(python=sys.executable))
-    python.chmod(0o755)
     environment = {
         **cloud.environment(),
         "PATH": f"{tools}:{os.environ['PATH']}",
-        "FAKE_PYTHON": str(python),
+        "FAKE_PYTHON": hosts_python(tools),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     key = Path(environment["HOME"], ".ssh", "google_compute_engine")

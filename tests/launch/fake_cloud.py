@@ -38,7 +38,9 @@ class Cloud:
         self.slices: dict[str, str] = {}  # address -> number of slices that its metadata tells
         self.made = 0
         (folder / "faults").mkdir(parents=True)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": self}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": self})
+        )
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -191,7 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/compute/v1/.*/reservations/(.*)", url.path):
             found = self.cloud.reservations.get(match[1])
             return self.answer(found) if found else self.lost(match[1])
-        match = re.fullmatch(r"/v[12](?:alpha1)?/(projects/[^/]+/locations/[^/]+)/(\w+)(?:/(.*))?", url.path)
+        match = re.fullmatch(
+            r"/v[12](?:alpha1)?/(projects/[^/]+/locations/[^/]+)/(\w+)(?:/(.*))?", url.path
+        )
         if not match:
             return self.lost(url.path)
         parent, kind, name = match.groups()
@@ -200,7 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = handle_all
 
     def acceleratorTypes(self, parent: str, name: str | None, query: dict, body: dict) -> None:  # noqa: N802
-        types = [{"name": f"{parent}/acceleratorTypes/{kind}", "type": kind} for kind in self.cloud.types]
+        types = [
+            {"name": f"{parent}/acceleratorTypes/{kind}", "type": kind} for kind in self.cloud.types
+        ]
         self.answer({"acceleratorTypes": types})
 
     def queuedResources(self, parent: str, name: str | None, query: dict, body: dict) -> None:  # noqa: N802
@@ -209,7 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
             code, text = cloud.create(parent, query["queuedResourceId"], body)
             return self.answer(text, code)
         if name is None:
-            return self.answer({"queuedResources": [cloud.show(name) for name in list(cloud.requests)]})
+            return self.answer(
+                {"queuedResources": [cloud.show(name) for name in list(cloud.requests)]}
+            )
         if name not in cloud.requests:
             return self.lost(f"{parent}/queuedResources/{name}")
         if self.command == "GET":
@@ -219,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         for node in [n for n, about in cloud.nodes.items() if about["queuedResource"] == name]:
             for endpoint in cloud.nodes.pop(node)["networkEndpoints"]:
                 cloud.kill_host(endpoint["ipAddress"])
-        return self.answer({"name": f"{parent}/operations/del-{name}", "done": True, "response": {}})
+        return self.answer(
+            {"name": f"{parent}/operations/del-{name}", "done": True, "response": {}}
+        )
 
     def nodes(self, parent: str, name: str | None, query: dict, body: dict) -> None:
         nodes = self.cloud.nodes

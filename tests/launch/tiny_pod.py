@@ -56,7 +56,11 @@ class Source:
     def __getitem__(self, step):
         time.sleep(self.config.pause)
         file = Path(self.config.faults, NAME)
-        if self.config.faults and file.exists() and step > max(self.restored, self.config.every) + 2:
+        if (
+            self.config.faults
+            and file.exists()
+            and step > max(self.restored, self.config.every) + 2
+        ):
             kind = file.read_text().strip()
             file.unlink()
             if kind == "crash":

@@ -58,7 +58,12 @@ while step < options.steps:
     spent = {"restore": 0.01, "compile": 0.02, "step": time.time() - begun}
     (HOST / "heartbeat.json").write_text(json.dumps({"step": step, "spent": spent}))
     if NAME == "0.0":
-        record = {"step": step, "loss": 5 / step, "seconds": options.pause, "tokens_per_second": 1e3}
+        record = {
+            "step": step,
+            "loss": 5 / step,
+            "seconds": options.pause,
+            "tokens_per_second": 1e3,
+        }
         with (work / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps(record) + "\n")
         if step % options.every == 0 or told or step == options.steps:
