@@ -31,6 +31,7 @@ for protocol in ("gcs", "gs"):
 WORDS = 2_000  # bytes of a decision, or of an error, that are told to the other hosts
 HOST_FOLDER = "QWEN3_HOST_DIR"  # environment variable of a launcher
 
+_last_heartbeat: dict[str, Any] = {}
 spent: dict[str, float] = {}  # seconds of this process by what they went into: "save", "input"...
 
 
@@ -146,9 +147,20 @@ def heartbeat(step: int, seconds: float = 0.0, input_wait: float = 0.0) -> None:
     others = aside - spent.pop("aside", 0.0)
     for kind, value in (("input", input_wait), ("step", max(0.0, seconds - input_wait - others))):
         spent[kind] = spent.get(kind, 0.0) + value
-    record = {"step": step, "time": time.time(), "spent": dict(spent)}
+    _last_heartbeat.update({"step": step, "time": time.time(), "spent": dict(spent)})
     spent["aside"] = aside
-    _tell("heartbeat.json", record)
+    _tell("heartbeat.json", _last_heartbeat)
+
+
+def alive() -> None:
+    """Renew the heartbeat, each ten seconds at most, in a long phase between two steps.
+
+    Before the first step there is none: a launcher waits longer for what is compiled then.
+    """
+    now = time.time()
+    if _last_heartbeat and now > _last_heartbeat["time"] + 10:
+        _last_heartbeat["time"] = now
+        _tell("heartbeat.json", _last_heartbeat)
 
 
 def last_words(error: BaseException, code: int) -> None:

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from qwen3 import hosts
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
@@ -214,6 +215,7 @@ class Engine:
         device, whose donated buffers are then lost, ends those that were being worked on. The
         others go on. A Ctrl-C is held back until the step's end, for the same buffers.
         """
+        hosts.alive()
         with uninterrupted():
             admitted = self._select()
             try:
