@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import random
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -356,6 +355,98 @@ def test_stored_truncation_and_padding_are_switched_off_with_a_warning(tiny, tmp
     loaded.save(tmp_path / "again")
     stored = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
     assert stored["truncation"] is None and stored["padding"] is None
+
+
+def _as_slow_tokenizers_store_it(tokenizer, folder, added="both"):
+    """vocab.json, merges.txt, and the added tokens in either file or in both."""
+    stored = json.loads(tokenizer.backend.to_str())["model"]
+    tokenizer.save(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(stored["vocab"]))
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in stored["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    if added != "config":
+        (folder / "added_tokens.json").write_text(json.dumps(tokenizer.added))
+    if added == "file":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        del config["added_tokens_decoder"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("added", ["both", "file", "config"])
+def test_vocab_and_merges_give_the_same_ids(tiny, tmp_path, added):
+    _as_slow_tokenizers_store_it(tiny, tmp_path, added)
+    loaded = Tokenizer.load(tmp_path)
+    for text in [*TEXTS, *HOSTILE]:
+        assert loaded.encode(text) == tiny.encode(text)
+    assert loaded.added == tiny.added
+    assert loaded.control_pattern == tiny.control_pattern
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").backend.to_str() == loaded.backend.to_str()
+
+
+def test_vocab_and_merges_that_do_not_fit_are_named(tiny, tmp_path):
+    _as_slow_tokenizers_store_it(tiny, tmp_path)
+    merges = (tmp_path / "merges.txt").read_text()
+    (tmp_path / "merges.txt").write_text(merges + "zzz q\n")
+    with pytest.raises(ValueError, match="vocab.json and merges.txt are not a readable tokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "merges.txt").write_text(merges)
+    moved = {text: i + 1 for text, i in tiny.added.items()}
+    (tmp_path / "added_tokens.json").write_text(json.dumps({**moved, "<more>": 400}))
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
+    with pytest.raises(
+        ValueError, match="'<.endoftext.>' has id 295 in added_tokens.json or .*294"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+def test_added_tokens_of_the_other_files_are_added(tiny, tmp_path):
+    tiny.save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    mine = {"content": "<mine>", "normalized": True, "special": False}
+    config["added_tokens_decoder"]["321"] = mine
+    path.write_text(json.dumps(config))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|file|>": 320}))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.encode("<mine><|file|>") == [321, 320] and loaded.vocab_size == 322
+    loaded.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").added == loaded.added
+    config["added_tokens_decoder"]["321"] = mine | {"rstrip": True}
+    path.write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match="tokenizer_config.json: added tokens .*has flags .'rstrip'"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("qwen.tiktoken", "build it with `qwen3 tokenizer import`"),
+        ("tokenizer.model", "load it with transformers .* and save it again, which writes it"),
+        ("vocab.json", "merges.txt is missing beside vocab.json"),
+    ],
+)
+def test_a_tokenizer_in_another_form_ends_in_what_to_do(tmp_path, name, advice):
+    assert not tokenizer_files.holds_tokenizer(tmp_path)
+    (tmp_path / name).write_text("{}")
+    assert tokenizer_files.holds_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=f"wanted tokenizer.json, or vocab.json .*; {advice}$"):
+        Tokenizer.load(tmp_path)
+
+
+def test_further_end_tokens_of_the_folder_end_an_answer(tiny, tmp_path):
+    tiny.save(tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": [tiny.im_end, tiny.file_sep]}))
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.stop_ids == (tiny.im_end, tiny.endoftext, tiny.file_sep)
+    path.write_text(json.dumps({"eos_token_id": [*range(8), 10_000]}))
+    with pytest.warns(UserWarning, match=r"end tokens \[6, 7, 10000\] are not followed"):
+        assert Tokenizer.load(tmp_path).stop_ids == (tiny.im_end, tiny.endoftext, *range(6))
 
 
 def test_the_official_template_is_known_by_its_hash(monkeypatch):

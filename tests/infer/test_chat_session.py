@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from qwen3.data import chat
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import chat_cli
 from qwen3.infer.chat_session import (
     CONTENT,
@@ -21,7 +22,7 @@ from qwen3.infer.chat_session import (
     check_tools,
 )
 from qwen3.infer.language_model import LanguageModel
-from qwen3.infer.requests import PRESETS, Completion, Request, sampling
+from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams, sampling
 
 QUESTION = [{"role": "user", "content": "the cat?"}]
 WEATHER = {
@@ -130,6 +131,126 @@ def test_lone_surrogates_are_refused_and_named(tokenizer, model):
 def test_tools_may_be_json_text(tokenizer):
     listed = chat_request(tokenizer, QUESTION, tools=[WEATHER])
     assert chat_request(tokenizer, QUESTION, tools=json.dumps([WEATHER])).prompt == listed.prompt
+
+
+# --- a folder's own chat template ----------------------------------------------------------------
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+OPENS = TURNS + r"{{ '<|im_start|>assistant\n<think>\n' }}"  # as Thinking-2507
+NEVER = TURNS + r"{{ '<|im_start|>assistant\n' }}"  # as Instruct-2507
+SWITCHED = NEVER + "{% if enable_thinking %}<think>{% endif %}"
+
+
+def with_template(tokenizer, template):
+    other = Tokenizer(tokenizer.backend)
+    other.chat_template = template
+    return other
+
+
+@pytest.mark.parametrize(
+    ("template", "thinking", "budget", "ending", "preset", "request_budget"),
+    [
+        (OPENS, None, None, "assistant\n<think>\n", "thinking", None),
+        (OPENS, True, 5, "assistant\n<think>\n", "thinking", 5),
+        (OPENS, None, 0, "assistant\n<think>\n", "thinking", 0),
+        (NEVER, None, None, "assistant\n", "non_thinking", None),
+        (SWITCHED, True, None, "assistant\n<think>", "thinking", None),
+        (SWITCHED, False, None, "assistant\n", "non_thinking", None),
+        (SWITCHED, True, 0, "assistant\n", "non_thinking", None),
+    ],
+)
+def test_modes_of_a_folders_template(
+    tokenizer, template, thinking, budget, ending, preset, request_budget
+):
+    other = with_template(tokenizer, template)
+    request = chat_request(other, QUESTION, thinking=thinking, thinking_budget=budget)
+    assert other.decode(request.prompt).endswith(ending)
+    assert request.sampling == PRESETS[preset] and request.budget == request_budget
+
+
+def test_thinking_that_the_template_cannot_switch_off_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="has no enable_thinking switch"):
+        chat_request(with_template(tokenizer, OPENS), QUESTION, thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content"),
+    [
+        ("hm\n</think>\n\nYes.", "hm", "Yes."),
+        ("hm and so on", "hm and so on", ""),  # cut at the limit
+    ],
+)
+def test_an_answer_to_a_prompt_that_opens_a_block_begins_in_the_thought(
+    tokenizer, text, reasoning, content
+):
+    prompt = chat_request(with_template(tokenizer, OPENS), QUESTION).prompt
+    said = answer(tokenizer, Completion(Request(prompt), tokens=tokenizer.encode(text)))
+    assert (said.text, said.reasoning, said.content) == (text, reasoning, content)
+    assert said.message() == {
+        "role": "assistant",
+        "content": content,
+        "reasoning_content": reasoning,
+    }
+
+
+def test_a_budget_of_0_closes_the_block_that_the_template_opens(model, config, params):
+    other = with_template(model.tokenizer, OPENS)
+    opened = LanguageModel(model.config, params, mesh=model.mesh, tokenizer=other)
+    forced = other.encode("\n\n</think>\n\n")
+    said = opened.chat(QUESTION, thinking_budget=0, max_tokens=len(forced))
+    assert said.completion.tokens == forced and (said.reasoning, said.content) == ("", "")
+    pieces = list(opened.chat(QUESTION, thinking_budget=2, max_tokens=30, stream=True))
+    assert pieces[0].kind == THINKING and CONTENT in {piece.kind for piece in pieces}
+
+
+# --- sampling defaults of a folder ----------------------------------------------------------------
+
+
+@pytest.fixture
+def sampled(model, params, tmp_path, monkeypatch):
+    """sampled(settings): the sampling of a chat and of a text by a model with that folder."""
+    taken = []
+
+    def generate(engine, requests):
+        taken.extend(request.sampling for request in requests)
+        return [Completion(request, finish="stop") for request in requests]
+
+    monkeypatch.setattr("qwen3.infer.engine.Engine.generate", generate)
+
+    def run(settings, **options):
+        (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+        own = {"tokenizer": model.tokenizer, "folder": tmp_path}
+        told = LanguageModel(model.config, params, mesh=model.mesh, **own)
+        del taken[:]
+        told.chat(QUESTION, **options)
+        told.generate("a", **{name: options[name] for name in options if name == "sampling"})
+        return taken
+
+    return run
+
+
+def test_the_folders_sampling_is_the_default(sampled):
+    settings = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.05, "do_sample": True}
+    assert sampled(settings) == [SamplingParams(0.7, 20, 0.8, 0.05)] * 2
+    assert sampled(settings, sampling="model") == [SamplingParams(0.7, 20, 0.8, 0.05)] * 2
+    assert sampled(settings, sampling="greedy") == [PRESETS["greedy"]] * 2
+    assert sampled(settings, sampling={"temperature": 0.5}) == [SamplingParams(0.5)] * 2
+    assert sampled({"do_sample": False}) == [SamplingParams(temperature=0)] * 2
+
+
+def test_without_the_folders_word_the_reports_presets_serve(sampled):
+    assert sampled({"eos_token_id": 3}) == [PRESETS["thinking"], PRESETS["model"]]
+    # The first release names the preset of thinking; without thinking the other one serves.
+    first = {"temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    assert sampled(first) == [PRESETS["thinking"]] * 2
+    assert sampled(first, thinking=False) == [PRESETS["non_thinking"], PRESETS["thinking"]]
+
+
+def test_sampling_of_a_folder_out_of_range_is_named_and_what_is_not_followed_too(sampled):
+    with pytest.raises(ValueError, match="generation_config.json: top_p 7: wanted a probability"):
+        sampled({"top_p": 7})
+    with pytest.warns(UserWarning, match="not followed: max_new_tokens = 2048"):
+        sampled({"max_new_tokens": 2048})
 
 
 # --- text ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 import qwen3
 from qwen3.config import MeshConfig
+from qwen3.data.chat_template import CHAT_TEMPLATE
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.mesh import make_mesh
 from qwen3.model.sizes import SIZES
@@ -131,6 +132,60 @@ def test_the_tokenizer_goes_along(tiny, tokenizer, tmp_path):
         assert first.read_bytes() == second.read_bytes()
     stored = json.loads((tmp_path / "second" / "generation_config.json").read_text())
     assert stored["top_k"] == 5
+
+
+OTHER = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+
+
+def template_of(folder):
+    """The chat template that transformers takes from a folder."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text()
+    return json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
+
+
+@pytest.mark.parametrize("stored", [OTHER, CHAT_TEMPLATE, None], ids=["other", "built in", "none"])
+def test_the_template_that_is_used_is_saved(tokenizer, tmp_path, stored):
+    qwen3.create("tiny", tokenizer=tokenizer).save(tmp_path / "first")
+    path = tmp_path / "first" / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"chat_template": stored}
+    path.write_text(json.dumps(config))
+    model = qwen3.load(tmp_path / "first")
+    model.save(tmp_path / "second")
+    assert template_of(tmp_path / "second") == (stored or CHAT_TEMPLATE)
+    assert model.tokenizer.chat_template == (OTHER if stored == OTHER else None)
+    model.tokenizer.chat_template = OTHER + " "
+    model.save(tmp_path / "third")
+    assert template_of(tmp_path / "third") == OTHER + " "
+    assert qwen3.load(tmp_path / "third").tokenizer.encode("two") == tokenizer.encode("two")
+
+
+def test_end_tokens_and_sampling_of_the_folder_are_saved_again(tokenizer, tmp_path):
+    qwen3.create("tiny", tokenizer=tokenizer).save(tmp_path / "first")
+    path = tmp_path / "first" / "generation_config.json"
+    stored = {"eos_token_id": [tokenizer.im_end, tokenizer.file_sep], "temperature": 0.7, "x": None}
+    path.write_text(json.dumps(stored))
+    model = qwen3.load(tmp_path / "first")
+    assert model.tokenizer.stop_ids == (
+        tokenizer.im_end,
+        tokenizer.endoftext,
+        tokenizer.file_sep,
+    )
+    model.save(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "generation_config.json").read_text()) == stored
+    other = qwen3.load(tmp_path / "first", tokenizer=tokenizer)
+    other.save(tmp_path / "third")
+    written = json.loads((tmp_path / "third" / "generation_config.json").read_text())
+    assert (written["temperature"], written["do_sample"]) == (0.7, True) and "top_k" not in written
+    assert written["eos_token_id"] == [tokenizer.im_end, tokenizer.endoftext]
+
+
+def test_vocab_and_merges_are_a_tokenizer_of_the_folder(tiny, tokenizer, tmp_path):
+    tiny.save(tmp_path / "out")
+    assert qwen3.load(tmp_path / "out").tokenizer is None
+    (tmp_path / "out" / "vocab.json").write_text("{}")
+    with pytest.raises(ValueError, match="merges.txt is missing beside vocab.json"):
+        qwen3.load(tmp_path / "out").tokenizer  # noqa: B018
 
 
 def test_bad_inputs_are_named(tiny, tokenizer):

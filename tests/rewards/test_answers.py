@@ -92,6 +92,25 @@ def test_the_hard_switch_is_in_the_prompt_and_opens_the_turn(tokenizer):
     assert with_block == without + empty
 
 
+def test_the_block_that_a_folders_template_opens_belongs_to_the_turn(tokenizer):
+    opens = Tokenizer(tokenizer.backend)
+    opens.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{{ '<|im_start|>assistant\\n<think>\\n' }}"
+    )
+
+    class Thinker(Echo):
+        def complete(self, request):
+            tokens = opens.encode("hm\n</think>\n\nyes<|im_end|>")
+            return Completion(request, tokens, forced=[False] * len(tokens), finish="stop")
+
+    [[answer]] = ask(Thinker(opens), opens, problems("one <think>"))
+    assert answer.text == "<think>\nhm\n</think>\n\nyes<|im_end|>"
+    assert answer.turn == answers.response.Response("hm", "yes")
+    with pytest.raises(ValueError, match="has no enable_thinking switch"):
+        ask(Thinker(opens), opens, problems("one"), enable_thinking=False)
+
+
 def test_an_answer_that_the_backend_gave_up_is_an_error(tokenizer):
     with pytest.raises(RuntimeError, match="answer 0 to prompt 1: not finite"):
         ask(Echo(tokenizer, errors=[1]), tokenizer, problems("one", "two"))
