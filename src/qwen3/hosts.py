@@ -130,9 +130,9 @@ def spending(kind: str) -> Iterator[None]:
 def count_compilation() -> None:
     """Count the seconds that XLA compiles, from the first call on, as spent on "compile"."""
 
-    def count(event: str, seconds: float, **_: Any) -> None:
+    def count(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
-            spent["compile"] = spent.get("compile", 0.0) + seconds
+            spent["compile"] = spent.get("compile", 0.0) + duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(count)
 

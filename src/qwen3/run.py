@@ -67,7 +67,7 @@ def main(
         return None
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+    faulthandler.register(signal.SIGUSR2, file=sys.__stderr__ or 2, all_threads=True)
     hosts.count_compilation()
     with leaving_at_once():
         use_compile_cache()
@@ -133,7 +133,7 @@ def use_compile_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def join_hosts(always: bool = False, **timeouts: int) -> None:
+def join_hosts(always: bool = False, **timeouts: Any) -> None:
     """jax.distributed if the environment tells of several hosts, or `always`.
 
     JAX_COORDINATOR_ADDRESS comes with JAX_NUM_PROCESSES and JAX_PROCESS_ID; on TPU pods and under

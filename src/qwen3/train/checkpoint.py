@@ -14,6 +14,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -186,7 +187,7 @@ class Checkpoints:
         steps = self.steps() if self._primary else []
         while step := hosts.decided(lambda: str(steps.pop()) if steps else ""):
             path = self.directory / step
-            trouble = hosts.decided(lambda path=path: problem(path) or "")
+            trouble = hosts.decided(partial(_damage, path))
             if not trouble:
                 manifest = read_manifest(path)
                 self._refuse_other_config(path, manifest)
@@ -287,3 +288,8 @@ class Checkpoints:
         }
         for step in sorted(set(scores) - self._keep.choose(scores)):
             delete(self.directory / str(step))
+
+
+def _damage(path: epath.Path) -> str:
+    """What is wrong with a checkpoint, "" for nothing."""
+    return problem(path) or ""
