@@ -199,7 +199,7 @@ def test_a_budget_of_0_closes_the_block_that_the_template_opens(model, config, p
     forced = other.encode("\n\n</think>\n\n")
     said = opened.chat(QUESTION, thinking_budget=0, max_tokens=len(forced))
     assert said.completion.tokens == forced and (said.reasoning, said.content) == ("", "")
-    pieces = list(opened.chat(QUESTION, thinking_budget=2, max_tokens=30, stream=True))
+    pieces = list(opened.chat(QUESTION, thinking_budget=2, max_tokens=160, stream=True))
     assert pieces[0].kind == THINKING and CONTENT in {piece.kind for piece in pieces}
 
 
