@@ -10,6 +10,7 @@ import jinja2.sandbox
 import pytest
 from folder_templates import OWN, TEMPLATES, THINKING, TOOLS, dialogue
 
+from qwen3.config import digest
 from qwen3.data import chat
 from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.chat_template import CHAT_TEMPLATE
@@ -19,6 +20,7 @@ from qwen3.data.literal_marks import PRIVATE
 from qwen3.data.special_tokens import CONTROL_TEXTS
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.stages import conversations
+from qwen3.train import input_digests
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +344,13 @@ def test_named_templates_are_chosen_as_transformers_does(folder):
         assert tokenizer.decode(chat_prompt_ids(tokenizer, messages, tools=tools)) == expected
     with pytest.raises(ValueError, match="chat template not readable: .*with a default"):
         Tokenizer.load(folder(named[1:]))
+
+
+def test_a_run_knows_its_tokenizer_by_the_template_too(tiny, folder):
+    built_in = input_digests.tokenizer_digest(str(folder(CHAT_TEMPLATE)))
+    assert built_in == digest(tiny.backend.to_str())
+    others = {input_digests.tokenizer_digest(str(folder(template))) for template in (OWN, THINKING)}
+    assert len(others | {built_in}) == 3
 
 
 def test_the_eos_token_of_the_folder_is_the_templates_and_ends_answers(folder):

@@ -52,10 +52,13 @@ def files_digest(paths: str | Sequence[str]) -> str:
 
 
 def tokenizer_digest(folder: str) -> str:
-    """16 hex digits that identify a tokenizer: its vocabulary, merges and added tokens."""
-    if not (epath.Path(folder) / "tokenizer.json").exists():
+    """16 hex digits that identify a tokenizer: its vocabulary, merges and added tokens, and a chat
+    template other than the built-in one."""
+    if not any((epath.Path(folder) / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return ""
-    return digest(Tokenizer.load(folder).backend.to_str())
+    tokenizer = Tokenizer.load(folder)
+    text = tokenizer.backend.to_str()
+    return digest([text, tokenizer.chat_template] if tokenizer.chat_template else text)
 
 
 def corpora_digest(folders: Mapping[str, str]) -> str:
