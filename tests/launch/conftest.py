@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,6 +116,12 @@ class Pod:
                 pid = int(file.read_text().split()[-1])
                 os.kill(pid, signal.SIGKILL)
                 os.killpg(pid, signal.SIGKILL)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def hosts_python(folder):

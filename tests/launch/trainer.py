@@ -13,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+from etils import epath
+
 parser = argparse.ArgumentParser()
-parser.add_argument("--workdir", type=Path)
+parser.add_argument("--workdir", type=epath.Path)
 parser.add_argument("--distributed", action="store_true")
 parser.add_argument("--steps", type=int, default=40)
 parser.add_argument("--every", type=int, default=5)
