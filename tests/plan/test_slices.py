@@ -14,6 +14,7 @@ from qwen3.mesh import make_mesh
 from qwen3.plan import chips, plan_cli, target
 from qwen3.plan.compiling import plan
 from qwen3.plan.steps import Setting
+from qwen3.plan.traffic import BETWEEN_SLICES
 
 
 def test_slices_lie_along_data():
@@ -79,4 +80,8 @@ def test_a_train_step_of_a_mixture_compiles_for_two_slices():
     mesh = MeshConfig(data=2)
     step = plan(Setting("tiny-moe", "v5e:4x4*2", mesh=mesh, length=256, execution=plain))
     assert step.devices == 32 and step.fits
+    between = {collective.kind: collective for collective in step.collectives}[BETWEEN_SLICES]
+    # Each device has its sixteenth of the gradients in bf16 or fp32, padded to whole tiles.
+    share = step.parameters / 16
+    assert 2 * share < between.bytes < 8 * share
     assert jax.default_backend() == "cpu"

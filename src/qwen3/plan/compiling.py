@@ -141,7 +141,7 @@ def _counted(
         chip,
         flops=by_kind,
         hbm_bytes=moved,
-        sent=sum(collective.bytes for collective in collectives),
+        sent=sum(c.bytes for c in collectives if c.kind != traffic.BETWEEN_SLICES),
         tokens=tokens,
         analytic=analytic,
     )

@@ -15,7 +15,9 @@ KINDS = (
     "all-to-all",
     "ragged-all-to-all",
     "collective-permute",
+    "between slices",
 )
+BETWEEN_SLICES = KINDS[-1]  # all-reduces over the data-centre network, which the host runs
 # Instructions that name or alias memory and move nothing.
 _FREE = {
     "parameter",
@@ -41,7 +43,7 @@ class Collective:
 
     kind: str
     calls: float  # in a step
-    bytes: float  # sent over the device's links
+    bytes: float  # sent over the device's links, or from its slice to the others
 
 
 def hbm_bytes(program: Program) -> float:
@@ -100,6 +102,8 @@ def collectives(program: Program, devices: int) -> list[Collective]:
     occurrences: dict[tuple, int] = {}
     for computation, instruction, times in program.walk(fused=True):
         kind = instruction.opcode.removesuffix("-start")
+        if kind == "send" and "megascale" in instruction.attributes:
+            kind = BETWEEN_SLICES
         if kind not in KINDS:
             continue
         group = _group(instruction.attributes, devices)
@@ -135,6 +139,7 @@ def _sent(kind: str, computation: Computation, collective: HloInstruction, group
         # The operands are the rows, the buffer they land in and the sizes: the rows bound it.
         "ragged-all-to-all": (operands[0].bytes if operands and operands[0] else 0) * share,
         "collective-permute": local,
+        BETWEEN_SLICES: local,
     }[kind]
 
 
