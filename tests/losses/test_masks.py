@@ -132,9 +132,10 @@ def test_targets_and_advantages_without_weight_change_nothing(loss):
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_a_mode_is_told_token_by_token(mode):
-    """One token is in the other mode than the rest of its row."""
+    """One trained token is in the other mode than all others, and so are some without weight."""
     batch, policy = packed(made()), params()
     batch["mode"] = np.full_like(batch["mode"], 1 - mode)
+    batch["mode"][batch["weights"] == 0] = mode
     batch["mode"][1, 3] = mode
     assert batch["weights"][1, 3] == 1
     name = ("no_think", "think")[mode]

@@ -19,7 +19,7 @@ from qwen3.model.sizes import DualChunkConfig, ModelConfig, YarnConfig
 DENSE = ModelConfig(
     *("wiring", 2, 24, 40, 4, 2), head_dim=8, vocab=48, rope_theta=200.0, norm_eps=0.03
 )
-YARN = YarnConfig(factor=3.0, original_length=16, beta_fast=1.5, beta_slow=0.3)
+YARN = YarnConfig(factor=3.0, original_length=64, beta_fast=1.5, beta_slow=0.3)
 CONFIGS = {
     "untied": DENSE,
     "tied": DENSE.replace(tied=True),

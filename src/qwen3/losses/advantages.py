@@ -45,15 +45,7 @@ def group_advantages(
     that counts as none. Raises ValueError for a reward that is not finite, group ids of another
     length, an unknown scale, and a group of another size.
     """
-    rewards = np.asarray(rewards_R, np.float64)
-    groups = np.asarray(groups_R)
-    if scale not in SCALES:
-        raise ValueError(f"advantage scale {scale!r} is not one of {', '.join(SCALES)}")
-    if rewards.shape != groups.shape or rewards.ndim != 1:
-        raise ValueError(f"rewards {rewards.shape} and group ids {groups.shape}: one each needed")
-    if not np.all(np.isfinite(rewards)):
-        bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
-        raise ValueError(f"reward {rewards[bad]} of rollout {bad} (group {groups[bad]})")
+    rewards, groups = _checked(rewards_R, groups_R, scale)
     if binarise is not None:
         rewards = (rewards >= binarise).astype(np.float64)
     values, learnable = np.zeros_like(rewards), np.zeros(rewards.shape, bool)
@@ -75,6 +67,21 @@ def group_advantages(
     if scale == "batch" and learnable.any():
         values /= _root_mean_square(values[learnable])
     return Advantages(values, learnable, len(names), int(flat_low), int(flat_high))
+
+
+def _checked(
+    rewards_R: ArrayLike, groups_R: ArrayLike, scale: str
+) -> tuple[np.ndarray, np.ndarray]:
+    rewards = np.asarray(rewards_R, np.float64)
+    groups = np.asarray(groups_R)
+    if scale not in SCALES:
+        raise ValueError(f"advantage scale {scale!r} is not one of {', '.join(SCALES)}")
+    if rewards.shape != groups.shape or rewards.ndim != 1:
+        raise ValueError(f"rewards {rewards.shape} and group ids {groups.shape}: one each needed")
+    if not np.all(np.isfinite(rewards)):
+        bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
+        raise ValueError(f"reward {rewards[bad]} of rollout {bad} (group {groups[bad]})")
+    return rewards, groups
 
 
 def _root_mean_square(x: np.ndarray) -> float:

@@ -68,16 +68,15 @@ def distribution(
     active_B = jnp.ones(logits_BV.shape[0], bool) if active_B is None else active_B
     scores_BV = logits_BV.astype(jnp.float32)
 
-    def used(rule_B: jax.Array) -> jax.Array:
-        return (rule_B & active_B).any()
+    def where_used(
+        used_B: jax.Array, rule: Callable[[jax.Array], jax.Array], scores_BV: jax.Array
+    ) -> jax.Array:
+        return jax.lax.cond((used_B & active_B).any(), rule, lambda x: x, scores_BV)
 
     with jax.named_scope("penalties"):
         penalties_B = (rules.presence_B != 0) | (rules.frequency_B != 0) | (rules.repetition_B != 1)
-        scores_BV = jax.lax.cond(
-            used(penalties_B),
-            lambda x: penalise(x, counts_BV, seen_BV, rules),
-            lambda x: x,
-            scores_BV,
+        scores_BV = where_used(
+            penalties_B, lambda x: penalise(x, counts_BV, seen_BV, rules), scores_BV
         )
     scores_BV = jnp.where(allowed_BV, scores_BV, CUT)
     greedy_B = rules.temperature_B == 0
@@ -86,22 +85,16 @@ def distribution(
     # A greedy row skips the filters: its best token passes all of them.
     with jax.named_scope("top_k"):
         top_k_B = jnp.where(greedy_B, 0, rules.top_k_B)
-        scores_BV = jax.lax.cond(
-            used(top_k_B > 0), lambda x: keep_top_k(x, top_k_B), lambda x: x, scores_BV
-        )
+        scores_BV = where_used(top_k_B > 0, lambda x: keep_top_k(x, top_k_B), scores_BV)
     with jax.named_scope("top_p"):
         top_p_B = jnp.where(greedy_B, 1.0, rules.top_p_B)
-        scores_BV = jax.lax.cond(
-            used(top_p_B < 1), lambda x: keep_top_p(x, top_p_B), lambda x: x, scores_BV
-        )
+        scores_BV = where_used(top_p_B < 1, lambda x: keep_top_p(x, top_p_B), scores_BV)
     with jax.named_scope("min_p"):
         floor_B1 = jnp.where(rules.min_p_B > 0, jnp.log(rules.min_p_B), CUT)[:, None]
         below_BV = scores_BV < scores_BV.max(axis=-1, keepdims=True) + floor_B1
         scores_BV = jnp.where(below_BV, CUT, scores_BV)
     with jax.named_scope("greedy"):
-        return jax.lax.cond(
-            used(greedy_B), lambda x: _keep_best(x, greedy_B), lambda x: x, scores_BV
-        )
+        return where_used(greedy_B, lambda x: _keep_best(x, greedy_B), scores_BV)
 
 
 def keep_top_k(scores_BV: jax.Array, top_k_B: jax.Array) -> jax.Array:

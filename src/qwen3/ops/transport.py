@@ -6,6 +6,7 @@ Dropless by default: buffers hold the worst case (exchange.py says how large the
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -64,37 +65,15 @@ def moe(
     _check_divides(x_BTD, params, axes)
     mask_BT = jnp.ones(x_BTD.shape[:2], bool) if mask_BT is None else mask_BT.astype(bool)
     params = {name: params[name].astype(x_BTD.dtype) for name in ("router", "gate", "up", "down")}
-
-    def ffn(
-        x_RD: jax.Array, weights_R: jax.Array, weights: Weights, sizes_E: jax.Array
-    ) -> jax.Array:
-        gate, up, down = weights
-        with jax.named_scope("experts"):
-            return experts_ops.grouped_ffn(
-                x_RD, weights_R, gate, up, down, sizes_E, kernel=kernel, tiles=tiles
-            )
-
-    def body(
-        x_BTD: jax.Array,
-        mask_BT: jax.Array,
-        ids_BTA: jax.Array | None,
-        params: Mapping[str, jax.Array],
-    ) -> tuple[jax.Array, MoeStats]:
-        # With one device on the expert axis every transport is the plain local one.
-        send = TRANSPORTS[transport if axes["expert"] > 1 else "fsdp"]
-        experts = params["router"].shape[1]
-        return _shard(
-            x_BTD,
-            mask_BT,
-            ids_BTA,
-            params,
-            axes,
-            active=active,
-            send=lambda *rows: send(
-                *rows, devices=axes["expert"], experts=experts, ffn=ffn, bound=bound
-            ),
-        )
-
+    # With one device on the expert axis every transport is the plain local one.
+    send = partial(
+        TRANSPORTS[transport if axes["expert"] > 1 else "fsdp"],
+        devices=axes["expert"],
+        experts=params["router"].shape[1],
+        ffn=partial(_ffn, kernel=kernel, tiles=tiles),
+        bound=bound,
+    )
+    body = partial(_shard, axes=axes, active=active, send=send)
     if max(axes.values()) == 1:
         return body(x_BTD, mask_BT, ids_BTA, params)
 
@@ -106,6 +85,22 @@ def moe(
         out_specs=(tokens, MoeStats._make((row, row, row, row, tokens))),
         check_vma=False,  # a Pallas call cannot say over which axes its result varies
     )(x_BTD, mask_BT, ids_BTA, params)
+
+
+def _ffn(
+    x_RD: jax.Array,
+    weights_R: jax.Array,
+    weights: Weights,
+    sizes_E: jax.Array,
+    *,
+    kernel: str | experts_ops.Kernel,
+    tiles: Sequence[int] | None,
+) -> jax.Array:
+    gate, up, down = weights
+    with jax.named_scope("experts"):
+        return experts_ops.grouped_ffn(
+            x_RD, weights_R, gate, up, down, sizes_E, kernel=kernel, tiles=tiles
+        )
 
 
 def _check_divides(
@@ -129,8 +124,8 @@ def _shard(
     mask_BT: jax.Array,
     ids_BTA: jax.Array | None,
     params: Mapping[str, jax.Array],
-    axes: Mapping[str, int],
     *,
+    axes: Mapping[str, int],
     active: int,
     send: Callable[..., tuple[jax.Array, jax.Array]],
 ) -> tuple[jax.Array, MoeStats]:
