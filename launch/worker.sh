@@ -93,7 +93,7 @@ leave() { # SIGNAL
 case "${1:-}" in
   setup | start) if in_use; then mark "running $(< "$lock")"; else "$1"; fi ;;
   run) run ;;
-  stop) leave TERM && mark stop ;;
-  kill) leave KILL && mark kill ;;
+  stop) leave TERM; mark stop ;;
+  kill) leave KILL; mark kill ;;
   *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
 esac

@@ -1,6 +1,7 @@
 """A clone of this tree's launch/ with a small program in it, and pods that are made from it."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from fake_cloud import Cloud
+from pods import run_file
+from pods.command import call
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 GIT = ["git", "-c", "user.name=tester", "-c", "user.email=tester@localhost"]
@@ -108,14 +111,92 @@ class Pod:
         )
         return "".join(file.read_text() for file in files)
 
-    def end(self, hosts=None):
-        """End all processes of hosts that are folders in `hosts`."""
-        hosts = hosts or self.run / "hosts"
-        for file in [*hosts.glob("*/qwen3/lock"), *hosts.glob("*/qwen3/*/host/child")]:
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                pid = int(file.read_text().split()[-1])
-                os.kill(pid, signal.SIGKILL)
-                os.killpg(pid, signal.SIGKILL)
+
+class Host:
+    """One host without a pod: worker.sh in a folder of its own, with a run of one chip."""
+
+    def __init__(self, clone, folder, **keys):
+        self.home, self.bucket, self.trouble = (
+            folder / "home",
+            folder / "bucket",
+            folder / "trouble",
+        )
+        for path in (self.home / "qwen3" / "toy", self.bucket, self.trouble):
+            path.mkdir(parents=True)
+        defaults = {
+            "RUN": "toy",
+            "TYPE": "v6e-1",
+            "BUCKET": self.bucket,
+            "PROJECT": "p",
+            "ZONE": "z",
+            "ENTRY": f"experiments/trainer.py --pause 0.05 --faults {self.trouble}",
+            "BEAT_SECONDS": 1,
+            "STOP_SECONDS": 20,
+        }
+        file = folder / "toy.env"
+        keys = {**defaults, **keys, "ENV": f"{keys.get('ENV', '')} BACKEND=none"}  # no metadata
+        file.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+        self.code = self.home / "qwen3" / "toy" / "code"
+        shutil.copytree(clone, self.code, ignore=shutil.ignore_patterns(".git"))
+        settings = run_file.read(str(file), call).host_settings("START", "abc")
+        (self.code / "run.env").write_text(settings)
+        python = {
+            "PYTHON": hosts_python(folder),
+            "HOME": str(self.home),
+            "PATH": os.environ["PATH"],
+        }
+        self.environment = python
+
+    def worker(self, verb):
+        """What worker.sh prints for a verb."""
+        argv = ["bash", self.code / "launch/worker.sh", verb]
+        done = subprocess.run(
+            argv, env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout.strip()
+
+    def run(self):
+        """Start supervising; the process."""
+        argv = ["bash", self.code / "launch/worker.sh", "run"]
+        self.process = subprocess.Popen(
+            argv, env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+        return self.process
+
+    def until(self, what, seconds=90):
+        limit = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < limit, self.log()
+            time.sleep(0.05)
+
+    def state(self):
+        file = self.bucket / "runs/toy/pod/START/0.0/state.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def ends(self):
+        """(code, error) of every attempt."""
+        file = self.bucket / "runs/toy/pod/START/0.0/events.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        return [(row["code"], row["error"]) for row in rows if row["event"] == "end"]
+
+    def log(self, attempt=1):
+        return (self.bucket / f"runs/toy/pod/START/0.0/attempt-{attempt}.log").read_text()
+
+
+def end_hosts(folder):
+    """End all processes of hosts whose homes lie in a folder."""
+    for file in [*folder.glob("*/qwen3/lock"), *folder.glob("*/qwen3/*/host/child")]:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(file.read_text().split()[-1])
+            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def host(clone, tmp_path):
+    """host(KEY=value, ...) makes one."""
+    yield lambda **keys: Host(clone, tmp_path, **keys)
+    end_hosts(tmp_path)
 
 
 def free_port():
@@ -137,7 +218,7 @@ def loopback(clone, tmp_path):
     """A pod of two hosts on this machine."""
     pod = Pod(clone, tmp_path, BACKEND="loopback", TYPE="cpu-4")
     yield pod
-    pod.end()
+    end_hosts(pod.run / "hosts")
 
 
 @pytest.fixture

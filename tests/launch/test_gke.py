@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Pod, hosts_python
+from conftest import HERE, Pod, end_hosts, hosts_python
 
 KEYS = {
     "BACKEND": "gke",
@@ -37,7 +37,7 @@ def gke(clone, tmp_path):
     }
     pod = Pod(clone, tmp_path, environment, **KEYS)
     yield pod
-    pod.end(tmp_path / "gke" / "pods")
+    end_hosts(tmp_path / "gke" / "pods")
 
 
 def calls(pod, tool):

