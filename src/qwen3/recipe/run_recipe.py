@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qwen3.hosts import local_folder
 from qwen3.recipe import board, seed_run, workers
 from qwen3.recipe.budgets import Budget
 from qwen3.recipe.report import claims, page
@@ -41,7 +42,7 @@ def recipe(
     that cannot be used, `workers.Failed` where a stage fails, Stopped after a stop signal.
     """
     console, own = Console(stderr=True), dict(own or {})
-    workdir = Path(workdir).resolve()  # stages write their inputs' paths down
+    workdir = local_folder(workdir).resolve()  # stages write their inputs' paths down
     runs = [SeedRun(workdir / f"seed{n}", budget, n, exam, own) for n in range(seeds)]
     settings = {"budget": dataclasses.asdict(budget), "exam": exam, "own": own}
     seed_run.open_workdir(workdir, settings, sum(run.needed for run in runs))
