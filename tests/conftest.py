@@ -9,8 +9,14 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-for folder in (TESTS.parent / "experiments", TESTS / "train", TESTS.parent / "launch"):
-    sys.path.insert(0, str(folder))
+FOLDERS = [TESTS.parent / "experiments", TESTS.parent / "launch"]
+FOLDERS += [TESTS / "train", TESTS / "stages", TESTS / "hosts"]
+sys.path[:0] = map(str, FOLDERS)
+# Programs that tests start find the same helpers.
+inherited = os.environ.get("PYTHONPATH")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [*map(str, FOLDERS), *([inherited] if inherited else [])]
+)
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

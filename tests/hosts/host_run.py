@@ -4,14 +4,10 @@ python host_run.py --workdir DIR [--set fault=crash|hang --set host=1 --set at=3
 """
 
 import logging
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 import toy
 
 from qwen3.config import MeshConfig, OptimConfig

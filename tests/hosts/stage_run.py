@@ -4,11 +4,8 @@ python stage_run.py {sft,grpo} DATA --workdir DIR
 """
 
 import sys
-from pathlib import Path
 
 import jax
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
 import post
 
 from qwen3 import rewards

@@ -1,17 +1,12 @@
 """Two hosts of two devices train as one host of four does."""
 
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
+import post
 import pytest
 from processes import Hosts
 
 from qwen3.train.checkpoint import load_params
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
-import post
 
 
 @pytest.mark.parametrize("stage", ["sft", pytest.param("grpo", marks=pytest.mark.slow)])

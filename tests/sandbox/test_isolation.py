@@ -238,8 +238,7 @@ def test_an_error_ends_a_run_that_asks_for_it(box):
 # --- without isolation
 
 FORGERY = """
-import json, os, sys
-sys.path.insert(0, SOURCE)
+import json, os
 from qwen3.sandbox import runner
 runner.LEVELS = ("rlimits",)
 box = runner.Sandbox(workers=1, allow_unisolated=True)
@@ -281,14 +280,14 @@ def test_without_isolation_a_line_in_the_wardens_name_is_no_result(tmp_path):
         version = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         if subprocess.run(version, check=False).returncode:
             pytest.skip("no interpreter that every user may run")
-    source = repr(str(namespaces.__file__).rsplit("/qwen3/", 1)[0])
+    source = str(namespaces.__file__).rsplit("/qwen3/", 1)[0]
     run = subprocess.run(
-        [*user, python, "-c", FORGERY.replace("SOURCE", source)],
+        [*user, python, "-c", FORGERY],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": source},
     )
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
