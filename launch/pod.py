@@ -7,9 +7,8 @@ Exit codes: 0 done, or running well; 1 the run failed; 2 refused, which is said 
 pod is absent or lost; 4 a host hangs.
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -56,7 +55,7 @@ def up(run: Run, options: Namespace) -> int:
             raise NotNow(f"{state.kind}: {state.why or 'no capacity came'}")
         _say(run, f"waiting for {minutes:.0f} min {state.why}")
         time.sleep(run.POLL_SECONDS)
-    if not run.dry and Status.of(run).events[-1]["event"] in ("up", "lost"):
+    if not (run.dry or Status.of(run).active):
         bucket.note(run, "active")
     _say(run, f"active: {run.chips} chips on {len(run.hosts)} hosts")
     return 0
@@ -85,14 +84,15 @@ def start(run: Run, options: Namespace) -> int:
 
 def watch(run: Run, options: Namespace) -> int:
     """up and run, and again whenever hosts are lost, until the run ends or reaches a limit."""
-    status = Status.of(run)
-    if status.ended != "done":
+    if Status.of(run).ended != "done":
+        bucket.note(run, "watch")  # how an earlier start ended counts no more
         _again(run, options)
     while not (status := Status.of(run)).ended:
         state = run.backend.state(run)
         if status.limit:
             _say(run, f"{status.limit}: stopping")
-            stop(run, options)
+            with contextlib.suppress(NotNow):
+                stop(run, options)
             break
         if state.kind != "active" or status.absent:
             _say(
@@ -225,6 +225,9 @@ def main() -> int:
     except (Refused, OSError) as error:
         print(f"pod.py {options.verb}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pod.py: interrupted; what is up stays up, and is billed until pod.py down")
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 The process finds QWEN3_HOST_DIR, a folder of its host, and keeps two files there:
 
-- heartbeat.json: {"step": n, "spent": {"compile": s, "restore": s, "save": s, "input": s, "step": s}},
-  rewritten after every step, and at least each minute in long phases between steps (rollouts,
-  evaluation). `spent` adds up seconds of this process. The watchdog goes by the file's age.
+- heartbeat.json: {"step": n, "spent": {"compile": s, "restore": s, "save": s, "input": s,
+  "step": s}}, rewritten after every step, and at least each minute in long phases between steps
+  (rollouts, evaluation). `spent` adds up seconds of this process; no second is in two of them. The
+  watchdog goes by the file's age.
 - exit.json: {"error": "its first line", "where": "file.py:74 in step"}, if it ends by an exception.
 
 It prints all stacks on SIGUSR2 and leaves with 0: done; 42: told to stop, and saved; 2: a wrong
@@ -32,7 +33,10 @@ from pods.first_error import CASCADE, first_error, hung_at
 NAME, HOST = os.environ["QWEN3_NAME"], Path(os.environ["QWEN3_HOST_DIR"])
 RUN = epath.Path(os.environ["FOLDER"])
 # Chips are let go of only seconds after the process that held them died.
-HEALTH = """for _ in {1..20}; do lsof -t /dev/vfio/[0-9]* /dev/accel* 2> /dev/null || break; sleep 3; done
+HEALTH = """for _ in {1..20}; do
+  lsof -t /dev/vfio/[0-9]* /dev/accel* 2> /dev/null || break
+  sleep 3
+done
 rm -f /tmp/libtpu_lockfile
 timeout 300 "$PYTHON" launch/health_check.py || exit 3
 exec "$PYTHON" "$@"
@@ -78,7 +82,8 @@ class Supervisor:
         for name in ("heartbeat.json", "exit.json"):
             (HOST / name).unlink(missing_ok=True)
         number = self.state["attempt"] + 1
-        self.report("attempt", state="running", attempt=number, error="", beat=0, spent={}, hung=0)
+        fresh = {"error": "", "spent": {}, "hung": 0, "step": self.state["checkpoint"]}
+        self.report("attempt", state="running", attempt=number, **fresh)
         if self.stop:
             return 42
         line = ["bash", "-c", HEALTH, "-"] if health else [os.environ["PYTHON"]]
@@ -123,15 +128,11 @@ class Supervisor:
         if code in (0, 42):
             return "told to stop, and saved" if code else ""
         if self.state["hung"]:
-            return (
-                f"hung: no step for {self.state['hung']} s at {hung_at(log) or 'an unknown place'}"
-            )
+            return f"hung: no step for {self.state['hung']} s at {hung_at(log)}"
         if own:
             return f"{own['error']} ({own.get('where', '')})"
-        error = first_error(log)
-        if error:
-            return f"{error.text[:300]} ({error.place})" if error.place else error.text[:300]
-        return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+        last = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+        return first_error(log) or last
 
     def stop_everywhere(self, reason: str) -> None:
         """Tell the supervisors of all hosts to stop, by a file in the bucket."""
@@ -142,27 +143,28 @@ class Supervisor:
 
     def report(self, event: str, **about: Any) -> None:
         """Note an event and exchange news with the bucket; one that does not answer is left."""
-        self.state |= {**about, "time": time.time()}
-        with (HOST / "events.jsonl").open("a") as lines:
-            lines.write(json.dumps({**self.state, "event": event}) + "\n")
-        thread = threading.Thread(target=self.exchange, daemon=True)
+        self.state |= about
+        thread = threading.Thread(target=self.exchange, args=(event,), daemon=True)
         thread.start()
         thread.join(120)
 
-    def exchange(self) -> None:
-        """Upload state, events and log; read the newest checkpoint and the reason to stop."""
+    def exchange(self, event: str = "") -> None:
+        """Read the newest checkpoint and the reason to stop; upload state, events and log."""
         with self.lock:
             seals = (RUN / "work" / "checkpoints").glob("*/checkpoint.json")
             steps = [int(seal.parent.name) for seal in seals if seal.parent.name.isdigit()]
+            stop = RUN / "pod" / "stop"
+            self.stop = self.stop or (stop.read_text() if stop.exists() else "")
             self.state |= {"checkpoint": max(steps, default=0), "time": time.time()}
             self.state |= {"beat": last_beat(), **read(HOST / "heartbeat.json")}
+            if event:
+                with (HOST / "events.jsonl").open("a") as lines:
+                    lines.write(json.dumps({**self.state, "event": event}) + "\n")
             folder = RUN / "pod" / os.environ["START"] / NAME
             put(folder / "state.json", json.dumps(self.state).encode())
             for file in (HOST / "events.jsonl", self.log()):
                 if file.exists():
                     put(folder / file.name, file.read_bytes()[-LOG_BYTES:])
-            stop = RUN / "pod" / "stop"
-            self.stop = self.stop or (stop.read_text() if stop.exists() else "")
 
     def log(self) -> Path:
         return HOST / f"attempt-{self.state.get('attempt', 0)}.log"
@@ -193,8 +195,12 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def put(path: epath.Path, content: bytes) -> None:
+    """Write at once or not at all: object stores do so by themselves."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    new = path if "://" in str(path) else path.with_name(f"{path.name}.{NAME}")
+    new.write_bytes(content)
+    if new != path:
+        new.replace(path)
 
 
 def last_beat() -> float:

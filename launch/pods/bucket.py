@@ -1,7 +1,5 @@
 """The run's folder in the bucket, where all state of a pod lies: none is kept elsewhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """What hosts run: the commit of this tree, with the run's settings, as one file."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Commands as argument lists, each printed and each with a time limit, and what they answer."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

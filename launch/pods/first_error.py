@@ -1,9 +1,6 @@
 """The first cause of a failure among the errors that it sets off on every other host."""
 
-from __future__ import annotations
-
 import re
-from typing import NamedTuple
 
 # What a process says when another one is gone: consequences.
 CASCADE = re.compile(
@@ -11,53 +8,36 @@ CASCADE = re.compile(
     r"|[Cc]oordination ?[Ss]ervice|Terminated|[Bb]arrier (timed out|failed)|Gloo.*(closed|timeout)"
     r"|SystemExit|told to stop|signal 1?5\b|signal 6\b"
 )
-# What libtpu says on a machine that will not get well: delete that machine.
+# What libtpu says on a machine that will not get well.
 BAD_NODE = re.compile(
     r"Couldn't open iommu group|open\(/dev/vfio|Failed to initialize TPU system"
     r"|TPU initialization failed|No accelerator found"
 )
 ERROR = re.compile(
-    rf"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|SystemExit)\b(?:: .*)?$|^F\d{{4}} .*|^Fatal .*"
-    rf"|.*{BAD_NODE.pattern}.*",
+    r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|SystemExit)\b(?:: .*)?$|^F\d{4} .*|^Fatal .*"
+    rf"|.*(?:{BAD_NODE.pattern}).*",
     re.MULTILINE,
 )
-FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<name>\S+)')
-STACK = re.compile(r"^Current thread .*\n\s+" + FRAME.pattern, re.MULTILINE)
+FRAME = r'File "(?:[^"]*/)?([^"/]+)", line (\d+),? in (\S+)'
+STACK = re.compile(rf"^Current thread .*\n\s+{FRAME}", re.MULTILINE)
 
 
-class LogError(NamedTuple):
-    """One error of a log."""
+def first_error(log: str) -> str:
+    """The first error of a log that is no consequence, else its first, with its place; else "".
 
-    text: str  # its line
-    number: int  # of the line
-    place: str  # "file.py:74 in step" of the innermost frame, or ""
-    cause: bool  # not a mere consequence of another host's failure
-
-
-def first_error(log: str) -> LogError | None:
-    """The first error of one host's log that is no consequence, else its first, else None."""
-    errors = [
-        LogError(
-            match[0].strip(),
-            log.count("\n", 0, match.start()) + 1,
-            _place(log[: match.start()]),
-            not CASCADE.search(match[0]),
-        )
-        for match in ERROR.finditer(log)
-    ]
-    return next((error for error in errors if error.cause), errors[0] if errors else None)
+    Such as "ValueError: no text (rows.py:12 in read)", the innermost frame of the traceback.
+    """
+    errors = list(ERROR.finditer(log))
+    error = next((error for error in errors if not CASCADE.search(error[0])), (*errors, None)[0])
+    if error is None:
+        return ""
+    before = log[max(0, error.start() - 4000) : error.start()]
+    frames = re.findall(FRAME, before.rpartition("Traceback (most recent call last)")[2])
+    place = " ({}:{} in {})".format(*frames[-1]) if frames else ""
+    return f"{error[0].strip()[:300]}{place}"
 
 
 def hung_at(log: str) -> str:
-    """Where the main thread stood when SIGUSR2 had its stack printed: "file.py:74 in step"."""
-    stacks = list(STACK.finditer(log))
-    return _words(stacks[-1]) if stacks else ""
-
-
-def _place(before: str) -> str:
-    frames = list(FRAME.finditer(before[-4000:].rpartition("Traceback (most recent call last)")[2]))
-    return _words(frames[-1]) if frames else ""
-
-
-def _words(frame: re.Match) -> str:
-    return f"{frame['file'].rpartition('/')[2]}:{frame['line']} in {frame['name']}"
+    """Where the main thread stood when SIGUSR2 had its stack printed: "rows.py:74 in read"."""
+    stacks = STACK.findall(log)
+    return "{}:{} in {}".format(*stacks[-1]) if stacks else "an unknown place"

@@ -1,7 +1,5 @@
 """What a pod is, whether the step fits it, and what it may cost, before anything is rented."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys
@@ -14,30 +12,23 @@ from pods.run_file import Run
 
 def describe(run: Run, step: dict[str, Any] | None) -> str:
     """The lines of `pod.py plan`."""
-    place = f"{run.CAPACITY}, {run.ZONE or 'this machine'}"
+    hours, price = run.MAX_HOURS, run.PRICE
     lines = [
         f"{run.SLICES} x {run.TYPE} ({types.parse(run.TYPE).topology}) on {len(run.hosts)} hosts",
-        f"quota: {run.chips} chips of {run.TYPE.partition('-')[0]}, {place}",
+        f"quota: {run.chips} chips of {run.TYPE.partition('-')[0]}, {run.CAPACITY}, {run.ZONE}",
         f"memory: {memory(step) if step else 'not checked (PLAN=none)'}",
+        f"time: {hours:g} h, {hours * run.chips:,.0f} chip-hours"
+        if hours
+        else "time: no MAX_HOURS",
+        f"cost: ${run.dollars(1):,.2f} an hour, ${run.dollars(hours):,.0f} in all, at "
+        f"${price:g} a chip-hour ({run.PRICE_SOURCE})"
+        if price
+        else "cost: unknown (no PRICE)",
     ]
     if step and step["fits"]:
-        rate = step["prediction"]["tokens_per_second_per_chip"] * run.chips * 86400
-        lines.append(
-            f"predicted: {step['prediction']['seconds']:.2f} s a step, {rate:,.0f} tokens a day"
-        )
-    hours = run.MAX_HOURS
-    limit = (
-        f"{hours:g} h: {hours * run.chips:,.0f} chip-hours" if hours else "MAX_HOURS is not given"
-    )
-    price = (
-        f"${run.PRICE:g} a chip-hour ({run.PRICE_SOURCE or 'no source'})"
-        if run.PRICE
-        else "PRICE is not given"
-    )
-    cost = (
-        f"${run.dollars(1):,.2f} an hour, ${run.dollars(hours):,.0f} in all, " if run.PRICE else ""
-    )
-    return "\n".join([*lines, f"cost: {cost}{limit}, {price}"])
+        seconds, rate = (step["prediction"][k] for k in ("seconds", "tokens_per_second_per_chip"))
+        lines.append(f"speed: {seconds:.2f} s a step, {86400 * rate * run.chips:,.0f} tokens a day")
+    return "\n".join(lines)
 
 
 def memory(step: dict[str, Any]) -> str:

@@ -1,11 +1,7 @@
 """GKE: a JobSet, queued by Kueue, through xpk; its containers hold the commit and start alone."""
 
-from __future__ import annotations
-
 import json
-import shlex
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,40 +17,36 @@ def up(run: Run) -> None:
     """Build the commit's image, push it, submit the workload."""
     image, code = f"{run.IMAGE}:{commit(run)}", f"qwen3/{run.RUN}/code-{commit(run)}"
     with tempfile.TemporaryDirectory() as folder:
-        context = shlex.quote(str(archive(run, folder)))
         build = f"docker build --file=launch/Dockerfile --build-arg=CODE={code} --tag={image} -"
-        _do(run, ["bash", "-c", f"{build} < {context}"])
-    _do(run, ["docker", "push", image])
-    options = [
-        f"--workload={run.RUN}",
-        f"--tpu-type={run.TYPE}",
-        f"--num-slices={run.SLICES}",
-        f"--docker-image={image}",
-        f"--command=exec bash /root/{code}/launch/worker.sh run",
-        "--max-restarts=50",  # after exit codes 42 and 127 to 255
-        f"--termination-grace-period-seconds={run.STOP_SECONDS}",
-        CAPACITY.get(run.CAPACITY, f"--reservation={run.RESERVATION}"),
-    ]
-    _do(run, [*_xpk(run, "create"), *options])
+        _said(run.command(["bash", "-c", f"{build} < '{archive(run, folder)}'"], 3600))
+    _said(run.command(["docker", "push", image], 3600))
+    # The JobSet starts again after exit codes 42 and 127 to 255.
+    options = (
+        f"--tpu-type={run.TYPE} --num-slices={run.SLICES} --docker-image={image} --max-restarts=50 "
+        f"--termination-grace-period-seconds={run.STOP_SECONDS} "
+        f"{CAPACITY.get(run.CAPACITY, f'--reservation={run.RESERVATION}')}"
+    )
+    line = f"--command=exec bash /root/{code}/launch/worker.sh run"
+    _said(_xpk(run, "create", *options.split(), line))
 
 
 def state(run: Run) -> State:
-    answer = run.command(_kubectl(run, "get", "jobset", run.RUN, "--output=json"))
+    answer = _kubectl(run, "get", "jobset", run.RUN, "--output=json")
     if "NotFound" in answer.err or run.dry:
         return State("absent")
     for condition in json.loads(_said(answer).out).get("status", {}).get("conditions", []):
         if condition["type"] in ("Failed", "Completed") and condition["status"] == "True":
             return State("lost", f"{condition['type']} {condition.get('message', '')}".strip())
-    pods = _pods(run)
-    return State("active" if len(pods) == len(run.hosts) else "waiting", f"{len(pods)} pods run")
+    running = len(_pods(run))
+    return State("active" if running == len(run.hosts) else "waiting", f"{running} pods run")
 
 
 def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
     """Run a line in every container at once; host -> what its worker.sh said."""
 
     def on(pod: dict[str, Any]) -> str:
-        argv = ["exec", pod["metadata"]["name"], "--container=jax-tpu", "--", "bash", "-c"]
-        return run.command(_kubectl(run, *argv, f"cd && {line}"), timeout).out
+        place = ["exec", pod["metadata"]["name"], "--container=jax-tpu"]
+        return _kubectl(run, *place, "--", "bash", "-c", f"cd && {line}", timeout=timeout).out
 
     with ThreadPoolExecutor(64) as pool:
         return markers("\n".join(pool.map(on, _pods(run))))
@@ -68,39 +60,32 @@ def copy(run: Run, file: Path) -> None:
 
 
 def down(run: Run) -> None:
-    _do(run, [*_xpk(run, "delete"), f"--workload={run.RUN}", "--force"])
+    _said(_xpk(run, "delete", "--force"))
 
 
 def billed(run: Run) -> list[tuple[str, str, str]]:
-    """Every JobSet; the cluster's machines are billed by their node pools, not by these."""
-    answer = run.command(_kubectl(run, "get", "jobset", "--output=json"))
-    names = [
-        item["metadata"]["name"] for item in json.loads(_said(answer).out or "{}").get("items", [])
-    ]
+    """Every JobSet: what is billed are the cluster's node pools, which are not ours to delete."""
+    items = json.loads(_said(_kubectl(run, "get", "jobset", "--output=json")).out or "{}")
+    names = [item["metadata"]["name"] for item in items.get("items", [])]
     return [(name, name, "JobSet") for name in names]
 
 
 def _pods(run: Run) -> list[dict[str, Any]]:
     """Those that run."""
     label = f"--selector=xpk.google.com/workload={run.RUN}"
-    answer = _said(run.command(_kubectl(run, "get", "pods", label, "--output=json")))
-    pods = json.loads(answer.out or "{}").get("items", [])
-    return [pod for pod in pods if pod["status"]["phase"] == "Running"]
+    pods = json.loads(_said(_kubectl(run, "get", "pods", label, "--output=json")).out or "{}")
+    return [pod for pod in pods.get("items", []) if pod["status"]["phase"] == "Running"]
 
 
-def _kubectl(run: Run, *argv: str) -> list[str]:
+def _kubectl(run: Run, *argv: str, timeout: float = 120) -> Answer:
     """xpk's clusters are regional, and `get-credentials` names contexts so."""
-    region = run.ZONE.rpartition("-")[0]
-    return ["kubectl", f"--context=gke_{run.PROJECT}_{region}_{run.CLUSTER}", *argv]
+    context = f"gke_{run.PROJECT}_{run.ZONE.rpartition('-')[0]}_{run.CLUSTER}"
+    return run.command(["kubectl", f"--context={context}", *argv], timeout)
 
 
-def _xpk(run: Run, verb: str) -> list[str]:
+def _xpk(run: Run, verb: str, *options: str) -> Answer:
     place = [f"--project={run.PROJECT}", f"--zone={run.ZONE}", f"--cluster={run.CLUSTER}"]
-    return ["xpk", "workload", verb, *place]
-
-
-def _do(run: Run, argv: Sequence[str]) -> None:
-    _said(run.command(argv, 3600))
+    return run.command(["xpk", "workload", verb, f"--workload={run.RUN}", *place, *options], 1800)
 
 
 def _said(answer: Answer) -> Answer:

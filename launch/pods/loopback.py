@@ -1,7 +1,5 @@
 """A pod on this machine: every host is a folder and its processes. No cloud, no cost."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor

@@ -1,21 +1,22 @@
 """TPU VMs through queued resources: a request of the run's name, nodes labelled with it."""
 
-from __future__ import annotations
-
 import json
 import re
-import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 from pods import types
 from pods.command import Answer, NotNow, Refused, State, markers
-from pods.run_file import Run
+from pods.run_file import SSH, Run
 
+QR, TPU, ALL = (
+    "compute tpus queued-resources",
+    "compute tpus",
+    "--node=all --worker=all --batch-size=all",
+)
 DEAD = ("FAILED", "SUSPENDED", "SUSPENDING")  # such requests hold quota until they are deleted
-CAPACITY = {"spot": ["--spot"], "on-demand": [], "reserved": ["--reserved"]}
-SSH = {"external": [], "internal": ["--internal-ip"], "iap": ["--tunnel-through-iap"]}
+CAPACITY = {"spot": "--spot", "on-demand": "", "reserved": "--reserved"}
 # What gcloud says -> what is said to the user, and whether it may go well later.
 ADVICE = {
     "active account|[Rr]eauthentication|invalid_grant": (
@@ -30,58 +31,50 @@ ADVICE = {
 
 def up(run: Run) -> None:
     """Ask for the slices, once nothing speaks against it."""
-    if not _json(run, "accelerator-types", "list", [f"--filter=type={run.TYPE}"]) and not run.dry:
+    if not _list(run, f"{TPU} accelerator-types list --filter=type={run.TYPE}") and not run.dry:
         raise Refused(f"ZONE={run.ZONE} does not have TYPE={run.TYPE}")
-    requests = _json(run, "queued-resources", "list") or []
-    dead = [_name(request) for request in requests if request["state"]["state"] in DEAD]
+    dead = [name for name, _, words in billed(run) if words.split()[-1] in DEAD]
     if dead:
-        argv = shlex.join(_argv(run, "queued-resources", "delete", ["--force"], dead[0]))
-        raise Refused(f"dead requests hold your quota: {', '.join(dead)}; {argv}")
-    network, _, subnetwork = run.NETWORK.partition("/")
-    options = {
-        "accelerator-type": run.TYPE,
-        "runtime-version": types.parse(run.TYPE).generation.runtime,
-        "node-id": run.RUN if run.SLICES == 1 else "",
-        "node-count": run.SLICES if run.SLICES > 1 else "",
-        "node-prefix": run.RUN if run.SLICES > 1 else "",
-        "labels": f"qwen3-run={run.RUN}",
-        "scopes": "https://www.googleapis.com/auth/cloud-platform",
-        "service-account": run.SERVICE_ACCOUNT,
-        "network": network,
-        "subnetwork": subnetwork,
-        "valid-until-duration": f"{run.WAIT_HOURS * 3600:.0f}s",
-    }
-    flags = [f"--{option}={value}" for option, value in options.items() if value]
-    flags += ["--async"] if run.SSH == "external" else ["--async", "--internal-ips"]
-    if run.CAPACITY == "flex-start":
-        hours = f"{run.MAX_HOURS or 24:g}h"
-        flags += ["--provisioning-model=flex-start", f"--max-run-duration={hours}"]
-    elif run.RESERVATION:
+        delete = f"gcloud {QR} delete {dead[0]} --force --project={run.PROJECT} --zone={run.ZONE}"
+        raise Refused(f"dead requests hold your quota: {', '.join(dead)}; {delete}")
+    track, capacity = QR, CAPACITY.get(run.CAPACITY, "")
+    if run.RESERVATION:
         _check_reservation(run)
-        flags += [f"--reservation={run.RESERVATION}"]
-    else:
-        flags += CAPACITY[run.CAPACITY]
-    alpha = run.CAPACITY == "flex-start" or bool(run.RESERVATION)
-    _said(run.command(_argv(run, "queued-resources", "create", flags, run.RUN, alpha=alpha)))
+        track, capacity = f"alpha {QR}", f"--reservation={run.RESERVATION}"
+    elif run.CAPACITY == "flex-start":
+        hours = f"--max-run-duration={run.MAX_HOURS or 24:g}h"
+        track, capacity = f"alpha {QR}", f"--provisioning-model=flex-start {hours}"
+    node = f"--node-count={run.SLICES} --node-prefix={run.RUN}"
+    node = node if run.SLICES > 1 else f"--node-id={run.RUN}"
+    network = "--network={} --subnetwork={}".format(*run.NETWORK.split("/")) if run.NETWORK else ""
+    account = f"--service-account={run.SERVICE_ACCOUNT}" if run.SERVICE_ACCOUNT else ""
+    answer = _gcloud(
+        run,
+        f"{track} create {run.RUN} --accelerator-type={run.TYPE} {node} {capacity} {network} "
+        f"--runtime-version={types.parse(run.TYPE).generation.runtime} {account} "
+        f"--scopes=https://www.googleapis.com/auth/cloud-platform --labels=qwen3-run={run.RUN} "
+        f"--valid-until-duration={3600 * run.WAIT_HOURS:.0f}s --async "
+        f"{'--internal-ips' if SSH[run.SSH] else ''}",
+    )
+    _said(answer)
 
 
 def state(run: Run) -> State:
     """Of the request and its nodes; Refused if the name is another pod's."""
-    answer = run.command(_argv(run, "queued-resources", "describe", ["--format=json"], run.RUN))
+    answer = _gcloud(run, f"{QR} describe {run.RUN} --format=json")
     if "NOT_FOUND" in answer.err or run.dry:
         return State("absent")
     request = json.loads(_said(answer).out)
-    spec = request["tpu"]["nodeSpec"][0]["node"]
-    if (spec["acceleratorType"], spec.get("labels", {}).get("qwen3-run")) != (run.TYPE, run.RUN):
-        raise Refused(f"RUN={run.RUN} is the name of another request, {spec['acceleratorType']}")
-    word = request["state"]["state"]
-    if word in DEAD:
-        failure = request["state"].get("failedData", {}).get("error", {}).get("message", "")
-        by = request["state"].get("stateInitiator", "SERVICE")
-        return State("lost", f"{word} {failure or f'by {by}'}".strip())
-    if word != "ACTIVE":
-        return State("waiting", word)
-    nodes = _json(run, "tpu-vm", "list", [f"--filter=labels.qwen3-run={run.RUN}"])
+    if _owner(_node(request)) != run.RUN or _node(request)["acceleratorType"] != run.TYPE:
+        kind = _node(request)["acceleratorType"]
+        raise Refused(f"RUN={run.RUN} is the name of another request, {kind}")
+    about = request["state"]
+    if about["state"] in DEAD:
+        failure = about.get("failedData", {}).get("error", {}).get("message", "")
+        return State("lost", f"{about['state']} {failure or 'by ' + about['stateInitiator']}")
+    if about["state"] != "ACTIVE":
+        return State("waiting", about["state"])
+    nodes = _list(run, f"{TPU} tpu-vm list --filter=labels.qwen3-run={run.RUN}")
     hosts = sum(len(node["networkEndpoints"]) for node in nodes if node["state"] == "READY")
     words = [f"{_name(node)} is {node['state']}" for node in nodes if node["state"] != "READY"]
     if hosts == len(run.hosts):
@@ -92,22 +85,20 @@ def state(run: Run) -> State:
 
 def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
     """Run a line on every host at once; host -> what its worker.sh said."""
-    flags = ["--node=all", "--worker=all", "--batch-size=all", f"--command={line}"]
-    return markers(run.command(_argv(run, "queued-resources", "ssh", flags, run.RUN), timeout).out)
+    ssh = f"{QR} ssh {run.RUN} {ALL} --strict-host-key-checking=no {SSH[run.SSH]}"
+    return markers(_gcloud(run, ssh, f"--command={line}", timeout=timeout).out)
 
 
 def copy(run: Run, file: Path) -> None:
     """Copy to every host's home; whether it came is seen when it is unpacked."""
-    flags = ["--node=all", "--worker=all", "--batch-size=all"]
-    run.command(
-        _argv(run, "queued-resources", "scp", flags, str(file), f"{run.RUN}:"), run.CALL_SECONDS
-    )
+    flags = f"{run.RUN}: {ALL} --strict-host-key-checking=no {SSH[run.SSH]}".split()
+    _gcloud(run, f"{QR} scp", str(file), *flags, timeout=run.CALL_SECONDS)
 
 
 def down(run: Run) -> None:
     """Delete request and nodes, and see them gone."""
-    delete = _argv(run, "queued-resources", "delete", ["--force", "--async"], run.RUN)
-    if "NOT_FOUND" not in (answer := run.command(delete)).err:
+    answer = _gcloud(run, f"{QR} delete {run.RUN} --force --async")
+    if "NOT_FOUND" not in answer.err:
         _said(answer)
     deadline = time.monotonic() + 1200
     while left := [name for name, owner, _ in billed(run) if owner == run.RUN]:
@@ -118,56 +109,54 @@ def down(run: Run) -> None:
 
 def billed(run: Run) -> list[tuple[str, str, str]]:
     """Every request and node of the zone: (name, run that its label names or "", what it is)."""
-    rows = []
-    for request in _json(run, "queued-resources", "list"):
-        node = request["tpu"]["nodeSpec"][0]["node"]
-        words = f"request, {node['acceleratorType']}, {request['state']['state']}"
-        rows.append((_name(request), node.get("labels", {}).get("qwen3-run", ""), words))
-    for node in _json(run, "tpu-vm", "list"):
-        words = f"node, {node['acceleratorType']}, {node['state']}"
-        rows.append((_name(node), node.get("labels", {}).get("qwen3-run", ""), words))
-    return rows
+    requests, nodes = _list(run, f"{QR} list"), _list(run, f"{TPU} tpu-vm list")
+    rows = [(item, _node(item), item["state"]["state"], "request") for item in requests]
+    rows += [(item, item, item["state"], "node") for item in nodes]
+    return [
+        (_name(i), _owner(n), f"{kind}, {n['acceleratorType']}, {state}")
+        for i, n, state, kind in rows
+    ]
 
 
 def _check_reservation(run: Run) -> None:
     """Refused unless the reservation exists and has not ended."""
-    place = [f"--project={run.PROJECT}", f"--zone={run.ZONE}", "--format=json"]
     name = run.RESERVATION.rpartition("/")[2]
-    answer = run.command(["gcloud", "compute", "reservations", "describe", name, *place])
-    if run.dry:
-        return
-    about = json.loads(answer.out) if answer.code == 0 else {"status": "not there"}
-    ended = about.get("deleteAtTime", "9999") < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    if ended or about["status"] != "READY":
-        end = f", ended {about['deleteAtTime']}" if ended else ""
-        raise Refused(f"RESERVATION={name} in {run.ZONE} is {about['status']}{end}")
+    answer = _gcloud(run, f"compute reservations describe {name} --format=json")
+    about = json.loads(answer.out or '{"status": "not there"}')
+    end = about.get("deleteAtTime", "9999")
+    if not run.dry and (
+        about["status"] != "READY" or end[:19] < time.strftime("%Y-%m-%dT%H:%M:%S")
+    ):
+        raise Refused(f"RESERVATION={name} in {run.ZONE} is {about['status']}, until {end}")
 
 
-def _argv(
-    run: Run, group: str, verb: str, flags: list[str], *names: str, alpha: bool = False
-) -> list[str]:
-    track = ["alpha", "compute"] if alpha else ["compute"]
-    flags = [f"--project={run.PROJECT}", f"--zone={run.ZONE}", "--quiet", *flags]
-    if verb in ("ssh", "scp"):
-        flags += ["--strict-host-key-checking=no", *SSH[run.SSH]]
-    return ["gcloud", *track, "tpus", group, verb, *names, *flags]
+def _gcloud(run: Run, words: str, *more: str, timeout: float = 120) -> Answer:
+    place = [f"--project={run.PROJECT}", f"--zone={run.ZONE}", "--quiet"]
+    return run.command(["gcloud", *words.split(), *more, *place], timeout)
 
 
-def _json(run: Run, group: str, verb: str, flags: list[str] = []) -> list[dict[str, Any]]:  # noqa: B006
-    answer = _said(run.command(_argv(run, group, verb, ["--format=json", *flags])))
-    return json.loads(answer.out or "[]")
+def _list(run: Run, words: str) -> list[dict[str, Any]]:
+    return json.loads(_said(_gcloud(run, f"{words} --format=json")).out or "[]")
 
 
 def _said(answer: Answer) -> Answer:
-    """The answer, if it is none of trouble; else Refused or NotNow, in one line."""
+    """The answer of a command that went well; else Refused or NotNow, in one line."""
     if answer.code == 0:
         return answer
-    line = (answer.err.strip().splitlines() or ["gcloud did not answer in time"])[-1].strip()
+    line = (answer.err.strip().splitlines() or ["gcloud did not answer in time"])[-1]
     for pattern, (kind, advice) in ADVICE.items():
         if re.search(pattern, answer.err):
             raise kind(f"{advice} ({line})")
     raise (NotNow if answer.code is None else Refused)(line)
 
 
-def _name(resource: dict[str, Any]) -> str:
-    return resource["name"].rpartition("/")[2]
+def _node(request: dict[str, Any]) -> dict[str, Any]:
+    return request["tpu"]["nodeSpec"][0]["node"]
+
+
+def _owner(node: dict[str, Any]) -> str:
+    return node.get("labels", {}).get("qwen3-run", "")
+
+
+def _name(item: dict[str, Any]) -> str:
+    return item["name"].rpartition("/")[2]

@@ -1,7 +1,5 @@
 """RUN.env: a pod and what runs on it, KEY=value a line, read without any expansion."""
 
-from __future__ import annotations
-
 import importlib
 import re
 import shlex
@@ -13,12 +11,10 @@ from types import ModuleType
 from pods import types
 from pods.command import Answer, Refused, call, dry
 
-CHOICES = {
-    "BACKEND": ("queued_resources", "gke", "loopback"),
-    "CAPACITY": ("spot", "on-demand", "reserved", "flex-start"),
-    "SSH": ("external", "internal", "iap"),
-}
-NEEDED = {"queued_resources": ("PROJECT", "ZONE"), "gke": ("PROJECT", "ZONE", "CLUSTER", "IMAGE")}
+SSH = {"external": "", "internal": "--internal-ip", "iap": "--tunnel-through-iap"}
+CAPACITIES = ("spot", "on-demand", "reserved", "flex-start")
+NEEDED = {"queued_resources": ["PROJECT", "ZONE"], "loopback": []}
+NEEDED["gke"] = ["PROJECT", "ZONE", "CLUSTER", "IMAGE"]
 
 
 @dataclass(frozen=True)
@@ -61,40 +57,27 @@ class Run:
     command: Callable[..., Answer] = call
 
     def __post_init__(self) -> None:
-        kind, cost = types.parse(self.TYPE), self.dollars(self.MAX_HOURS)
-        grant = f"{self.TYPE}@{self.ZONE}:{self.CAPACITY}"
-        needs = [key for key in NEEDED.get(self.BACKEND, ()) if not getattr(self, key)]
-        checks = [
-            (
-                getattr(self, key) in known,
-                f"{key}={getattr(self, key)}: known are {', '.join(known)}",
-            )
-            for key, known in CHOICES.items()
-        ] + [
-            (re.fullmatch("[a-z][a-z0-9-]{0,26}[a-z0-9]", self.RUN), f"RUN={self.RUN} is no name"),
-            (not needs, f"BACKEND={self.BACKEND} needs {', '.join(needs)}"),
-            (
-                self.remote or self.BUCKET.startswith("/"),
-                f"BUCKET={self.BUCKET}: gs:// or a folder",
+        grant, cost = f"{self.TYPE}@{self.ZONE}:{self.CAPACITY}", self.dollars(self.MAX_HOURS)
+        missing = [key for key in NEEDED.get(self.BACKEND, ()) if not getattr(self, key)]
+        place, limit = self.remote or self.BUCKET.startswith("/"), self.MAX_COST
+        checks = {  # what is said unless it is true
+            f"RUN={self.RUN} is no name": re.fullmatch("[a-z][a-z0-9-]{0,26}[a-z0-9]", self.RUN),
+            f"BACKEND={self.BACKEND}: known are {', '.join(NEEDED)}": self.BACKEND in NEEDED,
+            f"CAPACITY={self.CAPACITY}: known are {CAPACITIES}": self.CAPACITY in CAPACITIES,
+            f"SSH={self.SSH}: known are {', '.join(SSH)}": self.SSH in SSH,
+            f"BACKEND={self.BACKEND} needs {', '.join(missing)}": not missing,
+            f"BUCKET={self.BUCKET}: neither gs:// nor a folder": place,
+            f"TYPE={self.TYPE} does not come with BACKEND={self.BACKEND}": (
+                self.BACKEND in types.parse(self.TYPE).generation.backends.split()
             ),
-            (
-                kind.backend(self.BACKEND),
-                f"TYPE={self.TYPE} does not come with BACKEND={self.BACKEND}",
-            ),
-            (
-                grant in (self.ALLOW or grant).split(),
-                f"{grant} is not in ALLOW, and would be billed",
-            ),
-            (not self.SECRETS or self.BACKEND != "gke", "SECRETS are for queued resources alone"),
-            (cost or not self.MAX_COST, "MAX_COST needs PRICE and MAX_HOURS"),
-            (
-                cost <= (self.MAX_COST or cost),
-                f"MAX_HOURS={self.MAX_HOURS:g} may cost ${cost:,.0f}, over MAX_COST={self.MAX_COST:g}",
-            ),
-        ]
-        for holds, message in checks:
-            if not holds:
-                raise Refused(message)
+            f"{grant} is not in ALLOW, and would be billed": grant in (self.ALLOW or grant).split(),
+            "SECRETS are for queued resources alone": not self.SECRETS or self.BACKEND != "gke",
+            "MAX_COST needs PRICE and MAX_HOURS": cost or not limit,
+            f"MAX_HOURS may cost ${cost:,.0f}, over MAX_COST": cost <= (limit or cost),
+        }
+        for words, true in checks.items():
+            if not true:
+                raise Refused(words)
 
     @property
     def dry(self) -> bool:
@@ -120,7 +103,7 @@ class Run:
 
     @property
     def folder(self) -> str:
-        """Of the run in the bucket: work/ is its workdir, pod/ holds reports of hosts and pod.py."""
+        """Of the run in the bucket: work/ is its workdir, pod/ what hosts and pod.py report."""
         return f"{self.BUCKET.rstrip('/')}/runs/{self.RUN}"
 
     def dollars(self, hours: float) -> float:
@@ -166,7 +149,7 @@ def read(path: str, command: Callable[..., Answer]) -> Run:
         if key not in KEYS or not equals:
             raise Refused(f"{path}:{number}: no key {key}; keys are {', '.join(KEYS)}")
         try:
-            values[key] = {"int": int, "float": float, "str": str}[KEYS[key]](text)
+            values[key] = KEYS[key](text)
         except ValueError:
             raise Refused(f"{path}:{number}: {key}={text} is no number") from None
     missing = [key for key in ("RUN", "ENTRY", "TYPE", "BUCKET") if not values.get(key)]

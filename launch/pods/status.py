@@ -1,7 +1,5 @@
 """How a run is doing, from what lies in the bucket: hosts, steps, where time and money went."""
 
-from __future__ import annotations
-
 import html
 import itertools
 import json
@@ -10,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pods import bucket
 from pods.first_error import BAD_NODE, CASCADE
@@ -28,72 +26,54 @@ STYLE = "body{font:15px system-ui;max-width:60rem;margin:2rem auto}pre{white-spa
 class Status:
     """Of a run, from its folder in the bucket or a copy of it."""
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        self.run, self.folder, self.now = run, folder, time.time()
-        self.events = self._records("pod/events/*.json")
+    def __init__(self, run: Run, folder: Path, now: float) -> None:
+        self.run, self.folder, self.now = run, folder, now
+        self.events = self._records("pod/events/*.json")  # of the pod
         self.metrics = self._records("work/metrics.jsonl")
-        since = max((event["time"] for event in self.events if event["event"] == "run"), default=0)
-        self.hosts: dict[str, Record] = {}
+        starts = [event["time"] for event in self.events if event["event"] in ("run", "watch")]
+        since = max(starts, default=0)
+        reports = self._records("pod/*/*/state.json")
+        # When anybody last reported; 0 if never.
+        self.last_word = max((word["time"] for word in [*self.events, *reports]), default=0)
+        self.hosts: dict[str, Record] = {}  # the newest word of every host since the last `run`
         for name in run.hosts:
-            words = self._records(f"pod/*/{name}/state.json")
+            words = [word for word in reports if word["host"] == name]
             newest = max(words, key=lambda word: word["time"], default={"time": 0, "checkpoint": 0})
             if newest["time"] <= since:
                 newest = {"state": "starting", "time": since, "checkpoint": newest["checkpoint"]}
             self.hosts[name] = newest
-
-    @classmethod
-    def of(cls, run: Run) -> Status:
-        """The status now, fetched from the bucket."""
-        return cls(run, bucket.fetch(run))
-
-    @property
-    def ended(self) -> str:
-        """failed (one host is enough), done or stopped (all of them), or "" while it runs."""
-        states = {host.get("state") for host in self.hosts.values()}
-        if "failed" in states:
-            return "failed"
-        return states.pop() if states in ({"done"}, {"stopped"}) else ""
-
-    @property
-    def absent(self) -> list[str]:
-        """Hosts on which nobody looks after the run."""
-        alive = ("starting", "running", "waiting")
-        limit = self.now - 5 * self.run.BEAT_SECONDS - 60
-        return [
+        states = {host["state"] for host in self.hosts.values()}
+        # failed (one host is enough), done or stopped (all of them), or "" while it runs.
+        self.ended = "".join(states) if states in ({"done"}, {"stopped"}) else ""
+        self.ended = "failed" if "failed" in states else self.ended
+        alive, limit = ("starting", "running", "waiting"), now - 5 * run.BEAT_SECONDS - 60
+        # Hosts on which nobody looks after the run, and those whose process is silent.
+        self.absent = [
             n
             for n, host in self.hosts.items()
             if host["state"] not in alive or host["time"] < limit
         ]
+        self.hung = [name for name in self.hosts if self.silence(name) > 60 * run.HANG_MINUTES]
+        self.hours, self.active = 0.0, 0.0  # hours that the pod was active, since when it is
+        for event in [*self.events, {"event": "now", "time": now}]:
+            if event["event"] == "active":
+                self.active = self.active or event["time"]
+            elif event["event"] in ("lost", "down", "now") and self.active:
+                self.hours += (event["time"] - self.active) / 3600
+                self.active = 0.0 if event["event"] != "now" else self.active
+        self.limit = f"{run.MAX_HOURS:g} h are over" if 0 < run.MAX_HOURS < self.hours else ""
+        if 0 < run.MAX_COST < run.dollars(self.hours):
+            self.limit = f"MAX_COST=${run.MAX_COST:g} is spent"
 
-    @property
-    def last_word(self) -> float:
-        """When a host or pod.py last reported; 0 if never."""
-        words = [*self.events, *self._records("pod/*/*/state.json")]
-        return max((word["time"] for word in words), default=0.0)
-
-    @property
-    def hung(self) -> list[str]:
-        return [name for name in self.hosts if self.silence(name) > 60 * self.run.HANG_MINUTES]
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """The status now, fetched from the bucket."""
+        return cls(run, bucket.fetch(run), time.time())
 
     def silence(self, name: str) -> float:
         """Seconds since a running process made a step; 0 before its first."""
         beat = self.hosts[name].get("beat") if self.hosts[name]["state"] == "running" else 0
         return self.now - beat if beat else 0.0
-
-    @property
-    def hours(self) -> float:
-        """That the pod was active, and so billed."""
-        pairs = itertools.pairwise([*self.events, {"event": "", "time": self.now}])
-        return (
-            sum(b["time"] - a["time"] for a, b in pairs if a["event"] in ("active", "run")) / 3600
-        )
-
-    @property
-    def limit(self) -> str:
-        """The limit of the run that is reached, or ""."""
-        if 0 < self.run.MAX_COST < self.run.dollars(self.hours):
-            return f"MAX_COST=${self.run.MAX_COST:g} is spent"
-        return f"{self.run.MAX_HOURS:g} h are over" if 0 < self.run.MAX_HOURS < self.hours else ""
 
     def seconds(self) -> Counter[str]:
         """By cause (BADPUT, or "useful") since the pod was first active, as its first host saw it.
@@ -116,7 +96,7 @@ class Status:
         return seconds
 
     def _attempt(self, duration: float, begin: Record, end: Record) -> dict[str, float]:
-        """Seconds of an attempt by cause; steps after the last checkpoint of one that failed are lost."""
+        """Seconds of an attempt by cause; one that failed loses the steps after its checkpoint."""
         spent = dict(end.get("spent") or {})
         steps = max(0, end.get("step", 0) - begin["checkpoint"])
         usual = statistics.median([row.get("seconds", 0.0) for row in self.metrics] or [0.0])
@@ -154,18 +134,17 @@ class Status:
 
     def page(self, title: str) -> str:
         """The text as one HTML page, with the loss as a curve."""
-        points = [(row["step"], row["loss"]) for row in self.metrics if "loss" in row]
-        curve = "No step was recorded yet."
-        if points:
-            (left, right), (low, high) = (
-                (min(axis), max(axis)) for axis in zip(*points, strict=True)
-            )
-            x, y = 900 / max(1, right - left), 240 / max(1e-9, high - low)
-            line = " ".join(f"{(a - left) * x:.1f},{(high - b) * y:.1f}" for a, b in points)
-            curve = f'<polyline points="{line}" fill="none" stroke="#36c" stroke-width="2"/>'
-            curve = f'<svg viewBox="-4 -4 908 248">{curve}</svg><p>steps {left} to {right}, loss {low:.4g} to {high:.4g}'
-        head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-        return f"{head}<h1>{html.escape(title)}</h1><pre>{html.escape(self.text())}</pre><h2>Loss</h2>{curve}\n"
+        points = [(row["step"], row["loss"]) for row in self.metrics if "loss" in row] or [(0, 0.0)]
+        (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
+        x, y = 900 / max(1, right - left), 240 / max(1e-9, high - low)
+        line = " ".join(f"{(a - left) * x:.1f},{(high - b) * y:.1f}" for a, b in points)
+        title, text = html.escape(title), html.escape(self.text())
+        return (
+            f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+            f"<h1>{title}</h1><pre>{text}</pre><h2>Loss</h2><svg viewBox='-4 -4 908 248'>"
+            f'<polyline points="{line}" fill="none" stroke="#36c" stroke-width="2"/></svg>'
+            f"<p>steps {left} to {right}, loss {low:.4g} to {high:.4g}\n"
+        )
 
     def log(self, name: str) -> str:
         """The newest log of a host."""

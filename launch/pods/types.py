@@ -1,7 +1,5 @@
 """TPU types: chips, hosts, topology, software and compiler flags, one row a generation."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -35,18 +33,19 @@ class Generation:
     prefix: str  # of the type string
     shapes: dict[int, str]
     counts: int  # of a type's number per chip: it counts TensorCores or chips
-    runtime: str = ""  # software of a TPU VM; "": queued resources do not have it
+    backends: str
+    runtime: str = ""  # software of a TPU VM
     flags: str = ""  # LIBTPU_INIT_ARGS, without dashes
-    per_host: int = 4  # chips
 
 
+BOTH = "queued_resources gke"
 GENERATIONS = {
-    "v4": Generation("v4", CUBE, 2, "tpu-ubuntu2204-base"),
-    "v5e": Generation("v5litepod", PLANE, 1, "v2-alpha-tpuv5-lite", OVERLAP),
-    "v5p": Generation("v5p", CUBE, 2, "v2-alpha-tpuv5", OVERLAP + MEGACORE),
-    "v6e": Generation("v6e", PLANE, 1, "v2-alpha-tpuv6e", OVERLAP + SCOPED),
-    "tpu7x": Generation("tpu7x", CUBE, 2),
-    "cpu": Generation("cpu", _shapes("2 4 6 8"), 1, per_host=2),
+    "v4": Generation("v4", CUBE, 2, BOTH, "tpu-ubuntu2204-base"),
+    "v5e": Generation("v5litepod", PLANE, 1, BOTH, "v2-alpha-tpuv5-lite", OVERLAP),
+    "v5p": Generation("v5p", CUBE, 2, BOTH, "v2-alpha-tpuv5", OVERLAP + MEGACORE),
+    "v6e": Generation("v6e", PLANE, 1, BOTH, "v2-alpha-tpuv6e", OVERLAP + SCOPED),
+    "tpu7x": Generation("tpu7x", CUBE, 2, "gke"),
+    "cpu": Generation("cpu", _shapes("2 4 6 8"), 1, "loopback"),
 }
 
 
@@ -58,28 +57,26 @@ class SliceType:
     topology: str
     chips: int
 
-    def backend(self, name: str) -> bool:
-        """Whether a backend has it."""
-        if self.topology.startswith("cpu") or name == "loopback":
-            return self.topology.startswith("cpu") and name == "loopback"
-        return name == "gke" or bool(self.generation.runtime)
-
     def hosts(self, backend: str) -> int:
         """2x4 is one machine of eight chips as a TPU VM, and two machines on GKE."""
         if self.generation.shapes is PLANE and self.chips == 8 and backend != "gke":
             return 1
-        return max(1, self.chips // self.generation.per_host)
+        return max(1, self.chips // (2 if backend == "loopback" else 4))
+
+
+TYPES = {
+    f"{generation.prefix}-{chips * generation.counts}": SliceType(
+        generation, f"{name}:{shape}", chips
+    )
+    for name, generation in GENERATIONS.items()
+    for chips, shape in generation.shapes.items()
+}
 
 
 def parse(text: str) -> SliceType:
     """The slice of a type string; Refused, with the known ones, if there is none."""
-    prefix, _, number = text.rpartition("-")
-    for name, generation in GENERATIONS.items():
-        if prefix == generation.prefix:
-            for chips, shape in generation.shapes.items():
-                if number == str(chips * generation.counts):
-                    return SliceType(generation, f"{name}:{shape}", chips)
-            numbers = ", ".join(str(chips * generation.counts) for chips in generation.shapes)
-            raise Refused(f"there is no TYPE={text}; {prefix}-N has N of {numbers}")
-    prefixes = ", ".join(f"{generation.prefix}-N" for generation in GENERATIONS.values())
-    raise Refused(f"there is no TYPE={text}; known are {prefixes}")
+    if text not in TYPES:
+        alike = [name for name in TYPES if name.rpartition("-")[0] == text.rpartition("-")[0]]
+        prefixes = [f"{generation.prefix}-N" for generation in GENERATIONS.values()]
+        raise Refused(f"there is no TYPE={text}; known are {', '.join(alike or prefixes)}")
+    return TYPES[text]

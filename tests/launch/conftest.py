@@ -19,7 +19,7 @@ from pods.command import call
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 GIT = ["git", "-c", "user.name=tester", "-c", "user.email=tester@localhost"]
 REAL = shutil.which("gcloud")
-# Answers the health check, which needs JAX, at once; the loopback pods of test_loopback do not use it.
+# Answers the health check, which needs JAX, at once; pods of test_loopback do not use it.
 PYTHON = """#!/usr/bin/env bash
 [[ "$1" == launch/health_check.py ]] || exec {python} "$@"
 """
@@ -231,7 +231,7 @@ def cloud(tmp_path):
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slow)])
 def tpu(request, clone, cloud, tmp_path):
-    """A pod of queued resources, v4-16, through a fake gcloud and the real one where it is installed."""
+    """A pod of queued resources, v4-16, through a fake gcloud, and the real one if installed."""
     if request.param == "real" and REAL is None:
         pytest.skip("gcloud is not installed here")
     tools = tmp_path / "bin"

@@ -1,9 +1,9 @@
-"""A small Google Cloud on loopback: the TPU API (v2), a little of Compute, and every host's metadata.
+"""A small Google Cloud on loopback: the TPU API (v2), some of Compute, every host's metadata.
 
 `Cloud.states` are the states that a new request goes through, one a look. Hosts are folders, which
-`bin/ssh` and `bin/scp` enter by address; an address is 127.1.NODE.HOST+1, and a node made anew has new
-ones, so that the disks of lost hosts are lost. What goes wrong is said by attributes of the Cloud
-and by files in `faults`, named by the host's number: down, hang, flaky (once), fail.
+`bin/ssh` and `bin/scp` enter by address; an address is 127.1.NODE.HOST+1, and a node made anew has
+new ones, so that the disks of lost hosts are lost. What goes wrong is said by attributes of the
+Cloud and by files in `faults`, named by the host's number: down, hang, flaky (once), fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reports, checkpoints and reasons to stop go through gs:// as through a folder (fake-gcs-server)."""
+"""Reports, checkpoints and reasons to stop go through gs:// as through a folder."""
 
 import json
 import subprocess

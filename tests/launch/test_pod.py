@@ -113,12 +113,13 @@ def test_plan_says_what_is_rented_and_the_commands(loopback, planned, tmp_path):
         "MAX_HOURS": 10,
     }
     lines = loopback.ok("plan", **keys).splitlines()
-    assert lines[:5] == [
+    assert lines[:6] == [
         "1 x v5p-128 (v5p:4x4x4) on 16 hosts",
         "quota: 64 chips of v5p, spot, us-east5-a",
         "memory: fits: 18.6 GB of 102.0 GB a device.",
-        "predicted: 5.52 s a step, 16,411,852,800 tokens a day",
-        "cost: $128.00 an hour, $1,280 in all, 10 h: 640 chip-hours, $2 a chip-hour (a list of 2026-11-01)",
+        "time: 10 h, 640 chip-hours",
+        "cost: $128.00 an hour, $1,280 in all, at $2 a chip-hour (a list of 2026-11-01)",
+        "speed: 5.52 s a step, 16,411,852,800 tokens a day",
     ]
     commands = [line for line in lines if line.startswith("+ ")]
     assert any("queued-resources create toy" in line for line in commands)

@@ -172,7 +172,7 @@ def test_a_zone_without_the_type_and_reservations_that_ended_are_refused(tpu, cl
     assert code == 2 and "RESERVATION=spring in us-central2-b is not there" in text
     cloud.reservations["spring"] = {"status": "READY", "deleteAtTime": "2026-05-01T00:00:00Z"}
     code, text = tpu("up", **keys)
-    assert code == 2 and "is READY, ended 2026-05-01" in text and not cloud.requests
+    assert code == 2 and "is READY, until 2026-05-01" in text and not cloud.requests
 
 
 def test_without_credentials_the_line_says_how_to_get_them(tpu, cloud):

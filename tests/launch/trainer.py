@@ -1,4 +1,4 @@
-"""What a run looks like from outside, without JAX: steps, heartbeats, checkpoints, faults on demand.
+"""What a run looks like from outside, without JAX: steps, heartbeats, checkpoints, faults.
 
 Hosts go their own ways; only the first one saves. A file FAULTS/HOST says what goes wrong there,
 once, two steps after the first checkpoint that this process made or found.
