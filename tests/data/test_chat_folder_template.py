@@ -439,10 +439,13 @@ def test_what_templates_usually_call_works():
         "{{ messages | map(attribute='role') | join('/') }} {{ 7 % 2 }} {{ 'a' ~ 1 ~ none ~ zzz }} "
         "{{ {'a': 'é<'} | tojson }} {{ messages | join('+', attribute='content') }} {{ 2**10 }} "
         "{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ loop.length }}"
-        "{{ loop.last }}{% endfor %} {{ strftime_now('%Y') | length }}"
+        "{{ loop.last }}{% endfor %} {{ strftime_now('%Y') | length }} "
+        "{% macro f(function, context) %}{{ function + context }}{% endmacro %}"
+        "{{ f(function=1, context=3) }} {% set y = 1 %}"
+        "{% generation %}{% set y = 2 %}{{ y }}{% endgeneration %}{{ y }}"
     )
     assert render(template, {"messages": [user("q"), answer("a")]}) == (
-        '1, 3 a-3 x2 user/assistant 1 a1None {"a": "é<"} q+a 1024 3False3True 4'
+        '1, 3 a-3 x2 user/assistant 1 a1None {"a": "é<"} q+a 1024 3False3True 4 4 21'
     )
 
 

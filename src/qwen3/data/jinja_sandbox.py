@@ -107,7 +107,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            optimized=False,  # nothing is computed while compiling, where no meter runs
+            optimized=False,  # constant expressions too are computed by the metered rendering
             finalize=_printed,
             extensions=[LoopControlExtension, _GenerationTag],
         )
@@ -145,7 +145,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         _check_operands(operator, left, right)
         return _METER.get().produce(super().call_binop(context, operator, left, right))
 
-    def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         _METER.get().step()
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str | list | tuple):
@@ -172,9 +172,10 @@ class _GenerationTag(Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)  # what it sets is not seen behind it
 
 
 _STEP = nodes.EnvironmentAttribute("step")
