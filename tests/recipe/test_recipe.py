@@ -367,6 +367,38 @@ def test_a_claim_that_fails_in_one_seed_is_not_shown(tmp_path):
     assert "✗ KL above RL in pass@1" in (tmp_path / "report.md").read_text()
 
 
+def flatter_entropy(result):
+    for number, point in enumerate(result["reasoning_rl"]["curve"]):
+        point["entropy"] = 0.2 if number < 4 else 0.17  # .85 of the first quarter
+
+
+def dearer_distillation(result):
+    result["student_kl"]["samples"] = 300  # .3 of RL's
+
+
+def narrower_gap(result):
+    result["fusion"]["no_think"]["multi_step"] = estimate(0.7)  # 25 points below thinking
+
+
+@pytest.mark.parametrize(
+    ("change", "claim", "part"),
+    [
+        (dearer_distillation, "C1", "at most a fifth of the samples"),
+        (narrower_gap, "C2", "thinking ahead by 30 points"),
+        (flatter_entropy, "C5", "entropy level"),
+    ],
+)
+def test_a_part_fails_where_its_bound_is_missed(change, claim, part):
+    def parts(result):
+        judged = {claim.name: claim for claim in claims.judge([result])}
+        return judged[claim].parts
+
+    result = fake_results()
+    assert parts(result)[part]
+    change(result)
+    assert not parts(result)[part]
+
+
 def test_design_numbers_are_marked_as_no_result(tmp_path):
     page.write(tmp_path, [fake_results()], {**FACTS, "exam": "dev"})
     assert "DEVELOPMENT set" in (tmp_path / "report.md").read_text()
@@ -593,6 +625,13 @@ def test_the_stages_accept_the_settings_of_every_budget(tmp_path, monkeypatch, m
     assert len(asked) == {0: 21, 1: 11, 5: 5, 15: 21, 60: 23}[minutes]
     folders = [folder for folder, _ in asked]
     assert len(set(folders)) == len(folders)
+    # After S3 every model is read with the raised RoPE base (ABF), as it was trained.
+    bases = {
+        getattr(config.model, "rope_theta", None)
+        for _, config in asked
+        if not hasattr(config, "stages")
+    }
+    assert bases == {1e6 if run.long else 1e4}
     starts = {config.init_from for _, config in asked if config.init_from}
     assert starts <= set(folders)  # what a stage starts from, an earlier one wrote
 

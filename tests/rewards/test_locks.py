@@ -12,7 +12,7 @@ from qwen3.rewards.locks.lock import Lock, turn
 
 OPERATIONS = [
     (("up", 0, 3), "846", "146"),
-    (("down", 2, 5), "604", "609"),
+    (("down", 2, 3), "602", "609"),
     (("up", 1, 5), "684", "634"),
     (("reverse", 0, 0), "604", "406"),
     (("left", 0, 0), "604", "046"),
