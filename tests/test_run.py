@@ -11,7 +11,7 @@ import jax
 import pytest
 
 import qwen3
-from qwen3 import cli, run
+from qwen3 import cli, hosts, run
 from qwen3.config import OptimConfig, differences, override, to_dict, to_json
 from qwen3.train.preemption import Stopped
 from qwen3.train.workdir import Workdir
@@ -44,6 +44,7 @@ def alone(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: joined.append(options))
+    monkeypatch.setattr(hosts, "end_with_peers", lambda: None)
     return joined
 
 

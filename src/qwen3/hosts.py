@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
+import logging
 import os
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,15 +25,18 @@ from typing import Any
 
 import fsspec.config
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # the coordination service's key-value store has no other door
+
+log = logging.getLogger("qwen3")
 
 for protocol in ("gcs", "gs"):
     fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
-WORDS = 2_000  # bytes of a decision, or of an error, that are told to the other hosts
+MILLISECONDS = 3_600_000  # to wait for another host's word; one that dies ends all before that
+FAILED = "qwen3/failed"  # key under which a process that fails says why
 HOST_FOLDER = "QWEN3_HOST_DIR"  # environment variable of a launcher
 
+_exchanges = itertools.count()  # every process counts the same
 _last_heartbeat: dict[str, Any] = {}
 spent: dict[str, float] = {}  # seconds of this process by what they went into: "save", "input"...
 
@@ -46,18 +52,16 @@ def decided(decide: Callable[[], str]) -> str:
     """
     if jax.process_count() == 1:
         return decide()
-    failure: BaseException | None = None
-    text = ""
+    number, failure = next(_exchanges), None
     if jax.process_index() == 0:
         try:
             text = "=" + decide()
         except Exception as error:
-            failure = error
-            text = f"!{type(error).__name__}: {error}"
-    letters = multihost_utils.broadcast_one_to_all(_letters(text))
+            failure, text = error, f"!{type(error).__name__}: {error}"
+        _tell_hosts(number, text)
     if failure is not None:
         raise failure
-    text = _text(letters)
+    text = _told(number, 0)
     if text.startswith("!"):
         raise FirstHostError(text[1:])
     return text[1:]
@@ -67,8 +71,9 @@ def gathered_words(text: str) -> list[str]:
     """The text of every process, in the order of their numbers; all must call it."""
     if jax.process_count() == 1:
         return [text]
-    rows = multihost_utils.process_allgather(_letters(text))
-    return [_text(row) for row in np.asarray(rows).reshape(-1, WORDS)]
+    number = next(_exchanges)
+    _tell_hosts(number, text)
+    return [_told(number, process) for process in range(jax.process_count())]
 
 
 def assert_equal(values: dict[str, str]) -> None:
@@ -76,10 +81,7 @@ def assert_equal(values: dict[str, str]) -> None:
 
     values: what must be the same everywhere, by name: digests of config and data, versions.
     """
-    text = json.dumps(values)
-    if len(text) > WORDS:
-        raise ValueError(f"{len(text)} bytes to compare between hosts, at most {WORDS}: {values}")
-    records = [json.loads(other) for other in gathered_words(text)]
+    records = [json.loads(text) for text in gathered_words(json.dumps(values))]
     lines = [
         f"process {process} has {name} {record.get(name)!r}, process 0 {first!r}"
         for process, record in enumerate(records)
@@ -90,15 +92,50 @@ def assert_equal(values: dict[str, str]) -> None:
         raise ValueError("the hosts of this run differ: " + "; ".join(lines))
 
 
-def _letters(text: str) -> np.ndarray:
-    """The text as bytes [WORDS], cut or filled with zeros: collectives need one shape."""
-    # A cut must not leave half a letter, so that it is done on ASCII escapes.
-    encoded = text.encode("ascii", "backslashreplace")[:WORDS]
-    return np.frombuffer(encoded.ljust(WORDS, b"\0"), np.uint8)
+def _tell_hosts(number: int, text: str) -> None:
+    """Leave a text with JAX's coordination service, for all processes.
+
+    Unlike collectives it compiles nothing and does not mind that hosts come minutes apart.
+    """
+    _service().key_value_set(f"qwen3/{number}/{jax.process_index()}", text)
 
 
-def _text(letters: Any) -> str:
-    return bytes(np.asarray(letters, np.uint8)).rstrip(b"\0").decode("ascii")
+def _told(number: int, process: int) -> str:
+    return _service().blocking_key_value_get(f"qwen3/{number}/{process}", MILLISECONDS)
+
+
+def end_with_peers() -> None:
+    """From now on, end this process as soon as another one says `tell_peers`.
+
+    Where it waits for the other one, be it in a collective or for a checkpoint, JAX would notice
+    only after its heartbeat timeout.
+    """
+
+    def look() -> None:
+        # No daemon: a thread that is in a call of JAX's when Python ends would abort the process.
+        while threading.main_thread().is_alive():
+            time.sleep(0.5)
+            with contextlib.suppress(Exception):  # there is no such key, as it should be
+                log.error("ended, as %s", _service().key_value_try_get(FAILED))
+                os._exit(1)
+
+    threading.Thread(target=look, name="peers").start()
+
+
+def tell_peers(error: BaseException) -> None:
+    """Have all other processes end, as this one does by `error`."""
+    words = f"process {jax.process_index()} fails: {type(error).__name__}: {error}"
+    with contextlib.suppress(Exception):  # another one was first, or the service is gone
+        _service().key_value_set(FAILED, words)
+
+
+def _service() -> Any:
+    """The client of JAX's coordination service."""
+    if distributed.global_state.client is None:
+        raise RuntimeError(
+            "several processes that have not joined: call jax.distributed.initialize"
+        )
+    return distributed.global_state.client
 
 
 def local_folder(path: str | os.PathLike) -> Path:

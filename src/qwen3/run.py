@@ -99,6 +99,7 @@ def _leave_at_once(error: Exception, line: str) -> NoReturn:
         sys.stderr.write(line)
     else:
         log.error("process %d fails", jax.process_index(), exc_info=error)
+    hosts.tell_peers(error)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -146,6 +147,7 @@ def join_hosts(always: bool = False, **timeouts: Any) -> None:
         process_id=_number("JAX_PROCESS_ID"),
         **timeouts,
     )
+    hosts.end_with_peers()
     log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 import toy
+from together import compile_together
 
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
@@ -65,4 +66,5 @@ def run(config, workdir):
 
 
 if __name__ == "__main__":
+    compile_together()
     main(run, Config())

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import post
+from together import compile_together
 
 from qwen3 import rewards
 from qwen3.config import MeshConfig
@@ -41,6 +42,7 @@ def grpo_config(_):
 STAGES = {"sft": (sft.run, sft_config), "grpo": (grpo.run, grpo_config)}
 
 if __name__ == "__main__":
+    compile_together()
     rewards.TASKS["letters"] = post.letters
     jax.config.update("jax_default_matmul_precision", "highest")
     stage, data, *words = sys.argv[1:]
