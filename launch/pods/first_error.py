@@ -19,7 +19,7 @@ ERROR = re.compile(
     re.MULTILINE,
 )
 FRAME = r'File "(?:[^"]*/)?([^"/]+)", line (\d+),? in (\S+)'
-STACK = re.compile(rf"^Current thread .*\n\s+{FRAME}", re.MULTILINE)
+LIBRARY = re.compile(r"/lib/python|-packages/|<frozen")
 
 
 def first_error(log: str) -> str:
@@ -38,6 +38,14 @@ def first_error(log: str) -> str:
 
 
 def hung_at(log: str) -> str:
-    """Where the main thread stood when SIGUSR2 had its stack printed: "rows.py:74 in read"."""
-    stacks = STACK.findall(log)
-    return "{}:{} in {}".format(*stacks[-1]) if stacks else "an unknown place"
+    """Where the threads stood, in code that is no library's, when SIGUSR2 had stacks printed.
+
+    A thread that sleeps in such code itself comes before one that waits for another thread.
+    """
+    places = []
+    for stack in re.split(r"\(most recent call first\):\n", log)[1:]:
+        frames = [line for line in stack.split("\n\n")[0].splitlines() if "File" in line]
+        own = [depth for depth, line in enumerate(frames) if not LIBRARY.search(line)]
+        if own and (match := re.search(FRAME, frames[own[0]])):
+            places.append((own[0], "{}:{} in {}".format(*match.groups())))
+    return min(places, default=(0, "an unknown place"))[1]

@@ -62,7 +62,8 @@ def done(pod, **keys):
 def test_an_exception_on_one_host_ends_all_and_is_named_and_all_start_again(pod):
     (pod.trouble / "0.1").write_text("crash")
     ends = done(started(pod))
-    assert ("0.1", 1, "ValueError: a bad row in shard 17 (tiny_pod.py:63 in __getitem__)") in ends
+    error = next(error for host, code, error in ends if (host, code) == ("0.1", 1))
+    assert error.startswith("ValueError: a bad row in shard 17 (tiny_pod.py:")
     assert [end[:2] for end in ends if end[1] == 0] == [("0.0", 0), ("0.1", 0)] and len(ends) == 4
     first = pod.ok("logs", "--first-error").splitlines()[0]
     assert first.startswith("host 0.1, attempt 1") and "a bad row in shard 17" in first

@@ -186,13 +186,18 @@ def test_a_masked_fault_of_a_machine_is_found_behind_the_errors_of_its_peers(run
     assert "host 0.1 will not get well" in lines[1] and "PollForError" in lines[2]
 
 
-def test_where_a_process_hung_is_the_last_stack_of_its_main_thread():
+def test_where_a_process_hung_is_where_a_thread_of_ours_sleeps():
     dump = """Thread 0x00007f (most recent call first):
-  File "/lib/threading.py", line 320 in wait
+  File "/code/experiments/tiny_pod.py", line 66 in __getitem__
+  File "/code/src/qwen3/train/prefetch.py", line 31 in read
+  File "/usr/lib/python3.12/threading.py", line 982 in run
 
 Current thread 0x00007e (most recent call first):
-  File "/code/experiments/tiny_pod.py", line 66 in __getitem__
+  File "/usr/lib/python3.12/threading.py", line 320 in wait
   File "/code/src/qwen3/train/prefetch.py", line 40 in next
+  File "/code/src/qwen3/train/loop.py", line 80 in train
 """
     assert first_error.hung_at("step 3\n" + dump) == "tiny_pod.py:66 in __getitem__"
+    peer = "Current thread" + dump.partition("Current thread")[2]
+    assert first_error.hung_at(peer) == "prefetch.py:40 in next"
     assert first_error.hung_at("step 3\n") == "an unknown place"
