@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECONDS = 240  # for a run to end
+SECONDS = 900  # for a run to end
 
 
 class Hosts:

@@ -9,7 +9,8 @@ from processes import Hosts
 from qwen3.train.checkpoint import load_params
 
 
-@pytest.mark.parametrize("stage", ["sft", pytest.param("grpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_two_hosts_train_as_one(stage, tmp_path):
     samples = [post.conversation(post.lock(seed), thinks=seed % 2 == 0) for seed in range(12)]
     data = post.write(tmp_path, samples)
