@@ -18,6 +18,8 @@ from gcs_server import Server
 from qwen3.train.checkpoint import load_params
 from qwen3.train.checkpoint_folder import steps_in
 
+pytestmark = pytest.mark.slow  # hosts of their own that compile and are killed, minutes
+
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ def test_sigterm_at_every_moment_of_a_run_leaves_with_42_and_it_goes_on(tmp_path
         with start(tmp_path) as process:
             assert any(line.strip() == place for line in process.stdout), place
             process.terminate()
-            process.terminate()  # supervisors repeat themselves
+            if place.startswith("training"):  # supervisors repeat themselves; this leave takes long
+                process.terminate()
             error = process.stderr.read()
             assert process.wait(180) == 42, (place, error)
             assert "start again" in error and "Traceback" not in error, (place, error)
