@@ -86,4 +86,5 @@ def test_a_failure_tells_the_processor_time_that_the_request_used():
         with pytest.raises(ChildFailed) as failure:
             child.ask("a", 1.5)
         spent.append(failure.value.cpu_seconds)
-    assert spent[0] > 0.3 and spent[1] < 0.3
+    # On a loaded machine the busy child gets a part of its time only, the idle one needs none.
+    assert spent[0] > 0.05 and spent[0] > 2 * spent[1]
