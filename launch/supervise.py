@@ -155,8 +155,8 @@ class Supervisor:
             steps = [int(seal.parent.name) for seal in seals if seal.parent.name.isdigit()]
             stop = RUN / "pod" / "stop"
             self.stop = self.stop or (stop.read_text() if stop.exists() else "")
+            self.state |= {**read(HOST / "heartbeat.json"), "beat": last_beat()}
             self.state |= {"checkpoint": max(steps, default=0), "time": time.time()}
-            self.state |= {"beat": last_beat(), **read(HOST / "heartbeat.json")}
             if event:
                 with (HOST / "events.jsonl").open("a") as lines:
                     lines.write(json.dumps({**self.state, "event": event}) + "\n")

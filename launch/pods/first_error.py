@@ -6,7 +6,7 @@ import re
 CASCADE = re.compile(
     r"PollForError|UNAVAILABLE|Connection (closed|reset) by peer|[Hh]eartbeat timeout"
     r"|[Cc]oordination ?[Ss]ervice|Terminated|[Bb]arrier (timed out|failed)|Gloo.*(closed|timeout)"
-    r"|SystemExit|told to stop|signal 1?5\b|signal 6\b"
+    r"|ended, as process \d+ fails|SystemExit|told to stop|signal 1?5\b|signal 6\b"
 )
 # What libtpu says on a machine that will not get well.
 BAD_NODE = re.compile(
@@ -15,11 +15,13 @@ BAD_NODE = re.compile(
 )
 ERROR = re.compile(
     r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|SystemExit)\b(?:: .*)?$|^F\d{4} .*|^Fatal .*"
+    r"|.*ended, as process \d+ fails.*"
     rf"|.*(?:{BAD_NODE.pattern}).*",
     re.MULTILINE,
 )
 FRAME = r'File "(?:[^"]*/)?([^"/]+)", line (\d+),? in (\S+)'
-LIBRARY = re.compile(r"/lib/python|-packages/|<frozen")
+# Threads that sleep there look after the process, and tell nothing.
+LIBRARY = re.compile(r"/lib/python|-packages/|<frozen|qwen3/hosts.py")
 
 
 def first_error(log: str) -> str:

@@ -67,7 +67,7 @@ def test_an_exception_on_one_host_ends_all_and_is_named_and_all_start_again(pod)
     assert [end[:2] for end in ends if end[1] == 0] == [("0.0", 0), ("0.1", 0)] and len(ends) == 4
     first = pod.ok("logs", "--first-error").splitlines()[0]
     assert first.startswith("host 0.1, attempt 1") and "a bad row in shard 17" in first
-    assert "Traceback" in pod.log("0.1") and pod.log("0.0").count("resumed at 5") == 1
+    assert "Traceback" in pod.log("0.1") and pod.log("0.0").count("resumed at") == 2
 
 
 @pytest.mark.slow

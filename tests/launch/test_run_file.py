@@ -7,7 +7,7 @@ import pytest
 from pods import run_file, types
 from pods.command import Refused, call
 
-from qwen3.plan import target
+from qwen3.plan import chips, target
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "launch" / "examples").glob("*.env"))
 BASE = {
@@ -125,13 +125,20 @@ def test_topologies_are_those_of_the_compiler():
     pytest.importorskip("libtpu")
     target.prepare()
     for name, generation in types.GENERATIONS.items():
-        for chips in generation.shapes if name in ("v5e", "v6e", "v5p") else ():
-            if chips > 512 or chips < 4:
+        for count in generation.shapes if name in ("v5e", "v6e", "v5p") else ():
+            if not 4 <= count <= 512:
                 continue  # large ones take long; a single chip has no topology of its own
-            kind = types.parse(f"{generation.prefix}-{chips * generation.counts}")
+            kind = types.parse(f"{generation.prefix}-{count * generation.counts}")
             devices = target.devices(kind.topology)
-            assert len(devices) == chips == kind.chips
+            assert len(devices) == count == kind.chips
             assert len({device.process_index for device in devices}) == kind.hosts("gke")
+
+
+def test_types_are_those_of_the_planner():
+    """`qwen3 plan --type` is asked with the same names."""
+    for name, kind in types.TYPES.items():
+        if kind.topology.partition(":")[0] in ("v4", "v5e", "v5p", "v6e"):
+            assert chips.topology_of(name) == kind.topology
 
 
 def test_eight_chips_of_the_plane_are_one_machine_as_a_tpu_vm():

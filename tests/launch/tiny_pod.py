@@ -4,11 +4,8 @@ Files in --set faults=FOLDER say what goes wrong: FOLDER/HOST holds crash, hang 
 and is used up three steps after the checkpoint that this process found or made.
 """
 
-import faulthandler
-import json
 import logging
 import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +25,7 @@ from qwen3.train.state import abstract, fresh
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
 
-HOST, NAME = Path(os.environ["QWEN3_HOST_DIR"]), os.environ["QWEN3_NAME"]
+NAME = os.environ["QWEN3_NAME"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Source:
 
 
 def run(config, workdir):
-    """Train; every host keeps its heartbeat."""
+    """Train."""
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     settings = OptimConfig(peak=0.05, warmup=0, schedule="constant")
@@ -82,10 +79,6 @@ def run(config, workdir):
     def init():
         return {"w": jnp.ones((4, 1))}
 
-    def beat(step, state, metrics):
-        text = json.dumps({"step": step, "spent": {"step": time.time() - begun}})
-        (HOST / "heartbeat.json").write_text(text)
-
     stored = {"steps": config.steps, "every": config.every}
     with jax.set_mesh(mesh), Workdir(workdir, stored) as work:
         shapes = jax.tree.map(lambda leaf: leaf.update(sharding=place), jax.eval_shape(init))
@@ -93,12 +86,10 @@ def run(config, workdir):
         restored = work.restore(template)
         state = restored.state if restored else fresh(init, tx, template)
         step = make_step(loss, tx)
-        begun = time.time()
         logging.getLogger("qwen3").info("resumed at %d", int(state.step))
         writers = [MetricsFile(work.metrics)] if jax.process_index() == 0 else []
         hooks = [
             Meter(writers, every=1, tokens_per_step=8).hook(),
-            beat,
             work.checkpoints.hook(config.every, lambda at: {"position": at}),
         ]
         source = Source(config, mesh, int(state.step))
@@ -109,9 +100,4 @@ CONFIG = Config()
 
 if __name__ == "__main__":
     assert to_dict(CONFIG)
-    faulthandler.register(signal.SIGUSR2, all_threads=True)
-    try:
-        main(run, CONFIG)
-    except Exception:
-        logging.exception("the run ends")
-        os._exit(1)  # not through the barrier at Python's end, which a dead peer never reaches
+    main(run, CONFIG)
