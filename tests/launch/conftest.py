@@ -69,7 +69,7 @@ class Pod:
         file.write_text("".join(lines))
         return [sys.executable, "launch/pod.py", verb, str(file), *options]
 
-    def __call__(self, verb, *options, timeout=120, **keys):
+    def __call__(self, verb, *options, timeout=600, **keys):
         """(exit code, what was printed) of a verb."""
         done = subprocess.run(
             self.argv(verb, *options, **keys),
