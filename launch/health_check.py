@@ -18,10 +18,8 @@ def main() -> None:
     """One collective over all devices; then every host looks at what all know of themselves."""
     name, expected = os.environ["QWEN3_NAME"], int(os.environ["CHIPS"])
     if int(os.environ["HOSTS"]) > 1:
-        numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-        numbers = {
-            key: int(os.environ[name]) for key, name in numbers.items() if name in os.environ
-        }
+        variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+        numbers = {k: int(os.environ[v]) for k, v in variables.items() if v in os.environ}
         jax.distributed.initialize(**numbers, initialization_timeout=240)
     # Of v4 and tpu7x, two devices may share a chip and its coordinates.
     chips = {str(getattr(device, "coords", device.id)) for device in jax.local_devices()}

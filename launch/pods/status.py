@@ -84,9 +84,9 @@ class Status:
         timeline = [*self.events, *self._records(f"pod/*/{first}/events.jsonl")]
         timeline = [event for event in timeline if event["event"] in AFTER]
         timeline.sort(key=lambda event: event["time"])
-        timeline = itertools.dropwhile(lambda event: event["event"] != "active", timeline)
+        begun = itertools.dropwhile(lambda event: event["event"] != "active", timeline)
         seconds: Counter[str] = Counter()
-        for event, following in itertools.pairwise([*timeline, {"event": "", "time": self.now}]):
+        for event, following in itertools.pairwise([*begun, {"event": "", "time": self.now}]):
             cause, duration = AFTER[event["event"]], following["time"] - event["time"]
             if cause == "attempt":
                 end = following if following["event"] == "end" else self.hosts[first]
