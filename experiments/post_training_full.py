@@ -79,6 +79,7 @@ GENERAL = grpo.Config(
     **{
         **{name: getattr(REASONING, name) for name in REASONING.__dataclass_fields__},
         "name": "general_rl",
+        "scoring": Scoring(),  # many tasks give graded rewards, which are kept as they are
         "tasks": tuple(
             Share(name, modes=("any",) if name in FLAGGED else BOTH)
             for name in sorted(rewards.TASKS)

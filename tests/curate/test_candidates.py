@@ -1,5 +1,7 @@
 """Candidates of a (random) teacher through the engine, and its stored logits."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.curate import candidates, stored_logits
+from qwen3.data import rows
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
@@ -73,12 +76,23 @@ def apply(params, tokens, positions, segments):
     return transformer.forward(params, MODEL, tokens, positions, segments)
 
 
+def with_logits(top, params, sequence):
+    """The sequence with the teacher's fields, in a batch of one row of 8 slots."""
+    where = rows.layout([len(sequence)], 8)
+    values = top(params, rows.fill([sequence], where, 8, pad=0, rows=1))
+    fields = {
+        name: rows.read_back(np.asarray(value), [sequence], where)[0]
+        for name, value in values.items()
+    }
+    return dataclasses.replace(sequence, fields=fields)
+
+
 @pytest.fixture
 def stored(params, tmp_path):
     """(file of two equal sequences at temperature 2, the sequence)"""
     sequence = TokenSequence(np.array([5, 9, 3, 77], np.int32), np.array([0, 0, 1, 1.0]), mode=0)
     top = stored_logits.top_logits(apply, 4, temperature=2.0)
-    [found] = stored_logits.add_logits(top, params, [sequence], length=8)
+    found = with_logits(top, params, sequence)
     file = tmp_path / "logits.npz"
     stored_logits.write(file, [found, found], teacher="toy", temperature=2.0)
     return file, found
@@ -101,15 +115,14 @@ def test_stored_logits_are_the_teachers_own_and_survive_a_file(params, stored):
         assert each.tokens.tolist() == [5, 9, 3, 77]
         for name in stored_logits.FIELDS:
             np.testing.assert_array_equal(each.fields[name], fields[name])
-    top = stored_logits.top_logits(apply, 4)
-    with pytest.raises(ValueError, match="4 tokens, more than length 3"):
-        stored_logits.add_logits(top, params, [found], length=3)
 
 
 def test_the_teachers_logits_are_never_held_as_a_whole(params, monkeypatch):
     monkeypatch.setattr("qwen3.ops.row_chunks._CHUNK_ELEMENTS", 1)  # so 256 rows a chunk
     top = stored_logits.top_logits(apply, 4)
-    text = top.lower(params, jnp.zeros((1, 1024), jnp.int32)).as_text()
+    zeros = jnp.zeros((1, 1024), jnp.int32)
+    batch = {name: zeros for name in ("tokens", "positions", "segment_ids")}
+    text = top.lower(params, batch).as_text()
     assert "x1024x512x" not in text and "1024x512xf32" not in text and "256x512xf32" in text
 
 

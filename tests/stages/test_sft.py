@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,11 +11,11 @@ from qwen3.curate import stored_logits
 from qwen3.data import rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.distill import Distill
-from qwen3.model import transformer
-from qwen3.model.execution import Execution
-from qwen3.stages import conversations, sft
+from qwen3.model import hf, transformer
+from qwen3.stages import conversations, sft, teacher_logits
 from qwen3.stages.modes import ModeWeights, Weighting
 from qwen3.train.loop import Stopped
+from qwen3.train.writing import WorkdirError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def config(data, **changes):
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    post.one_device(monkeypatch, sft)
+    post.one_device(monkeypatch, sft, teacher_logits)
 
 
 def losses(work):
@@ -275,16 +276,60 @@ def test_weights_of_the_modes_follow_their_losses():
         ModeWeights(think=-1.0)
 
 
-def test_training_on_stored_logits_brings_the_student_to_the_teacher(data, tokenizer, tmp_path):
-    model = post.model()
-    apply = transformer.bind(model, Execution())
-    teacher = transformer.init(model, jax.random.key(7))
-    teacher = jax.tree.map(lambda x: x * 2, teacher)  # a teacher with opinions
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The folder of a teacher with opinions: its logits are far from uniform."""
+    folder, model = tmp_path_factory.mktemp("teacher"), post.model()
+    params = jax.tree.map(lambda x: x * 2, transformer.init(model, jax.random.key(7)))
+    hf.save(folder, model, params)
+    Tokenizer.load(post.tokenizer_folder()).save(folder)
+    return str(folder)
+
+
+def logits_config(teacher, data, **changes):
+    values = dict(teacher=teacher, data=(data,), length=128, top=8, batch=4, mesh=post.ONE)
+    return teacher_logits.Config(**{**values, "part": 5, **changes})
+
+
+def test_written_logits_do_not_depend_on_batches_and_a_missing_file_is_written_again(
+    teacher, data, tokenizer, tmp_path
+):
+    files = teacher_logits.run(logits_config(teacher, data), tmp_path / "a")
     samples = conversations.read(data, tokenizer)
-    top = stored_logits.top_logits(apply, 8)
-    path = tmp_path / "logits.npz"
-    found = stored_logits.add_logits(top, teacher, samples, length=128)
-    stored_logits.write(path, found, teacher="toy", temperature=1.0)
+    read = [row for file in files for row in stored_logits.read(file, temperature=1.0, vocab=512)]
+    assert len(files) == -(-len(samples) // 5) and len(read) == len(samples)
+    for row, sample in zip(read, samples, strict=True):
+        np.testing.assert_array_equal(row.tokens, sample.tokens)
+        np.testing.assert_array_equal(row.weights, sample.weights)
+        assert row.mode == sample.mode
+    one = teacher_logits.run(logits_config(teacher, data, batch=1, part=99), tmp_path / "b")
+    for row, alone in zip(
+        read, stored_logits.read(one[0], temperature=1.0, vocab=512), strict=True
+    ):
+        np.testing.assert_array_equal(row.fields["teacher_ids"], alone.fields["teacher_ids"])
+        for name in ("teacher_logits", "teacher_normaliser"):
+            np.testing.assert_allclose(row.fields[name], alone.fields[name], atol=1e-5)
+    before = [Path(file).read_bytes() for file in files]
+    Path(files[1]).unlink()
+    assert teacher_logits.run(logits_config(teacher, data), tmp_path / "a") == files
+    assert [Path(file).read_bytes() for file in files] == before
+
+
+def test_logits_of_other_settings_are_not_mixed(teacher, data, tmp_path):
+    teacher_logits.run(logits_config(teacher, data), tmp_path)
+    with pytest.raises(WorkdirError, match="other settings: top: 8 -> 4"):
+        teacher_logits.run(logits_config(teacher, data, top=4), tmp_path)
+    with pytest.raises(ValueError, match="top 513 of a vocabulary of 512"):
+        teacher_logits.run(logits_config(teacher, data, top=513), tmp_path / "b")
+    with pytest.raises(ValueError, match="temperature 0.0 is not above 0"):
+        logits_config(teacher, data, temperature=0.0)
+
+
+def test_training_on_stored_logits_brings_the_student_to_the_teacher(
+    teacher, data, tokenizer, tmp_path
+):
+    path = tmp_path / "logits"
+    teacher_logits.run(logits_config(teacher, data), path)
     chosen = config(str(path), stored=Distill(kind="forward_kl"))
     sft.run(chosen, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -7,15 +7,15 @@ holds all sequences, in float32, with the teacher's name and the temperature of 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from qwen3.data.atomic import replacing
 from qwen3.data.rows import TokenSequence
 from qwen3.ops.chunked import top_k_log_probs
 from qwen3.ops.row_chunks import flatten_rows, unflatten_rows
@@ -27,50 +27,36 @@ FACTS = ("teacher", "temperature")
 
 
 def top_logits(apply: Callable, k: int, *, temperature: float = 1.0) -> Callable:
-    """Jitted (params, tokens [B, T]) -> (ids [B, T, K], logits [B, T, K], normaliser [B, T]) of the
-    next token, logits divided by `temperature`. apply: as of the losses.
+    """Jitted (params, batch of [B, T] arrays) -> the teacher's FIELDS at every position: ids and
+    logits [B, T, K] and normaliser [B, T] of the next token, logits divided by `temperature`.
+    apply: as of the losses.
 
     The vocabulary is read in chunks of rows: nothing of size [T, V] is ever held.
     """
 
-    def top(params: Any, tokens: jax.Array) -> tuple[jax.Array, ...]:
-        rows, length = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
-        output = apply(params, tokens, positions, jnp.ones_like(tokens))
+    def top(params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        rows, length = batch["tokens"].shape
+        output = apply(params, batch["tokens"], batch["positions"], batch["segment_ids"])
         log_probs_MK, ids_MK, normaliser_M = top_k_log_probs(
             flatten_rows(output.hidden_BTD), output.head_VD, k, temperature=temperature
         )
         logits_MK = log_probs_MK + normaliser_M[:, None]
-        return tuple(unflatten_rows(x, rows, length) for x in (ids_MK, logits_MK, normaliser_M))
+        values = (ids_MK, logits_MK, normaliser_M)
+        return {
+            name: unflatten_rows(value, rows, length)
+            for name, value in zip(FIELDS, values, strict=True)
+        }
 
     return jax.jit(top)
-
-
-def add_logits(
-    top: Callable, params: Any, sequences: Sequence[TokenSequence], *, length: int
-) -> list[TokenSequence]:
-    """The sequences with the teacher's FIELDS. top: of `top_logits`, called with one row padded to
-    `length`. Raises ValueError for a sequence of more tokens.
-    """
-    scored = []
-    for sequence in sequences:
-        count = len(sequence.tokens)
-        if count > length:
-            raise ValueError(f"a sequence has {count} tokens, more than length {length}")
-        padded = np.zeros((1, length), np.int32)
-        padded[0, :count] = sequence.tokens
-        values = [np.asarray(x[0, : count - 1]) for x in top(params, padded)]
-        # Position t predicts token t + 1; nothing predicts the first token.
-        shifted = [np.concatenate([np.zeros_like(x[:1]), x]) for x in values]
-        fields = dict(zip(FIELDS, shifted, strict=True))
-        scored.append(dataclasses.replace(sequence, fields={**sequence.fields, **fields}))
-    return scored
 
 
 def write(
     path: str | Path, sequences: Sequence[TokenSequence], *, teacher: str, temperature: float
 ) -> None:
-    """One .npz. teacher: what a reader should know it by; temperature: that of `top_logits`."""
+    """One .npz, whole or not at all.
+
+    teacher: what a reader should know it by. temperature: that of `top_logits`.
+    """
     arrays: dict[str, Any] = {
         "tokens": np.concatenate([sequence.tokens for sequence in sequences]),
         "mask": np.concatenate([sequence.weights for sequence in sequences]).astype(np.int8),
@@ -81,7 +67,8 @@ def write(
     }
     for name in FIELDS:
         arrays[name] = np.concatenate([sequence.fields[name] for sequence in sequences])
-    np.savez(path, **arrays)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def read(path: str | Path, *, temperature: float, vocab: int) -> list[TokenSequence]:
@@ -91,7 +78,7 @@ def read(path: str | Path, *, temperature: float, vocab: int) -> list[TokenSeque
     another temperature, and for ids that are not below `vocab`, with their place: inside the loss
     they would go unnoticed.
     """
-    with np.load(path) as file:
+    with fsspec.open(str(path), "rb") as packed, np.load(packed) as file:
         lacking = sorted({*ARRAYS, *FACTS} - set(file.files))
         if lacking:
             raise ValueError(f"{path} lacks {lacking}; stored logits have them")

@@ -100,14 +100,14 @@ def fill(
 def read_back(
     values: np.ndarray, sequences: Sequence[TokenSequence], where: RowLayout
 ) -> list[np.ndarray]:
-    """The values [n] of each sequence from values [rows, length] of a batch.
+    """The values [n, ...] of each sequence from values [rows, length, ...] of a batch.
 
     Slot t holds the value of predicting token t + 1, so that of the first token is 0.
     """
     by_sequence = []
     for sequence, row, start in zip(sequences, where.row, where.start, strict=True):
         predicted = values[row, start : start + len(sequence)]
-        by_sequence.append(np.concatenate([np.zeros(1, values.dtype), predicted]))
+        by_sequence.append(np.concatenate([np.zeros_like(predicted[:1]), predicted]))
     return by_sequence
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,9 +38,16 @@ class RolloutBatches:
         self, function: Callable, params: Any, sequences: Sequence[TokenSequence]
     ) -> list[np.ndarray]:
         """function(params, batch) -> [B, T], read back for each sequence of n tokens as [n]."""
-        values = everywhere(function(params, self.batch(sequences)))
+        values = {"value": function(params, self.batch(sequences))}
+        return [fields["value"] for fields in self.read_back(values, sequences)]
+
+    def read_back(
+        self, values: Mapping[str, jax.Array], sequences: Sequence[TokenSequence]
+    ) -> list[dict[str, np.ndarray]]:
+        """Values by name, [B, T, ...] of the batch of `sequences`, as [n, ...] of each of them."""
         where = rows.layout([len(sequence) for sequence in sequences], self._length)
-        return rows.read_back(values, sequences, where)
+        columns = [rows.read_back(everywhere(v), sequences, where) for v in values.values()]
+        return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def everywhere(value: jax.Array) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, OptimConfig
@@ -45,7 +46,8 @@ class Config:
 
     model: ModelConfig
     tokenizer: str  # folder
-    data: tuple[str, ...]  # files of stages.conversations; with `stored`, of curate.stored_logits
+    # Files of stages.conversations; with `stored`, of curate.stored_logits or folders of them.
+    data: tuple[str, ...]
     steps: int  # optimizer steps
     optim: OptimConfig
     name: str = "sft"  # of the stage, in its records
@@ -98,7 +100,9 @@ def run(config: Config, workdir: str) -> TrainState:
         weighting = Weighting(config.modes, stored.get("modes"))
         batches = WeightedBatches(packed, weighting, mesh)
         adaptive = config.modes.adapt != 0
-        measures = evaluation_hooks(config, work, state, trainable, tokenizer, mesh, execution)
+        measures, initial = evaluation_hooks(
+            config, work, state, trainable, tokenizer, mesh, execution
+        )
         with recording_hooks(
             work,
             config.log,
@@ -108,6 +112,7 @@ def run(config: Config, workdir: str) -> TrainState:
             tokens_per_step=config.batch * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
             derived={"learning_rate": rate},
+            initial=initial,
         ) as hooks:
             save = work.checkpoints.hook(
                 config.save_every, lambda step: {"data": packed.hash, "modes": weighting.state()}
@@ -126,11 +131,18 @@ def run(config: Config, workdir: str) -> TrainState:
 
 def source(config: Config, tokenizer: Tokenizer) -> conversations.Packed:
     """The batches, f(seed, step), of all files."""
-    sequences = [sequence for path in config.data for sequence in _read(path, config, tokenizer)]
+    files = [file for path in config.data for file in _files(path)]
+    sequences = [sequence for file in files for sequence in _read(file, config, tokenizer)]
     fit = conversations.fitting(sequences, config.length, config.too_long)
     return conversations.Packed(
         fit, batch=config.batch, length=config.length, seed=config.seed, pad=tokenizer.pad
     )
+
+
+def _files(path: str) -> list[str]:
+    """The path itself, or the files of a folder that stages.teacher_logits wrote."""
+    parts = sorted(epath.Path(path).glob("logits-*.npz"))
+    return [str(part) for part in parts] or [path]
 
 
 def _read(path: str, config: Config, tokenizer: Tokenizer) -> list[TokenSequence]:
@@ -174,10 +186,13 @@ def evaluation_hooks(
     tokenizer: Tokenizer,
     mesh: Mesh,
     execution: Execution,
-) -> list[Hook]:
-    """Measures the held-out problems, also before the first step; [] where there are none."""
+) -> tuple[list[Hook], dict[str, float]]:
+    """What measures the held-out problems, and the measurement before the first step of all.
+
+    ([], {}) where there are no such problems.
+    """
     if not config.evaluation.problems:
-        return []
+        return [], {}
     most = config.evaluation.max_tokens or config.length
 
     def backend(state: TrainState) -> RolloutBackend:
@@ -196,8 +211,7 @@ def evaluation_hooks(
     measure = ProblemMeasure(
         config.evaluation, backend, tokenizer, work, max_tokens=most, seed=config.seed
     )
-    measure.before(state)
-    return [measure.hook(config.steps)]
+    return [measure.hook(config.steps)], measure.before(state)
 
 
 class WeightedBatches:

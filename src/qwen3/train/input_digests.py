@@ -40,15 +40,25 @@ def digests(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def files_digest(paths: str | Sequence[str]) -> str:
-    """16 hex digits that identify the bytes of a file, or of some files in their order."""
+    """16 hex digits that identify the bytes of a file, or of some files in their order.
+
+    A folder stands for its files in the order of their names.
+    """
     hasher = hashlib.sha256()
     for path in [paths] if isinstance(paths, str) else paths:
-        inner = hashlib.sha256()
-        with epath.Path(path).open("rb") as stream:
-            while block := stream.read(BLOCK):
-                inner.update(block)
-        hasher.update(inner.digest())
+        for file in _files(epath.Path(path)):
+            inner = hashlib.sha256()
+            with file.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    inner.update(block)
+            hasher.update(inner.digest())
     return hasher.hexdigest()[:16]
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted((file for file in path.iterdir() if file.is_file()), key=lambda file: file.name)
 
 
 def tokenizer_digest(folder: str) -> str:
