@@ -208,3 +208,19 @@ def test_batches_are_placed_over_rows_and_positions():
         placement.place(toy.batch(0, length=7), mesh, 16)
     with pytest.raises(ValueError, match="has 8 rows"):
         placement.place(toy.batch(0, rows=8), mesh, 16)
+
+
+def test_what_a_hook_measures_all_others_see_and_it_forces_no_waiting_between():
+    seen = []
+
+    def measure(step, state, metrics):
+        assert metrics == {} and int(state.step) == step
+        metrics["eval/score"] = float(step)
+
+    hooks = [
+        Hook(lambda step, _, metrics: seen.append((step, metrics.get("eval/score"))), late=True),
+        Hook(lambda step, _, metrics: seen.append(("save", metrics["eval/score"])), every=2),
+        Hook(measure, every=2, measures=True),
+    ]
+    train(start(), STEP, toy.Source(), until=4, hooks=hooks)
+    assert seen == [(1, None), (2, 2.0), ("save", 2.0), (3, None), (4, 4.0), ("save", 4.0)]

@@ -163,3 +163,17 @@ def test_profiles_come_for_named_steps_and_on_sigusr1(tmp_path):
     signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ValueError, match="neither"):
         Profile(tmp_path, steps=(5, 2))
+
+
+def test_a_measured_step_has_a_record_of_its_own_and_so_has_the_state_before_the_first():
+    memory = Memory()
+    meter = records.Meter([memory], every=4, labels={"stage": "rl"}, initial={"eval/score": 0.25})
+    for step in range(1, 5):
+        more = {"eval/score": 0.5} if step == 2 else {}
+        meter(step, None, step_metrics(1.0, trained_tokens=10.0, **more))
+    assert [(step, row.get("eval/score")) for step, row in memory.rows] == [
+        (0, 0.25),
+        (2, 0.5),
+        (4, None),
+    ]
+    assert memory.rows[0][1]["stage"] == "rl" and memory.rows[1][1]["loss"] == 1.0

@@ -124,11 +124,14 @@ class Setup:
 
     def evaluation_hooks(
         self, work: Workdir, state: TrainState, trained: trainable.Trainable
-    ) -> list[Hook]:
-        """Measures the held-out problems, also before the first step; [] where there are none."""
+    ) -> tuple[list[Hook], dict[str, float]]:
+        """What measures the held-out problems, and the measurement before the first step of all.
+
+        ([], {}) where there are no such problems.
+        """
         config = self.config
         if not config.evaluation.problems:
-            return []
+            return [], {}
         measure = ProblemMeasure(
             config.evaluation,
             self.backend(config.model, trained.params),
@@ -137,8 +140,7 @@ class Setup:
             max_tokens=config.sampling.max_tokens,
             seed=config.seed,
         )
-        measure.before(state)
-        return [measure.hook(config.steps)]
+        return [measure.hook(config.steps)], measure.before(state)
 
 
 def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:
@@ -208,7 +210,7 @@ def train_in_phases(
         report=metrics,
     )
     source = RolloutSource(collect, method.batch, stored.get("rollouts"))
-    measures = setup.evaluation_hooks(work, state, trained)
+    measures, initial = setup.evaluation_hooks(work, state, trained)
     save = work.checkpoints.hook(
         config.save_every, lambda step: {"rollouts": source.extra(), **extra()}
     )
@@ -220,6 +222,7 @@ def train_in_phases(
         until=config.steps,
         flops_per_token=flops_per_token(config.model, config.length),
         derived=derived,
+        initial=initial,
     ) as recording:
         return train(
             state,

@@ -72,15 +72,15 @@ class ProblemMeasure:
         """For the loop: measures every few steps and at step `until`."""
 
         def measure(step: int, state: TrainState, metrics: dict[str, Any]) -> None:
+            # The hook is called at whatever step a stopped run ends too: that one waits its turn.
             if step % self._settings.every == 0 or step == until:
                 metrics.update(self.measure(state))
 
-        return Hook(measure)
+        return Hook(measure, self._settings.every, last=True, measures=True)
 
-    def before(self, state: TrainState) -> None:
-        """The measurement of the model as it is before the first step, once."""
-        if int(state.step) == 0:
-            self.measure(state)
+    def before(self, state: TrainState) -> dict[str, float]:
+        """What `measure` gives for the model before its first step; {} for a run that goes on."""
+        return self.measure(state) if int(state.step) == 0 else {}
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """{"eval/score": mean score, "eval/truncated": share cut at the limit}, also written."""

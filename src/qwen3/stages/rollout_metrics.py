@@ -9,6 +9,7 @@ import numpy as np
 from qwen3.rewards import response
 from qwen3.stages.rollouts import Rollout, by_prompt
 from qwen3.train.loop import Hook
+from qwen3.train.metrics import MEASURED
 from qwen3.train.state import TrainState
 
 
@@ -97,13 +98,20 @@ class PhaseMetrics:
         return Hook(self._merge, late=True)
 
     def _merge(self, step: int, state: TrainState | None, metrics: dict) -> None:
+        measured = {n: v for n, v in metrics.items() if n.startswith(MEASURED)}
         as_they_are = {name: metrics[name] for name in _AS_THEY_ARE if name in metrics}
-        report = self._report(metrics)
+        report = self._report({n: v for n, v in metrics.items() if n not in measured})
         # Sums come divided by the total weight; the meter counts tokens a second by this.
         trained = float(metrics["tokens"]) * float(metrics["weight"])
         metrics.clear()
         metrics.update(
-            {**as_they_are, **report, **self._pending.pop(step, {}), "trained_tokens": trained}
+            {
+                **as_they_are,
+                **report,
+                **measured,
+                **self._pending.pop(step, {}),
+                "trained_tokens": trained,
+            }
         )
 
 

@@ -26,14 +26,15 @@ TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 class Hook:
     """What happens beside training: recording, evaluation, saving.
 
-    Hooks run in their order and share the metrics: what an evaluation adds to them, a save after
-    it sees. A plain function is `Hook(function)`.
+    Hooks run in their order and share the metrics; those that measure come first, and what they put
+    into theirs, all others see: a record, a save. A plain function is `Hook(function)`.
     """
 
     call: HookFunction
     every: int = 1  # steps between calls; a call sees the state of its step, which the loop awaits
     late: bool = False  # metrics only (state None), while the next step runs: no device waits
     last: bool = False  # called also when the loop ends or is stopped (save)
+    measures: bool = False  # evaluates the state; its metrics are {}, to be filled
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -66,7 +67,7 @@ def train(
     `source` is a callable, batch = source(state), or indexed by the step, batch = source[step];
     an indexed one is read one batch ahead in a thread. Batch number n makes step n + 1.
     Hooks get metrics as numpy values, with "seconds" (wall time of the step) and "input_wait"
-    (seconds of it spent waiting for the batch) added. Order: late hooks, then the others.
+    (seconds of it spent waiting for the batch) added. Order: measuring hooks, late hooks, the others.
 
     SIGTERM (a preemption notice) or SIGINT: the step is finished, the `last` hooks run, and
     Stopped (exit code 42) is raised; on several processes all leave at the same step. Exceptions
@@ -74,6 +75,7 @@ def train(
     """
     every_hook = [hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks]
     late_hooks = [hook for hook in every_hook if hook.late]
+    measuring = [hook for hook in every_hook if hook.measures]
     state_hooks = [hook for hook in every_hook if not hook.late]
     taken = int(state.step)
     prefetch = None if callable(source) else Prefetch(source, taken, until)
@@ -98,8 +100,9 @@ def train(
                 hosts.heartbeat(taken, **times)
                 record = _StepRecord(taken, metrics, times, stopped or taken == until)
                 if record.leaving or any(hook.due(taken, False) for hook in state_hooks):
+                    record = _measured(measuring, record, state)
                     _call(late_hooks, record, None)
-                    _call(state_hooks, record, state)
+                    _call([hook for hook in state_hooks if not hook.measures], record, state)
                     previous = None
                 else:
                     previous = record
@@ -110,6 +113,15 @@ def train(
         if prefetch is not None:
             prefetch.close()
     return state
+
+
+def _measured(hooks: Sequence[Hook], record: _StepRecord, state: TrainState) -> _StepRecord:
+    """The record with what the measuring hooks that are due say of the state."""
+    values: dict[str, Any] = {}
+    for hook in hooks:
+        if hook.due(record.step, record.leaving):
+            hook.call(record.step, state, values)
+    return record._replace(metrics={**record.metrics, **values})
 
 
 def _call(hooks: Sequence[Hook], record: _StepRecord, state: TrainState | None) -> None:

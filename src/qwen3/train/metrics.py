@@ -16,6 +16,7 @@ from qwen3.train.loop import Hook
 from qwen3.train.writing import explained
 
 Record = Mapping[str, float | str]
+MEASURED = "eval/"  # how names of metrics begin that an evaluation adds at some steps
 
 
 class RecordWriter(Protocol):
@@ -93,12 +94,13 @@ class TensorBoard:
 class Meter:
     """Condenses the metrics of every step into one record per `every` steps, for the writers.
 
-    A record holds the metrics of its own step (so that a resumed run writes the same ones), what
+    A step that was measured, whose metrics hold an "eval/..." value, has a record too. A record holds the metrics of its own step (so that a resumed run writes the same ones), what
     `derived` {name: function of the step} adds (the learning rate), the `labels` (the stage's
     name), and of the steps since the last record: "tokens_per_second", "seconds" per step,
     "input_wait" (share of the time) and "mfu" (model FLOPs utilisation: tokens/s *
     flops_per_token / peak_flops of all devices together; absent if no peak is given).
     The tokens of a step are its metric "trained_tokens", or else `tokens_per_step`.
+    initial: what was measured before the first step of all, the record of step 0; {} for nothing.
     Raises FloatingPointError when the loss is not finite and no spike skipping took care of it.
     """
 
@@ -112,11 +114,14 @@ class Meter:
         peak_flops: float = 0.0,
         derived: Mapping[str, Callable[[int], Any]] | None = None,
         labels: Mapping[str, str] | None = None,
+        initial: Mapping[str, float] | None = None,
     ) -> None:
         self._writers, self._every, self._tokens_per_step = writers, every, tokens_per_step
         self._flops = flops_per_token / peak_flops if peak_flops else 0.0
         self._derived, self._labels = dict(derived or {}), dict(labels or {})
         self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
+        if initial:
+            self._write(0, {**initial, **self._labels})
 
     def hook(self) -> Hook:
         return Hook(self, late=True)
@@ -128,7 +133,7 @@ class Meter:
         self._wait += metrics["input_wait"]
         if not np.isfinite(metrics["loss"]) and not metrics.get("skipped", 0):
             raise FloatingPointError(f"the loss is {float(metrics['loss'])} at step {step}")
-        if step % self._every:
+        if step % self._every and not any(name.startswith(MEASURED) for name in metrics):
             return
         # Vectors, such as expert counts, are for hooks alone: a record holds scalars.
         record: dict[str, float | str] = {
@@ -136,11 +141,13 @@ class Meter:
         }
         # Step n was taken at the rate of the schedule's place n - 1.
         record |= {name: float(function(step - 1)) for name, function in self._derived.items()}
-        record |= {**self._labels, **self._speed()}
+        self._write(step, {**record, **self._labels, **self._speed()})
+        self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
+
+    def _write(self, step: int, record: Record) -> None:
         if jax.process_index() == 0:
             for writer in self._writers:
                 writer.write(step, record)
-        self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
 
     def _speed(self) -> dict[str, float]:
         rate = self._tokens / max(self._seconds, 1e-9)

@@ -44,11 +44,13 @@ def recording_hooks(
     tokens_per_step: int = 0,
     flops_per_token: float = 0.0,
     derived: Mapping[str, Callable[[int], Any]] | None = None,
+    initial: Mapping[str, float] | None = None,
 ) -> Iterator[list[Hook]]:
     """The hooks that record steps `step` + 1 to `until` of `stage`; files are closed at the end.
 
     tokens_per_step: of each step, where its metrics do not count "trained_tokens".
     derived: name -> function of the step, whose value goes into each record (the learning rate).
+    initial: measured before the first step of the run, and recorded as step 0.
     """
     with contextlib.ExitStack() as closing:
         writers: list[RecordWriter] = []
@@ -73,5 +75,6 @@ def recording_hooks(
             peak_flops=log.peak_flops * jax.device_count(),
             derived=derived,
             labels={"stage": stage},
+            initial=initial,
         )
         yield [meter.hook(), profile.hook()]

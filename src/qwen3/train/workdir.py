@@ -73,7 +73,8 @@ class Workdir:
         """The newest undamaged checkpoint (see Checkpoints.restore); cuts metrics.jsonl there."""
         restored = self.checkpoints.restore(template)
         if jax.process_index() == 0:
-            cut_back(self.metrics, int(restored.state.step) if restored else 0)
+            # A run that begins anew measures its first state, step 0, again.
+            cut_back(self.metrics, int(restored.state.step) if restored else -1)
         return restored
 
     def close(self) -> None:
