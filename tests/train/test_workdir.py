@@ -17,7 +17,7 @@ from qwen3.config import OptimConfig
 from qwen3.data import corpora
 from qwen3.data.sources import Document
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.train import input_digests, optim, writing
+from qwen3.train import input_digests, optim
 from qwen3.train.checkpoint import steps_in
 from qwen3.train.cut_back import cut_back
 from qwen3.train.manifest import MANIFEST, read_manifest
@@ -428,10 +428,10 @@ def test_a_reader_sees_the_old_file_or_the_new_one_never_half(tmp_path):
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
     write_atomically(tmp_path / "file", "old")
 
-    def interrupt(path):
+    def interrupt(number):
         raise error
 
-    monkeypatch.setattr(writing, "sync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises((KeyboardInterrupt, WorkdirError)):
         write_atomically(tmp_path / "file", "new")
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "old"
@@ -450,10 +450,10 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 def test_a_failed_write_is_one_line_with_the_path_and_what_to_do(
     tmp_path, monkeypatch, number, words
 ):
-    def fail(path):
+    def fail(file):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(writing, "sync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(WorkdirError, match=f"cannot write {tmp_path}/run/config.json: .*{words}"):
         Workdir(tmp_path / "run", SETTINGS)
 

@@ -7,12 +7,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 
 @contextmanager
@@ -23,15 +20,12 @@ def replacing(path: Any) -> Iterator[IO[bytes]]:
     cache; when the block raises, `path` stays as it was. Folders above a local path are made.
     Raises OSError where the disk or store does.
     """
-    system, target = fsspec.core.url_to_fs(str(path))
-    if not isinstance(system, LocalFileSystem):
-        # An object of a store appears as a whole when its upload ends.
-        with tempfile.NamedTemporaryFile(prefix="qwen3-upload-") as file:
+    if "://" in str(path) and not str(path).startswith("file://"):
+        with _uploading(str(path)) as file:
             yield file
-            file.flush()
-            system.put_file(file.name, target)
         return
-    beside = Path(f"{target}.new")
+    target = Path(str(path).removeprefix("file://")).expanduser()
+    beside = target.with_name(f"{target.name}.new")
     beside.parent.mkdir(parents=True, exist_ok=True)
     try:
         with beside.open("wb") as file:
@@ -40,8 +34,23 @@ def replacing(path: Any) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         beside.replace(target)
         _sync_names(beside.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+    except BaseException:
+        # A file system that went read-only refuses this too; the first error is the one to tell.
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _uploading(url: str) -> Iterator[IO[bytes]]:
+    """A file that becomes the object `url`, which appears as a whole when its upload ends."""
+    import fsspec  # takes a second to import, and most files are local
+
+    system, target = fsspec.core.url_to_fs(url)
+    with tempfile.NamedTemporaryFile(prefix="qwen3-upload-") as file:
+        yield file
+        file.flush()
+        system.put_file(file.name, target)
 
 
 def _sync_names(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
 from etils import epath
 
+from qwen3.data.jsonl import parse_row
+from qwen3.data.unpacked import BadData
 from qwen3.train.writing import write_atomically
 
 log = logging.getLogger("qwen3")
@@ -22,14 +23,12 @@ def cut_back(path: Any, step: int) -> None:
     if not path.exists():
         return
     records, damaged = [], []
+    # The lines stay as they were written, to the byte, so the reader of rows is asked line by line.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line:
-            continue
         try:
-            text = line.decode()
-            if json.loads(text)["step"] <= step:
-                records.append(text + "\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
+            if line and parse_row(line, str(path))["step"] <= step:
+                records.append(line.decode() + "\n")
+        except (BadData, KeyError, TypeError):
             damaged.append(number)
     if damaged:
         log.warning("%s: cut lines %s, which are no records (after a crash?)", path, damaged)

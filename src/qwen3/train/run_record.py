@@ -15,8 +15,8 @@ import jax
 from etils import epath
 
 import qwen3
-from qwen3.data.atomic import write_atomically
 from qwen3.data.jsonl import line
+from qwen3.train.writing import write_atomically
 
 RECORD = "record.jsonl"  # in a workdir: a line a start
 

@@ -1,4 +1,4 @@
-"""Small files that are written whole or not at all, and failed writes told in one line."""
+"""Failed writes of a workdir told in one line; its small files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import errno
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from qwen3.data import atomic
 
 if TYPE_CHECKING:
     from etils import epath
@@ -47,26 +49,15 @@ def explained(path: epath.Path) -> Iterator[None]:
 
 
 def write_atomically(path: epath.Path, text: str) -> None:
-    """Write beside the file, then rename: a crash leaves the old file or the new one, never half.
+    """`data.atomic.write_atomically` for the files of a workdir, on a file system or a store.
 
-    Both are on the disk, not only in the page cache, when this returns. Raises WorkdirError where
-    the file cannot be written; the old one is untouched then.
+    Raises WorkdirError where the file cannot be written; the old one is untouched then.
     """
-    if remote(path):  # an object is there whole or not at all
-        with explained(path):
-            path.write_text(text)
-        return
-    beside = path.parent / f"{path.name}.new"
     with explained(path):
-        try:
-            beside.write_text(text)
-            sync(beside)
-            beside.replace(path)
-            sync(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
+        if remote(path):  # an object is there whole or not at all
+            path.write_text(text)
+        else:
+            atomic.write_atomically(path, text)
 
 
 def sync(path: epath.Path) -> None:
