@@ -26,6 +26,7 @@ from qwen3.stages.rollouts import Rollout, Sampling
 from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import Hook, train
 from qwen3.train.recording import Log, recording_hooks
+from qwen3.train.save_times import check_minutes
 from qwen3.train.state import TrainState
 from qwen3.train.step import make_step
 from qwen3.train.workdir import Workdir
@@ -51,6 +52,7 @@ class OnPolicyConfig:
     seed: int = 0
     init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
     save_every: int = 10  # optimizer steps
+    save_minutes: float = 0.0  # also when so many minutes passed since the last save; 0: not
     mesh: MeshConfig = MeshConfig()
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
@@ -59,6 +61,7 @@ class OnPolicyConfig:
     evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
 
     def __post_init__(self) -> None:
+        check_minutes(self.save_minutes)
         if self.prompts < 1 or self.prompts % self.minibatches:
             raise ValueError(
                 f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
@@ -212,7 +215,9 @@ def train_in_phases(
     source = RolloutSource(collect, method.batch, stored.get("rollouts"))
     measures, initial = setup.evaluation_hooks(work, state, trained)
     save = work.checkpoints.hook(
-        config.save_every, lambda step: {"rollouts": source.extra(), **extra()}
+        config.save_every,
+        lambda step: {"rollouts": source.extra(), **extra()},
+        minutes=config.save_minutes,
     )
     with recording_hooks(
         work,

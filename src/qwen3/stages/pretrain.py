@@ -36,6 +36,7 @@ from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import Hook, train
 from qwen3.train.prefetch import Feed
 from qwen3.train.recording import Log, recording_hooks
+from qwen3.train.save_times import check_minutes
 from qwen3.train.state import TrainState
 from qwen3.train.step import Step, make_step
 from qwen3.train.workdir import Workdir
@@ -84,6 +85,7 @@ class Config:
     # model's. "global", over the batch of the whole step, is the recipe's (arXiv 2501.11873).
     balance: str = "global"
     save_every: int = 1000  # optimizer steps
+    save_minutes: float = 0.0  # also when so many minutes passed since the last save; 0: not
     mesh: MeshConfig = MeshConfig()
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
@@ -91,6 +93,7 @@ class Config:
     tokenizer: str = ""  # folder, for those who use the model; the corpora hold ids
 
     def __post_init__(self) -> None:
+        check_minutes(self.save_minutes)
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"stages {names}: at least one is needed, each with its own name")
@@ -140,7 +143,9 @@ def run(config: Config, workdir: str) -> TrainState:
             with jax.set_mesh(mesh):
                 state = moved(state, config.model, tx, mesh)
                 position = partial(_position, stage.name, until - stage.steps, mixtures)
-                save = work.checkpoints.hook(config.save_every, position)
+                save = work.checkpoints.hook(
+                    config.save_every, position, minutes=config.save_minutes
+                )
                 state = _train_stage(
                     config,
                     stage,

@@ -35,6 +35,7 @@ from qwen3.train.checkpoint import Keep
 from qwen3.train.loop import Hook, train
 from qwen3.train.placement import place_whole
 from qwen3.train.recording import Log, recording_hooks
+from qwen3.train.save_times import check_minutes
 from qwen3.train.state import TrainState
 from qwen3.train.step import Step, make_step
 from qwen3.train.workdir import Workdir
@@ -64,12 +65,16 @@ class Config:
     seed: int = 0
     init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
     save_every: int = 100  # optimizer steps
+    save_minutes: float = 0.0  # also when so many minutes passed since the last save; 0: not
     mesh: MeshConfig = MeshConfig()
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log()
     lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
     evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
+
+    def __post_init__(self) -> None:
+        check_minutes(self.save_minutes)
 
 
 def run(config: Config, workdir: str) -> TrainState:
@@ -115,7 +120,9 @@ def run(config: Config, workdir: str) -> TrainState:
             initial=initial,
         ) as hooks:
             save = work.checkpoints.hook(
-                config.save_every, lambda step: {"data": packed.hash, "modes": weighting.state()}
+                config.save_every,
+                lambda step: {"data": packed.hash, "modes": weighting.state()},
+                minutes=config.save_minutes,
             )
             return train(
                 state,

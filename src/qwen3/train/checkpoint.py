@@ -40,6 +40,7 @@ from qwen3.train.manifest import problem, read_manifest, write_manifest
 from qwen3.train.restoring import CheckpointMismatch, load_params, read_state
 from qwen3.train.retention import LAST_THREE, Keep
 from qwen3.train.run_config import RunConfig, plain
+from qwen3.train.save_times import SaveTimes
 from qwen3.train.state import TrainState
 from qwen3.train.writing import advice, remote, sync
 
@@ -146,13 +147,18 @@ class Checkpoints:
         self._refuse_full_disk(state)
         return ""
 
-    def hook(self, every: int, extra: Callable[[int], dict]) -> Hook:
-        """Save every `every` steps and when the loop ends or is stopped, with extra(step)."""
+    def hook(self, every: int, extra: Callable[[int], dict], *, minutes: float = 0.0) -> Hook:
+        """Save every `every` steps, and when the loop ends or is stopped, with extra(step).
+
+        minutes: also when so many have passed since the last save; 0: not.
+        """
+        times = SaveTimes(minutes)
 
         def save(step: int, state: TrainState, metrics: dict) -> None:
             self.save(state, extra(step), metrics)
+            times.saved(step)
 
-        return Hook(save, every, last=True)
+        return Hook(save, every, last=True, also=times.due)
 
     def wait(self) -> None:
         """Wait until the save under way is committed, then delete what the rule does not keep."""

@@ -35,13 +35,14 @@ class Hook:
     late: bool = False  # metrics only (state None), while the next step runs: no device waits
     last: bool = False  # called also when the loop ends or is stopped (save)
     measures: bool = False  # evaluates the state; its metrics are {}, to be filled
+    also: Callable[[int], bool] = lambda step: False  # further steps that it is called after
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"a hook cannot run every {self.every} steps; at least 1 is needed")
 
     def due(self, step: int, leaving: bool) -> bool:
-        return step % self.every == 0 or (leaving and self.last)
+        return step % self.every == 0 or (leaving and self.last) or self.also(step)
 
 
 class _StepRecord(NamedTuple):
@@ -67,7 +68,8 @@ def train(
     `source` is a callable, batch = source(state), or indexed by the step, batch = source[step];
     an indexed one is read one batch ahead in a thread. Batch number n makes step n + 1.
     Hooks get metrics as numpy values, with "seconds" (wall time of the step) and "input_wait"
-    (seconds of it spent waiting for the batch) added. Order: measuring hooks, late hooks, the others.
+    (seconds of it spent waiting for the batch) added. Order: measuring hooks, late hooks, the
+    others.
 
     SIGTERM (a preemption notice) or SIGINT: the step is finished, the `last` hooks run, and
     Stopped (exit code 42) is raised; on several processes all leave at the same step. Exceptions
