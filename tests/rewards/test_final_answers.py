@@ -12,6 +12,7 @@ import pytest
 
 from qwen3.rewards import maths, symbolic
 from qwen3.rewards.answer_equality import same
+from qwen3.rewards.final_answers import split
 from qwen3.rewards.latex_cleaning import clean
 from qwen3.rewards.numerals import number
 
@@ -126,6 +127,10 @@ PAIRS = [
     ("(1, 5)", "x > 1 \\text{ and } x < 5", True),
     ("(-\\infty, 3) \\cup (3, \\infty)", "x \\neq 3", True),
     ("(-\\infty, 3) \\cup (3, \\infty)", "\\mathbb{R} \\setminus \\{3\\}", True),
+    ("(-\\infty, 1) \\cup (1, 2) \\cup (2, \\infty)", "x \\ne 2, 1", True),
+    ("(-\\infty, 1) \\cup (1, 2) \\cup (2, \\infty)", "x \\ne 1 \\text{ and } x \\ne 2", True),
+    ("(-\\infty, 1) \\cup (1, 2) \\cup (2, \\infty)", "x \\ne 1 \\text{ and } y \\ne 2", False),
+    ("(-\\infty, 1) \\cup (1, 2) \\cup (2, \\infty)", "x \\ne 1", False),
     ("f(2) < f(1) < f(4)", "f(4) > f(1) > f(2)", True),
     ("\\begin{pmatrix} 1 \\\\ 7 \\end{pmatrix}", "\\begin{bmatrix} 1 \\\\ 7 \\end{bmatrix}", True),
     ("\\begin{pmatrix} 1 \\\\ 7 \\end{pmatrix}", "\\langle 1, 7 \\rangle", True),
@@ -151,7 +156,11 @@ PAIRS = [
     ("A", "\\textbf{(A)}", True),
     ("\\text{even}", "Even.", True),
     ("\\text{1:03 PM}", "1:03 p.m.", True),
+    ("\\text{(B)}", "\\textbf{(B) } \\frac{1}{2}", True),
+    ("\\text{(B)}", "\\textbf{(B) } \\text{or (C)}", False),
+    ("\\text{(B)}", "B. 12, C. 13", False),
     ("\\text{(A)}", "B", False),
+    ("\\text{even}", "odd units", False),
     ("\\text{even}", "odd", False),
     ("\\text{1:03 PM}", "1:04 PM", False),
 ]
@@ -181,6 +190,8 @@ WRAPPINGS = [
     "\\large \\boxed{@}",
     "\\begin{aligned} @ \\end{aligned}",
     "The answer is $@$.",
+    "@ \\text{ units}",
+    "@ units",
 ]
 
 
@@ -188,6 +199,16 @@ WRAPPINGS = [
 def test_every_reference_is_recognised_in_every_wrapping(wrapping):
     missed = [r for r in references() if not same(r, wrapping.replace("@", r))]
     assert len(missed) <= 1, missed
+
+
+@pytest.mark.parametrize("wrapping", ["(@)", "\\left(@\\right)", "( @ )"])
+def test_brackets_around_one_value_are_none_and_around_a_list_make_a_tuple(wrapping):
+    """Thousands parted by ",\\!" are one number in brackets too. "(3, 5, 7)" is a point whose
+    order counts, not the three values that "3, 5, 7" names in any order."""
+    lists = {reference for reference in references() if len(split(clean(reference), [","])[0]) > 1}
+    missed = {r for r in references() if not same(r, wrapping.replace("@", r))}
+    assert lists <= missed
+    assert len(missed - lists) <= 1, missed - lists
 
 
 def other_number(reference, rng):

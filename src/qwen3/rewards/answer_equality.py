@@ -43,16 +43,29 @@ _MODULUS = re.compile(
 )
 
 
+# Words behind an answer that change nothing: "units", and "for any constant c".
+_UNITS = r"\s*\\text\{\s*(?:square |cubic )?units?\s*\}|(?<=[\s})\]])(?:square |cubic )?units?"
+_UNIVERSAL = (
+    r"[\s,]*(?:\\text\{[\s,]*)?\b(?:"
+    r"for (?:any|all|every)(?: real| integer)?(?: constants?| numbers?)?[\s}]+[A-Za-z]|"
+    r"where[\s}]+[A-Za-z]\s*(?:\\text\{)?\s*is (?:an?|any)(?: arbitrary| real)*\s+constant)\s*\}?"
+)
+_SAYS_NOTHING = re.compile(rf"(?:{_UNITS}|{_UNIVERSAL})\s*$")
+_LETTER = re.compile(r"(?:\\text\{)?\s*\(?\s*([A-Z])\s*\)?\.?\s*\}?")
+_LABELLED = re.compile(r"(?:\\text\{)?\s*\(?([A-Z])\s*[):.]\s*\}?\s*(\S.*)", re.DOTALL)
+_OTHER_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Z](?:\s*[):.]|[\s}]*$)")
+
+
 def same(reference: str, answer: str) -> bool:
     """Whether the final answers are equal; raises NoVerdict if the verifier itself failed."""
     if answer == reference:
         return True
     if not acceptable(answer, reference):
         return False
-    reference, answer = clean(reference), clean(answer)
+    reference, answer = (_bare(clean(text)) for text in (reference, answer))
     if not answer or (_HEAVY.search(answer) and not _HEAVY.search(reference)):
         return False
-    if reference.replace(" ", "") == answer.replace(" ", ""):
+    if reference.replace(" ", "") == answer.replace(" ", "") or _chosen(reference, answer):
         return True
     moduli = {
         re.findall(r"\w+", match[0])[-1]
@@ -68,6 +81,19 @@ def same(reference: str, answer: str) -> bool:
         return any(equal(expected, read(answer, thousands=reading)) for reading in readings)
     except (symbolic.TooCostly, RecursionError):
         return False
+
+
+def _bare(text: str) -> str:
+    """Without words at the end that change nothing, unless there is nothing else."""
+    return _SAYS_NOTHING.sub("", text).strip() or text
+
+
+def _chosen(reference: str, answer: str) -> bool:
+    """Whether the answer is the reference's letter with the text of that choice: "(B) 12"."""
+    letter, labelled = _LETTER.fullmatch(reference), _LABELLED.fullmatch(answer)
+    if letter is None or labelled is None or _OTHER_LETTER.search(labelled[2]):
+        return False
+    return letter[1] == labelled[1]
 
 
 def acceptable(answer: str, reference: str) -> bool:

@@ -10,6 +10,12 @@ from qwen3.data.jsonl import read_rows
 from qwen3.rewards import coding
 from qwen3.rewards.task import Problem
 
+# The fields of the files, with the types of those that are used here.
+MBPP_FIELDS = {"text": str, "code": str, "task_id": object, "test_list": list}
+HUMANEVAL_FIELDS = {
+    **{"task_id": object, "prompt": str, "entry_point": str, "canonical_solution": str},
+    **{"base_input": list, "plus_input": list},
+}
 MBPP_TEXT = "{text}\nThe function is called like this: `{call}`.\n{form}"
 HUMANEVAL_TEXT = "Complete this Python function.\n```python\n{prompt}\n```\n{form}"
 
@@ -21,7 +27,7 @@ def read_mbpp(path: str | Path) -> list[Problem]:
     its comparison would have to run in the candidate's process. answer["task_id"] is the file's.
     """
     problems = []
-    for _, record in read_rows(path, fields=("text", "code", "task_id", "test_list")):
+    for _, record in read_rows(path, fields=MBPP_FIELDS):
         try:
             parsed = [parse_assert(test) for test in record["test_list"]]
         except ValueError:
@@ -31,16 +37,19 @@ def read_mbpp(path: str | Path) -> list[Problem]:
         entry, call = parsed[0][0], record["test_list"][0].removeprefix("assert ").split("==")[0]
         text = MBPP_TEXT.format(text=record["text"], call=call.strip(), form=coding.FORM)
         tests = [(args, expected) for _, args, expected in parsed]
-        problem = coding.problem(text, entry, tests, record["code"].replace("\r", "") + "\n")
+        try:
+            problem = coding.problem(text, entry, tests, record["code"].replace("\r", "") + "\n")
+        except ValueError:  # values nested too deep
+            continue
         problem.answer["task_id"] = record["task_id"]
         problems.append(problem)
     return problems
 
 
-def parse_assert(text: str) -> tuple[str, tuple, Any]:
+def parse_assert(text: Any) -> tuple[str, tuple, Any]:
     """(function, arguments, expected) of `assert f(...) == ...` on plain values; or ValueError."""
     try:
-        match ast.parse(text.strip()).body:
+        match ast.parse(str(text).strip()).body:
             case [
                 ast.Assert(
                     test=ast.Compare(
@@ -52,9 +61,9 @@ def parse_assert(text: str) -> tuple[str, tuple, Any]:
             ]:
                 values = tuple(ast.literal_eval(arg) for arg in args)
                 return name, values, ast.literal_eval(expected)
-    except (SyntaxError, TypeError, ValueError):
-        pass  # no Python, or not of plain values
-    raise ValueError(f"not a plain assert: {text[:80]!r}")
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        pass  # no Python, nested too deep for it, or not of plain values
+    raise ValueError(f"not a plain assert: {str(text)[:80]!r}")
 
 
 def read_humaneval_plus(path: str | Path, *, most_inputs: int = 200) -> list[Problem]:
@@ -63,8 +72,7 @@ def read_humaneval_plus(path: str | Path, *, most_inputs: int = 200) -> list[Pro
     Raises SandboxUnavailable where code cannot be run. A record whose solution fails, hangs (which
     costs the time of one call) or does not return plain values is left out.
     """
-    fields = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input")
-    rows = [row for _, row in read_rows(path, fields=fields)]
+    rows = [row for _, row in read_rows(path, fields=HUMANEVAL_FIELDS)]
     jobs: list[tuple[str, str, list[tuple]]] = []
     for row in rows:
         inputs = [tuple(args) for args in (row["base_input"] + row["plus_input"])[:most_inputs]]

@@ -9,6 +9,7 @@ for a computer algebra system, or words. Inequalities in one variable become int
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from qwen3.rewards.latex_cleaning import closing, strip_braces, tokens
@@ -164,6 +165,8 @@ def _collection(parts: list[str], joined: str, thousands: bool) -> Answer:
         side[1] if name else part for side, name, part in zip(sides, named, parts, strict=True)
     ]
     items = [read(part, thousands=thousands) for part in texts]
+    if joined != "or" and (points := _excluded(texts)):
+        return _without([read(point) for point in points]) or Collection(tuple(items))
     if all(split(part, list(_SIGNS))[1] for part in texts):
         return _joined_intervals(items, joined)
     names = tuple(side[0] for side in sides) if all(named) else ()
@@ -172,6 +175,18 @@ def _collection(parts: list[str], joined: str, thousands: bool) -> Answer:
         flat += item.items if isinstance(item, Collection) and not item.ordered else (item,)
     ordered = any(isinstance(item, Expression) and "\\ldots" in item.latex for item in flat)
     return Collection(tuple(flat), ordered, names if len(set(names)) == len(names) else ())
+
+
+def _excluded(texts: Sequence[str]) -> list[str] | None:
+    """The points of "x \\ne 0, 1" or "x \\ne 0 and x \\ne 1"; None if it is anything else."""
+    sides = [split(text, list(_SIGNS)) for text in texts]
+    name = sides[0][0][0]
+    if sides[0][1] != ["\\ne"] or not has_letters(name):
+        return None
+    for members, signs in sides[1:]:
+        if signs and (signs != ["\\ne"] or members[0] != name):
+            return None
+    return [members[-1] for members, _ in sides]
 
 
 def _joined_intervals(items: Sequence[Answer], joined: str) -> Answer:
@@ -217,7 +232,7 @@ def _comparison(text: str) -> Answer | None:
         return None
     signs = [_SIGNS[sign] for sign in signs]
     if signs == ["\\ne"] and has_letters(members[0]):
-        return _without(read(members[1]))
+        return _without([read(members[1])])
     if "\\ne" in signs or (set(signs) & {"<", "\\le"} and set(signs) & {">", "\\ge"}):
         return None
     if signs[0] in (">", "\\ge"):
@@ -236,10 +251,17 @@ def _comparison(text: str) -> Answer | None:
     return Bracketed(opening, (read(low), read(high)), end)
 
 
-def _without(point: Answer) -> Answer:
-    """The reals without a point."""
+def _without(points: Sequence[Answer]) -> Answer | None:
+    """The reals without some points; None if their order is not known."""
+    numbers = {point for point in points if isinstance(point, ExactNumber)}
+    ascending: Sequence[Answer] = sorted(numbers, key=lambda number: number.value)
+    if len(points) == 1:
+        ascending = points
+    elif any(not isinstance(point, ExactNumber) for point in points):
+        return None
     low, high = REALS.items
-    return Union((Bracketed("(", (low, point), ")"), Bracketed("(", (point, high), ")")))
+    bounds = [low, *ascending, high]
+    return Union(tuple(Bracketed("(", pair, ")") for pair in pairwise(bounds)))
 
 
 def _membership(text: str) -> Answer | None:
@@ -250,12 +272,16 @@ def _membership(text: str) -> Answer | None:
 def _union(text: str) -> Answer | None:
     parts, signs = split(text, ["\\cup"])
     if signs and all(parts):
-        return Union(tuple(read(part) for part in parts))
+        members = [read(part) for part in parts]
+        sets = [member for member in members if isinstance(member, Collection)]
+        if len(sets) == len(members):
+            return Collection(tuple(dict.fromkeys(item for part in sets for item in part.items)))
+        return Union(tuple(members))
     parts, signs = split(text, ["\\setminus"])
     if len(signs) == 1 and _REALS.fullmatch(parts[0]):
         removed = read(parts[1])
-        if isinstance(removed, Collection) and len(removed.items) == 1:
-            return _without(removed.items[0])
+        if isinstance(removed, Collection) and removed.items:
+            return _without(removed.items)
     return None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from qwen3.data.jsonl import read_rows
+from qwen3.data.jsonl import place, read_rows
 from qwen3.rewards import constraint_checks as checks
 from qwen3.rewards import constraints
 from qwen3.rewards.task import NoVerdict, Problem, Task, ask
@@ -86,6 +86,14 @@ INSTRUCTIONS: dict[str, Instruction] = {
 }
 
 
+# Parameter of a check -> the type that it has in the files.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("n", "index"), int),
+    **dict.fromkeys(("compare", "mark", "word", "letter", "language", "prompt", "phrase"), str),
+    "words": list,
+}
+FIELDS = {"key": object, "prompt": str, "instruction_id_list": list, "kwargs": list}
+
 # check -> instruction id; unique for the checks of `constraints`.
 ID_OF_CHECK = {row.check: name for name, row in INSTRUCTIONS.items()}
 
@@ -108,26 +116,41 @@ def make(rng: Random, difficulty: float, split: str) -> Problem:
 
 
 def read_ifeval(path: str | Path) -> list[Problem]:
-    """The file's prompts as Problems; ValueError for an unknown instruction or no parameter."""
+    """The file's prompts as Problems; ValueError naming the line with an unknown instruction or
+    without a parameter of the right type.
+    """
     problems = []
-    for _, row in read_rows(path, fields=("key", "prompt", "instruction_id_list", "kwargs")):
-        instructions = [
-            [name, _parameters(path, row["key"], name, values)]
-            for name, values in zip(row["instruction_id_list"], row["kwargs"], strict=True)
-        ]
+    for line, row in read_rows(path, fields=FIELDS):
+        try:
+            instructions = [
+                [name, _parameters(name, values)]
+                for name, values in zip(row["instruction_id_list"], row["kwargs"], strict=True)
+            ]
+        except ValueError as error:
+            raise ValueError(f"{place(path, line)}: {error}") from None
         problems.append(Problem("ifeval", ask(row["prompt"]), {"instructions": instructions}))
     return problems
 
 
-def _parameters(path: str | Path, key: object, name: str, values: Mapping) -> dict[str, Any]:
+def _parameters(name: Any, values: Any) -> dict[str, Any]:
     """The parameters of the check of instruction `name` from those of the file."""
-    if name not in INSTRUCTIONS:
-        raise ValueError(f"{path}: {name!r} is none of {list(INSTRUCTIONS)}")
+    if not isinstance(name, str) or name not in INSTRUCTIONS:
+        raise ValueError(f"{name!r:.80} is none of {list(INSTRUCTIONS)}")
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the kwargs of {name} are {values!r:.80}, wanted an object")
     _, names, fixed = INSTRUCTIONS[name]
     missing = [field for field in names.values() if values.get(field) is None]
     if missing:
-        raise ValueError(f"{path}: key {key}: {name} lacks {missing}")
-    return {**{name: values[field] for name, field in names.items()}, **fixed}
+        raise ValueError(f"{name} lacks {missing}")
+    parameters = {parameter: values[field] for parameter, field in names.items()}
+    for parameter, value in parameters.items():
+        kind = KINDS[parameter]
+        texts = value if kind is list and isinstance(value, list) else ()
+        if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{names[parameter]} of {name} is {value!r:.80}")
+    if "index" in parameters and not 1 <= parameters["index"] <= parameters["n"]:
+        raise ValueError(f"{name}: paragraph {parameters['index']} of {parameters['n']}")
+    return {**parameters, **fixed}
 
 
 def verdicts(problem: Problem, answer: str) -> list[bool | None]:

@@ -122,6 +122,7 @@ _FRACTIONS = (
     (re.compile(r"\\frac\s*(\{[^{}]*\})\s*(\d|[A-Za-z]|\\[a-z]+)"), r"\\frac\1{\2}"),
     (re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s*(\d+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 )
 _ASCII = (
     (re.compile(r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
@@ -137,8 +138,8 @@ _ASCII = (
 _NAME = re.compile(
     rf"(?<![A-Za-z\\])({'|'.join(sorted(NAMES, key=len, reverse=True))})(?![A-Za-z])"
 )
-# A thousands separator other than a plain comma: "1{,}234", "1\,234", "1 234".
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|\\[,; ]|~| )\d{3})+(?!\d)")
+# A thousands separator other than a plain comma: "1{,}234", "1,\!234", "1\,234", "1 234".
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,; ]|~| )\d{3})+(?!\d)")
 _ALIGNED = re.compile(r"\\(?:begin|end)\{(?:aligned|align|gather|equation|split|math)\*?\}")
 _EMPHASIS = re.compile(r"(\*\*|__|`)(.+)\1", re.DOTALL)
 _LEAD = re.compile(
@@ -156,7 +157,7 @@ def clean(text: str) -> str:
         text = _ALIGNED.sub(" ", text).replace("&", " ").strip()
     emphasis = _EMPHASIS.fullmatch(text)
     text = emphasis[2] if emphasis else text
-    text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text.replace("\\!", ""))
+    text = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text).replace("\\!", "")
     text = _SPELLING.sub(lambda match: SPELLINGS[match[1]], text)
     text = _SPACE.sub(" ", _LOOKS.sub(" ", _DELIMITER.sub(" ", text)))
     text = _dollars(text).replace("\\%", "%").replace("\\#", "#").replace("\\&", "&")

@@ -72,13 +72,13 @@ def problem(text: str, gold: str, *, difficulty: float = 0.0, **more: Any) -> Pr
 def read_gsm8k(path: str | Path) -> list[Problem]:
     """Problems of a GSM8K file: {question, answer}, the final answer after "####".
 
-    Raises ValueError naming the row whose answer has no number there.
+    Raises ValueError naming the line whose answer has no number there.
     """
     problems = []
-    for _, row in read_rows(path, fields=("question", "answer")):
+    for line, row in read_rows(path, fields={"question": str, "answer": str}):
         head, mark, gold = row["answer"].rpartition("####")
         if not mark or not isinstance(number(clean(gold)), ExactNumber):
-            raise ValueError(f"{path}: no number after #### in {row['answer'][-60:]!r}")
+            raise ValueError(f"{path}:{line}: no number after #### in {row['answer'][-60:]!r}")
         text = f"{row['question']} {FORM}"
         problems.append(problem(text, gold.strip().replace(",", ""), solution=head.strip()))
     return problems
@@ -92,7 +92,7 @@ def read_math(path: str | Path) -> list[Problem]:
     for an answer that is neither text nor a number.
     """
     problems = []
-    for line, row in read_rows(path, fields=("problem", "solution")):
+    for line, row in read_rows(path, fields={"problem": str, "solution": str}):
         gold = _reference(row.get("answer"), f"{path}:{line}") or boxed(row["solution"])
         if not gold:
             continue

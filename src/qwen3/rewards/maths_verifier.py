@@ -81,6 +81,8 @@ def same_values(first: Any, second: Any) -> bool:
     """
     import sympy
 
+    if any(part.has(sympy.zoo, sympy.nan) for part in (first, second)):
+        return False  # 12:00 and 1:00 are no quotients
     if first == second:
         return True
     symbols = sorted(first.free_symbols | second.free_symbols, key=str)
