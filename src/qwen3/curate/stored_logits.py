@@ -74,15 +74,13 @@ def write(
 def read(path: str | Path, *, temperature: float, vocab: int) -> list[TokenSequence]:
     """The sequences that `write` wrote, for a loss at `temperature` over `vocab` ids.
 
-    Raises ValueError naming what another file lacks (the teacher and the temperature too), for
-    another temperature, and for ids that are not below `vocab`, with their place: inside the loss
-    they would go unnoticed.
+    Raises ValueError naming a file that is damaged, what another file lacks (the teacher and the
+    temperature too), for another temperature, and for ids that are not below `vocab`, with their
+    place: inside the loss they would go unnoticed.
     """
-    with fsspec.open(str(path), "rb") as packed, np.load(packed) as file:
-        lacking = sorted({*ARRAYS, *FACTS} - set(file.files))
-        if lacking:
-            raise ValueError(f"{path} lacks {lacking}; stored logits have them")
-        arrays = {name: file[name] for name in file.files}
+    arrays = _arrays(path)
+    if lacking := sorted({*ARRAYS, *FACTS} - set(arrays)):
+        raise ValueError(f"{path} lacks {lacking}; stored logits have them")
     if not str(arrays["teacher"]):
         raise ValueError(f"{path} does not say whose logits it stores: its teacher is ''")
     if float(arrays["temperature"]) != temperature:
@@ -102,6 +100,17 @@ def read(path: str | Path, *, temperature: float, vocab: int) -> list[TokenSeque
         )
         for span, mode in zip(spans, arrays["modes"], strict=True)
     ]
+
+
+def _arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises ValueError naming one that is damaged."""
+    try:
+        with fsspec.open(str(path), "rb") as packed, np.load(packed) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib have a dozen kinds between them
+        raise ValueError(f"{path} is no whole .npz file ({error})") from error
 
 
 def _check_ids(

@@ -40,7 +40,7 @@ def _read_tool(number: int, tool: Any) -> dict:
 def _loads(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{what}: a text that is not JSON: {text[:80]!r}") from None
 
 

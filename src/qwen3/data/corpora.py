@@ -29,6 +29,8 @@ from qwen3.hosts import local_folder
 
 FORMAT = 1
 MANIFEST = "corpus.json"
+# What the manifest must hold to be opened: key -> type of the value.
+KINDS = {"key": str, "vocab": int, "endoftext": int, "dtype": str, "labels": dict, "files": dict}
 OLD = ".old"
 
 
@@ -179,11 +181,34 @@ def _read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
         version = manifest["format"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error!r}), prepare it again") from error
     if version != FORMAT:
         raise ValueError(f"{folder}: corpus format {version}, not {FORMAT}; prepare it again")
+    if fault := _fault(manifest):
+        raise ValueError(f"{path}: damaged ({fault}), prepare it again")
     return manifest
+
+
+def _fault(manifest: dict[str, Any]) -> str:
+    """What in a manifest is not as it was written, "" for nothing."""
+    for key, kind in KINDS.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"its {key} is {manifest.get(key)!r:.40}"
+    if manifest["dtype"] not in ("uint16", "uint32"):
+        return f"its dtype is {manifest['dtype']!r:.40}"
+    for label, words in manifest["labels"].items():
+        if words is not None and not (
+            isinstance(words, list) and all(isinstance(word, str) for word in words)
+        ):
+            return f"the label {label!r} has the words {words!r:.40}"
+    labels = {f"label.{label}.npy" for label in manifest["labels"]}
+    if wanted := sorted({"tokens.bin", "offsets.npy", *labels} ^ set(manifest["files"])):
+        return f"its files have {wanted[0]!r:.40} too many or too few"
+    for name, facts in manifest["files"].items():
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= set(facts):
+            return f"the facts of {name} are {facts!r:.40}"
+    return ""
 
 
 def _reusable(folder: Path, key: str, rebuild: bool) -> Corpus | None:

@@ -24,16 +24,20 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_rows(
-    path: Any, *, fields: Collection[str] = (), skipped: list[str] | None = None
+    path: Any,
+    *,
+    fields: Collection[str] | Mapping[str, type] = (),
+    skipped: list[str] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, row) of a file of JSON lines, or of Parquet where its name ends so.
 
     path: local or a URL, plain, .gz or .zst. Only "\\n" ends a line (a text may hold U+2028); blank
-    lines are passed over, a byte-order mark is dropped. fields: those that every row must have.
-    Raises ValueError naming file, line and fault for a row that is not a JSON object in UTF-8 (cut
-    off, binary, nested too deep, a number of thousands of digits, a lone surrogate) or lacks a
-    field; with `skipped` such rows are left out and their messages appended to it. A compressed
-    file that is cut off or damaged, and a file that is not Parquet, is a ValueError in any case.
+    lines are passed over, a byte-order mark is dropped. fields: those that every row must have; a
+    mapping gives the types of their values too. Raises ValueError naming file, line and fault for a
+    row that is not a JSON object in UTF-8 (cut off, binary, nested too deep, a number of thousands
+    of digits, a lone surrogate) or has other fields; with `skipped` such rows are left out and
+    their messages appended to it. A compressed file that is cut off or damaged, and a file that is
+    not Parquet, is a ValueError in any case.
     """
     path = str(path)
     if path.endswith(PARQUET):
@@ -42,14 +46,24 @@ def read_rows(
         rows = _json_rows(path)
     for number, row in rows:
         if isinstance(row, dict):
-            missing = [name for name in fields if name not in row]
-            if not missing:
+            fault = _fault(row, fields)
+            if not fault:
                 yield number, row
                 continue
-            row = BadData(f"{place(path, number)}: no field {missing}; wanted: {list(fields)}")
+            row = BadData(f"{place(path, number)}: {fault}")
         if skipped is None:
             raise row
         skipped.append(str(row))
+
+
+def _fault(row: Mapping[str, Any], fields: Collection[str] | Mapping[str, type]) -> str:
+    """What is wrong with a row's fields, "" for nothing."""
+    if missing := [name for name in fields if name not in row]:
+        return f"no field {missing}; wanted: {list(fields)}"
+    for name, kind in fields.items() if isinstance(fields, Mapping) else ():
+        if not isinstance(row[name], kind):
+            return f"the field {name!r} is {str(row[name])[:40]!r}, wanted a {kind.__name__}"
+    return ""
 
 
 def place(path: Any, number: int) -> str:

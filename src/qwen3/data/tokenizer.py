@@ -211,7 +211,11 @@ class Tokenizer:
     @classmethod
     def from_ranks(cls, path: str | Path, *, expected: int | None = OFFICIAL_RANKS) -> "Tokenizer":
         """Build one from a rank file of `expected` ranks (None: any), see `ranks.read_ranks`."""
-        vocab, merges = ranks.recover_merges(ranks.read_ranks(path, expected=expected))
+        tokens = ranks.read_ranks(path, expected=expected)
+        try:
+            vocab, merges = ranks.recover_merges(tokens)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         return cls(_with_added_tokens(_form(tokenizers.Tokenizer(models.BPE(vocab, merges)))))
 
     @classmethod

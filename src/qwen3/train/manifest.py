@@ -55,11 +55,12 @@ def problem(path: Any, *, read: bool = True) -> str | None:
     try:
         manifest = read_manifest(path)
         stated = manifest.pop("digest")
+        if digest(manifest) != stated:
+            return f"its {MANIFEST} has been changed"
+        files = [(str(name), int(size), crc) for name, (size, crc) in manifest["files"].items()]
     except UNREADABLE as error:
         return f"its {MANIFEST} cannot be read ({type(error).__name__})"
-    if digest(manifest) != stated:
-        return f"its {MANIFEST} has been changed"
-    for name, (size, crc) in manifest["files"].items():
+    for name, size, crc in files:
         file = path / name
         if not file.exists():
             return f"file {name} is missing"

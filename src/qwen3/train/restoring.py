@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from qwen3.config import differences
-from qwen3.train.checkpoint_folder import absolute, newest
+from qwen3.train.checkpoint_folder import CheckpointError, absolute, newest
 from qwen3.train.manifest import MANIFEST
 from qwen3.train.state import TrainState
 
@@ -26,7 +28,7 @@ def load_params(directory: Any, template: Any = None) -> Any:
 
     Arrays are placed as `template` (ShapeDtypeStructs with shardings) says; without one they are
     numpy arrays. Raises CheckpointMismatch for other shapes, naming them, and CheckpointError if
-    there is no undamaged checkpoint.
+    there is no undamaged checkpoint or its arrays cannot be read.
     """
     directory = absolute(directory)
     path = directory if (directory / MANIFEST).exists() else newest(directory)
@@ -39,7 +41,8 @@ def load_params(directory: Any, template: Any = None) -> Any:
         _refuse_other_shapes(path, item, stored)
         restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
-    return _reader().restore(path, args=args)["params"]
+    with _readable(path):
+        return _reader().restore(path, args=args)["params"]
 
 
 def read_state(path: epath.Path, template: TrainState) -> TrainState:
@@ -59,7 +62,18 @@ def _reader() -> ocp.Checkpointer:
 
 def _stored(path: epath.Path) -> Any:
     """Shapes of the stored arrays, as a tree; nothing else is read."""
-    return _reader().metadata(path).item_metadata.tree
+    with _readable(path):
+        return _reader().metadata(path).item_metadata.tree
+
+
+@contextlib.contextmanager
+def _readable(path: epath.Path) -> Iterator[None]:
+    """Turns whatever orbax raises over damaged files into a CheckpointError naming the folder."""
+    try:
+        yield
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"the arrays of {path} cannot be read ({fault})") from error
 
 
 def _refuse_other_shapes(path: epath.Path, template: Any, stored: Any) -> None:

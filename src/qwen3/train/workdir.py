@@ -34,6 +34,9 @@ __all__ = ["FREE", "Workdir", "WorkdirError", "cut_back", "write_atomically"]
 
 log = logging.getLogger("qwen3")
 
+# What resume.json holds: key -> type.
+RESUME = {"schema": int, "content": dict, "checkpoint": int | None}
+
 
 class Workdir:
     """A run's directory, opened for writing by one run at a time.
@@ -148,7 +151,7 @@ class Workdir:
             return None
         try:
             value = json.loads(file.read_text())
-            if isinstance(value, dict):
+            if isinstance(value, dict) and _is_resume(name, value):
                 return value
         except (ValueError, RecursionError):
             pass
@@ -182,3 +185,12 @@ class Workdir:
         stored = {k: v for k, v in self._settings.stored().items() if k != "config"}
         text = json.dumps({**stored, "checkpoint": checkpoint}, indent=1)
         write_atomically(self.path / "resume.json", text + "\n")
+
+
+def _is_resume(name: str, value: dict) -> bool:
+    """Whether resume.json holds what `_write_resume` writes; other files hold what they hold."""
+    if name != "resume.json":
+        return True
+    if any(key in value and not isinstance(value[key], kind) for key, kind in RESUME.items()):
+        return False
+    return all(isinstance(digest, str) for digest in value.get("content", {}).values())
