@@ -23,7 +23,7 @@ LAYERS = [
     {"stages"},
     {"plan", "run", "doctor"},
     {"workflows"},
-    {"recipe"},
+    {"recipe", "serve"},
     {"cli"},
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}

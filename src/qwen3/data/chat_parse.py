@@ -124,7 +124,7 @@ def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
     while True:
         window = text[at:end]
         try:
-            return _read_call(window, at)
+            return read_call(window, at)
         except json.JSONDecodeError as error:
             if not error.msg.startswith("Unterminated string") or end == len(text):
                 return None, at
@@ -133,8 +133,12 @@ def _call_at(text: str, at: int) -> tuple[ToolCall | None, int]:
         end = _find(text, CALL, at + 2 * (end - at))
 
 
-def _read_call(window: str, at: int) -> tuple[ToolCall, int]:
-    """`_call_at` in a window of the text that starts at `at`; ValueError if it holds no call."""
+def read_call(window: str, at: int) -> tuple[ToolCall, int]:
+    """(the call whose JSON starts a window, the text's place where its closing tag ends).
+
+    at: place of the window in the text. ValueError if it holds no call; a JSONDecodeError of an
+    unterminated string if a closing tag that the arguments quote may have cut it.
+    """
     value, end = _DECODER.raw_decode(window, _skip_blanks(window, 0))
     end = _skip_blanks(window, end)
     if not window.startswith(CALL_END, end) or not isinstance(value, dict):

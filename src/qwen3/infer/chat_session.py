@@ -187,6 +187,10 @@ class TextStream:
                 text += self.decoder.decode(self.token_bytes[i])
         yield from self._piece(text)
 
+    def feed_bytes(self, data: bytes) -> Iterator[ChatPiece]:
+        """The text of a part of a token, e.g. of one that a stop string cuts."""
+        yield from self._piece(self.decoder.decode(data))
+
     def close(self) -> Iterator[ChatPiece]:
         """What is left of a character that the answer's end cut."""
         yield from self._piece(self.decoder.decode(b"", True))
