@@ -18,6 +18,7 @@ COMMANDS = {
     "distill": "qwen3.workflows.training_cli:add_distill",
     "export": "qwen3.workflows.export_cli",
     "chat": "qwen3.infer.chat_cli",
+    "eval": "qwen3.eval.eval_cli",
     "serve": "qwen3.serve.serve_cli",
     "plan": "qwen3.plan.plan_cli",
     "recipe": "qwen3.recipe.recipe_cli",

@@ -1,103 +1,131 @@
-"""Suites: files of every kind are read, asked in a mode and scored; the answers are a table."""
-
-import json
+"""Every row of the table of suites: read, asked and scored on a small file of its shape."""
 
 import pytest
+import suite_files
 
-from qwen3 import rewards
-from qwen3.data.tokenizer import Tokenizer
-from qwen3.eval import intervals, suites
-from qwen3.infer.requests import PRESETS, Completion
+from qwen3.eval import suites
+from qwen3.eval.items import Item
+from qwen3.eval.suite_run import right_option
+from qwen3.eval.suites import SUITES
 
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.train(["user assistant one two three lock first middle last " * 9], size=320)
-
-
-class Answers:
-    """Gives each sample of every prompt the text of `texts` at its number."""
-
-    version = 0
-
-    def __init__(self, tokenizer, *texts):
-        self.tokenizer, self.texts, self.requests = tokenizer, texts, []
-
-    def generate(self, requests):
-        self.requests += requests
-        return [
-            Completion(request, self.tokenizer.encode(self.texts[request.sample]), finish="length")
-            for request in requests
-        ]
+EXTRACTIVE = ("xquad", "cmrc2018")  # the answer stands in the text
+FILES = [name for name, suite in SUITES.items() if suite.generate is None]
+GENERATED = [name for name, suite in SUITES.items() if suite.generate is not None]
 
 
-def write(folder, *rows):
-    path = folder / "suite.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def read(name, folder):
+    suite = SUITES[name]
+    suite_files.write(folder, suite_files.EXAMPLES[name])
+    items = suite.items(folder)
+    return suite, items, suite.shots_for(folder, items)
 
 
-GSM8K = {"question": "2 + 2?", "answer": "Two and two.\n#### 4"}
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_the_suites_shape_is_read_asked_and_scored(name, tmp_path):
+    suite, items, shots = read(name, tmp_path)
+    item, example = items[0], suite_files.EXAMPLES[name]
+    assert len({i.id for i in items}) == len(items)
+    if suite.kind == "choice":
+        options = suite.options(item)
+        assert 0 <= right_option(item) < len(options)
+        assert all(option.startswith(" ") for option in options)
+        return
+    if name == "gpqa_diamond":
+        right, wrong = (f'"answer": "{letter}"' for letter in _letters(item))
+    else:
+        right, wrong = example.right, example.wrong
+    assert suite.score(item, right).score == 1.0
+    assert suite.score(item, wrong).score == 0.0
+    assert suite.score(item, "").score == 0.0
+    prompt = suite.ask(item)[-1]["content"] if suite.kind == "chat" else suite.text(item, shots)
+    assert prompt and (right not in prompt or name in EXTRACTIVE)
 
 
-def test_a_suite_is_asked_with_the_reports_settings_of_the_mode(tokenizer, tmp_path):
-    path = write(tmp_path, GSM8K, {**GSM8K, "answer": "#### 5"}, GSM8K)
-    four, five = (f"<think>\nhm\n</think>\n\n\\boxed{{{n}}}" for n in (4, 5))
-    backend = Answers(tokenizer, four, five)
-    result = suites.measure(
-        backend, tokenizer, "gsm8k", path, count=2, samples=2, max_tokens=50, seed=3
-    )
-    assert result.accuracy == intervals.mean([0.5, 0.5]) and result.truncated == 1.0
-    assert {k: e.value for k, e in result.pass_at.items()} == {1: 0.5, 2: 1.0}
-    assert [[a.score for a in group] for group in result.answers] == [[1.0, 0.0], [0.0, 1.0]]
-    assert result.tokens == (len(tokenizer.encode(four)) + len(tokenizer.encode(five))) / 2
-    assert len(backend.requests) == 4
-    for request in backend.requests:
-        assert request.sampling == PRESETS["thinking"] and request.max_tokens == 50
-        assert tokenizer.decode(request.prompt).endswith(
-            " /think<|im_end|>\n<|im_start|>assistant\n"
-        )
+def _letters(item):
+    index = item["options"].index("4")
+    return "ABCD"[index], "ABCD"[(index + 1) % 4]
 
 
-def test_without_thinking_a_thought_is_wrong(tokenizer, tmp_path):
-    backend = Answers(tokenizer, "<think>\n\n</think>\n\n\\boxed{4}", "<think>\nx\n</think>\n\n4")
-    result = suites.measure(
-        backend, tokenizer, "gsm8k", write(tmp_path, GSM8K), mode="no_think", samples=2
-    )
-    assert [answer.score for answer in result.answers[0]] == [1.0, 0.0]
-    assert {request.sampling for request in backend.requests} == {PRESETS["non_thinking"]}
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_suites_are_the_same_every_time_and_their_oracle_is_right(name):
+    suite = SUITES[name]
+    items, again = suite.items(None, 6), suite.items(None, 6)
+    assert items == again and len(suite.items(None, 3)) == 3
+    for item in items:
+        from qwen3 import rewards
+
+        problem = item["problem"]
+        _, answer = rewards.get(problem.task).solve(problem)
+        assert suite.score(item, answer).score == 1.0
+        assert suite.score(item, "I cannot tell.").score == 0.0
 
 
-ROWS = {
-    "gsm8k": GSM8K,
-    "math": {"problem": "2 + 2?", "solution": "It is \\boxed{4}."},
-    "mbpp": {
-        "text": "Add.",
-        "code": "def f(a, b):\n    return a + b",
-        "task_id": 1,
-        "test_list": ["assert f(1, 2) == 3"],
-    },
-    "ifeval": {
-        "key": 1,
-        "prompt": "Say nothing with a comma.",
-        "instruction_id_list": ["punctuation:no_comma"],
-        "kwargs": [{}],
-    },
-}
+def test_every_row_says_where_it_comes_from_and_what_it_departs_from():
+    for suite in SUITES.values():
+        assert suite.source and suite.title and suite.group in suites.GROUPS
+        assert (suite.generate is None) == bool(suite.files)
+        if suite.kind == "chat":
+            assert suite.ask and suite.score
+        else:
+            assert suite.text and (suite.score or suite.options)
 
 
-@pytest.mark.parametrize("suite", ROWS)
-def test_problems_of_a_suite_have_a_task_that_scores_them(tmp_path, suite):
-    [problem] = suites.SUITES[suite](write(tmp_path, ROWS[suite]))
-    assert problem.task in rewards.TASKS and problem.messages[-1]["role"] == "user"
-    assert set(suites.SUITES) == {*ROWS, "humaneval_plus"}  # which needs a sandbox to be read
+def test_few_shot_prompts_hold_their_exemplars_and_not_the_item(tmp_path):
+    suite, items, shots = read("gsm8k_base", tmp_path)
+    text = suite.text(items[0], shots)
+    assert text.count("Question:") == 5 and text.count("####") == 4 and text.endswith("Answer:")
+    suite, items, shots = read("mbpp_base", tmp_path)
+    assert [item.id for item in items] == ["11"] and [shot.id for shot in shots] == ["2", "3", "4"]
+    assert suite.text(items[0], shots).count("[DONE]") == 3
 
 
-def test_an_unknown_suite_or_mode_is_refused_with_the_choices(tokenizer, tmp_path):
-    path = write(tmp_path, GSM8K)
-    with pytest.raises(ValueError, match="'mmlu' is none of gsm8k, math, mbpp"):
-        suites.measure(None, tokenizer, "mmlu", path)
-    with pytest.raises(ValueError, match="'any' is none of think, no_think"):
-        suites.measure(None, tokenizer, "gsm8k", path, mode="any")
-    with pytest.raises(ValueError, match="no field"):
-        suites.measure(None, tokenizer, "math", path)
+def test_the_order_of_gpqas_options_is_fixed_and_not_that_of_the_file(tmp_path):
+    suite, [item], _ = read("gpqa_diamond", tmp_path)
+    row = suite_files.EXAMPLES["gpqa_diamond"].content[0]
+    rows = [row | {"Question": str(i), "Record ID": str(i)} for i in range(9)]
+    example = suite_files.Example("gpqa/gpqa_diamond.jsonl", rows)
+    suite_files.write(tmp_path, example)
+    golds = [item["gold"] for item in suite.items(tmp_path)]
+    assert golds == [item["gold"] for item in suite.items(tmp_path)] and len(set(golds)) > 1
+
+
+def test_unknown_suites_and_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no suite 'gsm9k'; there are mmlu_redux_base"):
+        suites.chosen(["gsm9k"])
+    with pytest.raises(ValueError, match="Wanted is gsm8k/test.jsonl from openai/gsm8k"):
+        SUITES["gsm8k"].items(tmp_path)
+    with pytest.raises(ValueError, match="give their folder .--data."):
+        SUITES["gsm8k"].items(None)
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "2 + 2?"}\n')
+    with pytest.raises(ValueError, match="line 1.*'answer'"):
+        SUITES["gsm8k"].items(tmp_path)
+    with pytest.raises(ValueError, match="exemplars gsm8k/train.jsonl are missing"):
+        SUITES["gsm8k_base"].shots_for(tmp_path, [])
+    there, missing = suites.present(suites.chosen(["gsm8k", "aime24", "locks"]), tmp_path)
+    assert [suite.name for suite in there] == ["gsm8k", "locks"] and "aime24" in missing[0]
+    assert len(suites.chosen(["all"])) == len(SUITES)
+    assert {suite.group for suite in suites.chosen(["base"])} == {"base"}
+
+
+def test_two_items_of_one_name_are_refused(tmp_path):
+    example = suite_files.EXAMPLES["crux_o_base"]
+    suite_files.write(tmp_path, example._replace(content=example.content * 2))
+    with pytest.raises(ValueError, match="two items are called 's_0'"):
+        SUITES["crux_o_base"].items(tmp_path)
+
+
+def test_options_out_of_place_are_refused_with_file_and_line(tmp_path):
+    path = suite_files.write(tmp_path, suite_files.EXAMPLES["c_eval"])
+    path.write_text(path.read_text().replace('"answer": "B"', '"answer": "E"'))
+    with pytest.raises(ValueError, match="val.jsonl, line 1: option 4 of 4"):
+        SUITES["c_eval"].items(tmp_path)
+
+
+def test_an_item_is_scored_by_values_and_not_by_text():
+    crux = SUITES["crux_o_base"].score
+    item = Item("1", {"output": "[2, 4]"})
+    assert crux(item, "The answer is [2,  4]").score == 1.0
+    assert crux(item, "The answer is (2, 4)").score == 0.0
+    assert crux(item, "The answer is [1 + 1, 4]").score == 0.0
+    assert crux(Item("1", {"output": "True"}), "The answer is 1").score == 0.0

@@ -1,72 +1,40 @@
-"""Public benchmarks whose answers can be checked, by name: how they are read, asked and scored."""
+"""The table of all suites, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from qwen3.eval.item_readers import found
+from qwen3.eval.suite import Suite
+from qwen3.eval.suites_base import BASE
+from qwen3.eval.suites_extra import EXTRA
+from qwen3.eval.suites_post import POST
 
-from qwen3.data.tokenizer import Tokenizer
-from qwen3.eval import pass_at_k
-from qwen3.eval.accuracy import accuracy
-from qwen3.eval.intervals import Estimate
-from qwen3.infer.backend import RolloutBackend
-from qwen3.infer.requests import PRESETS
-from qwen3.rewards import Problem, coding_files, ifeval, maths
-from qwen3.rewards.answers import ScoredAnswer, ask
-
-# name -> reader of the files as their authors publish them, into problems of rewards.TASKS
-SUITES: Mapping[str, Callable[[str | Path], list[Problem]]] = {
-    "gsm8k": maths.read_gsm8k,
-    "math": maths.read_math,  # MATH-500 and AIME files too
-    "mbpp": coding_files.read_mbpp,
-    "humaneval_plus": coding_files.read_humaneval_plus,
-    "ifeval": ifeval.read_ifeval,
-}
-MODES = {"think": "thinking", "no_think": "non_thinking"}  # to the report's sampling settings (4.6)
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*BASE, *POST, *EXTRA)}
+GROUPS = ("base", "post", "in-house", "extra")
 
 
-@dataclass(frozen=True)
-class SuiteResult:
-    """What a model got right of a suite."""
+def chosen(names: Sequence[str]) -> list[Suite]:
+    """The suites of names, of groups, or "all". Raises ValueError naming what there is."""
+    picked: dict[str, Suite] = {}
+    for name in names:
+        matches = [s for s in SUITES.values() if name in (s.name, s.group, "all")]
+        if name not in (*SUITES, *GROUPS, "all"):
+            raise ValueError(
+                f"there is no suite {name!r}; there are {', '.join(SUITES)}, and the groups "
+                f"{', '.join(GROUPS)} and all"
+            )
+        picked |= {suite.name: suite for suite in matches}
+    return list(picked.values())
 
-    accuracy: Estimate  # mean score over the problems' samples, then over problems
-    pass_at: dict[int, Estimate]  # pass@1 and pass@samples
-    truncated: float  # share of answers cut at max_tokens
-    tokens: float  # of an answer, on average
-    answers: list[list[ScoredAnswer]]  # by problem
 
-
-def measure(
-    backend: RolloutBackend,
-    tokenizer: Tokenizer,
-    suite: str,
-    path: str | Path,
-    *,
-    mode: str = "think",
-    count: int | None = None,
-    samples: int = 1,
-    **options: Any,
-) -> SuiteResult:
-    """The suite's first `count` problems in a mode, with the report's sampling settings of it.
-
-    options: as of `rewards.answers.ask` (max_tokens, budget, seed, another sampling, ...). Raises
-    ValueError for an unknown suite or mode, and for a file of another suite.
-    """
-    for name, choices in ((suite, SUITES), (mode, MODES)):
-        if name not in choices:
-            raise ValueError(f"{name!r} is none of {', '.join(choices)}")
-    problems = [problem.flagged(mode) for problem in SUITES[suite](path)[:count]]
-    options = {"sampling": PRESETS[MODES[mode]], **options}
-    groups = ask(backend, tokenizer, problems, samples=samples, **options)
-    completions = [answer.completion for group in groups for answer in group]
-    return SuiteResult(
-        accuracy(groups),
-        {k: pass_at_k.estimate(groups, k) for k in sorted({1, samples})},
-        float(np.mean([completion.finish == "length" for completion in completions])),
-        float(np.mean([len(completion.tokens) for completion in completions])),
-        groups,
-    )
+def present(suites: Sequence[Suite], data: Path | None) -> tuple[list[Suite], list[str]]:
+    """(suites whose files are below `data` or that are generated, what the others want)."""
+    there, missing = [], []
+    for suite in suites:
+        if suite.generate is not None or (data is not None and found(data, suite.files)):
+            there.append(suite)
+        else:
+            missing.append(f"{suite.name}: {suite.wanted()}")
+    return there, missing

@@ -1,0 +1,198 @@
+"""Runs of suites: every answer is kept, nothing depends on batches, order or restarts."""
+
+import json
+
+import numpy as np
+import pytest
+import suite_files
+
+import qwen3
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.eval import comparison, suite_report, suites
+from qwen3.eval.intervals import Estimate
+from qwen3.eval.items import Verdict
+from qwen3.eval.suite_run import EvalSettings, SuiteRun, _scored, arms, run
+from qwen3.eval.suites import SUITES
+from qwen3.infer.requests import Completion, Request
+from qwen3.model.sizes import ModelConfig
+
+MODEL = ModelConfig("toy", 1, 32, 64, 2, 1, head_dim=16, vocab=512, tied=True, max_length=256)
+NAMES = ["gsm8k", "locks", "crux_o_base", "c_eval", "mmlu_redux_base"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    text = "Monday Tuesday turn lock at answer: boxed A B C D 0 1 2 3 4 5 6 7 8 9 user assistant "
+    return qwen3.create(MODEL, seed=3, tokenizer=Tokenizer.train([text * 9], size=320))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name in NAMES:
+        if name in suite_files.EXAMPLES:
+            example = suite_files.EXAMPLES[name]
+            rows = [row | {"id": f"item{i}"} for i, row in enumerate(example.content * 3)]
+            suite_files.write(folder, example._replace(content=rows))
+    return folder
+
+
+def settings(**changes):
+    return EvalSettings(**{"model": "toy", "limit": 3, "max_tokens": 12, "samples": 2, **changes})
+
+
+def asked(model, folder, data, **changes):
+    options = settings(**changes.pop("settings", {}))
+    names = changes.pop("names", NAMES)
+    return run(model, suites.chosen(names), options, folder, data=data, **changes)
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in sorted((folder / "samples").iterdir())}
+
+
+def test_slots_order_and_restarts_change_no_byte(model, data, tmp_path):
+    asked(model, tmp_path / "a", data)
+    whole = content(tmp_path / "a")
+    assert set(whole) == {
+        *(f"{name}.{mode}.jsonl" for name in ("gsm8k", "locks", "c_eval") for mode in MODES),
+        "crux_o_base.text.jsonl",
+        "mmlu_redux_base.choice.jsonl",
+    }
+    asked(model, tmp_path / "b", data, slots=2, names=NAMES[::-1])
+    assert content(tmp_path / "b") == whole
+    for name, text in whole.items():
+        path = tmp_path / "b" / "samples" / name
+        lines = text.splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[::2]) + lines[1][:9])  # every second one, and a torn line
+    engine = model.engine(slots=16)
+    before = engine.stats["generated"]
+    runs = asked(model, tmp_path / "b", data)
+    assert content(tmp_path / "b") == whole
+    assert all(not run.missing(1) for run in runs)
+    after = engine.stats["generated"]
+    asked(model, tmp_path / "b", data)  # all is there: nothing is asked
+    assert engine.stats["generated"] == after >= before and content(tmp_path / "b") == whole
+
+
+MODES = ("think", "no_think")
+
+
+def test_records_hold_prompt_thought_answer_extraction_and_verdict(model, data, tmp_path):
+    asked(model, tmp_path, data, names=["gsm8k"])
+    path = tmp_path / "samples" / "gsm8k.think.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["item"], r["sample"]) for r in records] == [
+        (f"test/{i}", s) for i in (1, 2, 3) for s in (0, 1)
+    ]
+    for record in records:
+        assert {"score", "extracted", "thought", "answer", "finish", "tokens"} <= set(record)
+        assert "How many?" in record["prompt"]
+    assert records[0]["answer"] != records[1]["answer"] or records[0]["thought"]
+
+
+def test_other_settings_are_not_mixed(model, data, tmp_path):
+    asked(model, tmp_path, data, names=["c_eval"])
+    with pytest.raises(ValueError, match="other settings .*limit: 3 -> 2"):
+        asked(model, tmp_path, data, names=["c_eval"], settings={"limit": 2})
+    with pytest.raises(ValueError, match="mode 'maybe' is none of think, no_think"):
+        settings(modes=("maybe",))
+    with pytest.raises(ValueError, match="budget -1 is below 0"):
+        settings(budgets=(-1,))
+    with pytest.raises(ValueError, match="limit 0 is below 1"):
+        settings(limit=0)
+
+
+def test_budgets_are_arms_of_thinking_alone():
+    names = [arm.name for arm in arms(SUITES["gsm8k"], settings(budgets=(8, 16)))]
+    assert names == ["think@8", "think@16", "no_think"]
+    assert [arm.name for arm in arms(SUITES["gsm8k_base"], settings(budgets=(8,)))] == ["text"]
+
+
+CHATS = [name for name, suite in SUITES.items() if suite.kind == "chat" and suite.files]
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_an_answer_that_stands_only_in_the_thought_scores_0(name, model, tmp_path):
+    suite, example = SUITES[name], suite_files.EXAMPLES[name]
+    suite_files.write(tmp_path, example)
+    item = suite.items(tmp_path)[0]
+    right = example.right or f'"answer": "{item["gold"]}"'
+    suite_run = SuiteRun(suite, arms(suite, settings())[0], [item], [], tmp_path / "x.jsonl")
+
+    def score(text, finish="stop"):
+        tokens = model.tokenizer.encode(text)
+        completion = Completion(Request([1]), tokens, finish=finish)
+        return _scored(model, suite_run, item, 0, completion)["score"]
+
+    assert score(f"<think>\nHm.\n</think>\n\n{right}") == 1.0
+    assert score(f"<think>\n{right}\n</think>\n\nI do not know, sorry.") == 0.0
+    assert score(f"<think>\n{right}", "length") == 0.0
+    assert score(f"<think>\n{right}") == 0.0
+
+
+def test_a_random_model_is_at_chance_on_choices(model, tmp_path):
+    letters = "ABCD"
+    rows = [
+        {"subject": "x", "question": f"Number {i}?", "choices": list("wxyz"), "answer": i % 4}
+        for i in range(80)
+    ]
+    example = suite_files.Example("mmlu/test.jsonl", rows)
+    suite_files.write(tmp_path, example)
+    options = settings(limit=None)
+    [suite_run] = run(model, [SUITES["mmlu_base"]], options, tmp_path / "out", data=tmp_path)
+    [row] = suite_report.rows([suite_run], "toy")
+    assert row.items == 80 and row.score.low <= 1 / len(letters) <= row.score.high
+
+
+def test_reports_and_comparisons(model, data, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        runs = asked(
+            model, tmp_path / name, data, settings={"seed": seed, "budgets": (0, 4)}, slots=4
+        )
+        rows = suite_report.rows(runs, "0.6b")
+        page = suite_report.write(tmp_path / name, "toy & model", rows).read_text()
+        assert "toy &amp; model" in page and "think@4" in page and "http" not in page
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert len(results["rows"]) == len(runs)
+    by_name = {(row["suite"], row["arm"]): row for row in results["rows"]}
+    assert by_name["mmlu_redux_base", "choice"]["published"] == 51.26
+    assert by_name["gsm8k", "think@4"]["samples"] == 2
+    assert "| Combination locks | think@0 |" in (tmp_path / "a" / "report.md").read_text()
+    same = comparison.compare(tmp_path / "a", tmp_path / "a")
+    assert all(d.difference == Estimate(0.0, 0.0, 0.0, d.difference.n) for d in same)
+    assert comparison.terminal_table(same).row_count == len(runs)
+    with pytest.raises(ValueError, match="holds no results"):
+        comparison.compare(tmp_path / "a", tmp_path)
+
+
+def test_differences_are_paired_by_item(tmp_path):
+    for name, scores in (("a", [0, 0, 1, 1]), ("b", [1, 0, 1, 1])):
+        folder = tmp_path / name / "samples"
+        folder.mkdir(parents=True)
+        records = [{"item": str(i), "sample": 0, "score": s} for i, s in enumerate(scores)]
+        if name == "b":
+            records = records[::-1] + [{"item": "9", "sample": 0, "score": 1.0}]
+        (folder / "x.think.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    [difference] = comparison.compare(tmp_path / "a", tmp_path / "b")
+    assert difference.difference.value == 0.25 and difference.difference.n == 4
+    assert (difference.first, difference.second) == (0.5, 0.75)
+
+
+def test_scores_are_means_over_samples_then_items_and_no_verdict_does_not_count(tmp_path):
+    suite_run = SuiteRun(SUITES["gsm8k"], arms(SUITES["gsm8k"], settings())[0], [], [], tmp_path)
+    for key, score in {("a", 0): 1.0, ("a", 1): 0.0, ("b", 0): 1.0, ("c", 0): None}.items():
+        suite_run.records[key] = {"item": key[0], "sample": key[1], "score": score}
+    assert suite_report.item_scores(suite_run) == {"a": 0.5, "b": 1.0}
+    assert suite_report.estimate({}) is None
+    assert suite_report.estimate({"a": 1.0, "b": 0.0}).value == 0.5
+
+
+def test_a_grader_that_dies_gives_no_verdict_and_not_0(model, tmp_path, monkeypatch):
+    suite_files.write(tmp_path, suite_files.EXAMPLES["gsm8k"])
+    suite = SUITES["gsm8k"]
+    dying = suite.__class__(**{**vars(suite), "score": lambda item, answer: Verdict(None)})
+    options = settings(modes=("think",), samples=1)
+    [suite_run] = run(model, [dying], options, tmp_path / "out", data=tmp_path)
+    [row] = suite_report.rows([suite_run], "toy")
+    assert row.score is None and row.no_verdict == 1.0 and np.isfinite(row.tokens)
