@@ -28,11 +28,11 @@ def compile_once(name: str) -> float:
     import jax
     import jax.numpy as jnp
 
+    from qwen3.run import use_compile_cache
     from qwen3.config import OptimConfig
     from qwen3.losses import lm
     from qwen3.model import sizes, transformer
     from qwen3.model.execution import Execution
-    from qwen3.run import use_compile_cache
     from qwen3.train import optim, state, step
 
     use_compile_cache()

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import sys
 
+from qwen3.run import main
 from qwen3 import rewards
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.losses.grpo_config import Grpo
 from qwen3.model.sizes import size
-from qwen3.run import main
 from qwen3.stages import distill, grpo, sft
 from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Scoring

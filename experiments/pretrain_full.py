@@ -28,10 +28,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from qwen3.run import main
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.mixture import LONG_CONTEXT, LengthBands, Stage
 from qwen3.model.sizes import SIZES, size
-from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
 from qwen3.train.recording import Log

@@ -17,15 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tiny_lock
-
+from qwen3.run import main
 from qwen3.config import OptimConfig
 from qwen3.curate.filters import cold_start_filters, sift
 from qwen3.rewards import get, response
 from qwen3.rewards.answers import ScoredAnswer
-from qwen3.run import main
 from qwen3.stages import sft
 from qwen3.train.state import TrainState
+
+import tiny_lock
 
 CONFIG = sft.Config(
     model=tiny_lock.MODEL,

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import tiny_grpo
-import tiny_lock
-
+from qwen3.run import main
 from qwen3 import rewards
 from qwen3.eval import think_follow
-from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 from qwen3.train.state import TrainState
+
+import tiny_grpo
+import tiny_lock
 
 CONFIG = replace(
     tiny_grpo.CONFIG,

@@ -10,14 +10,14 @@ Expected:  the score rises from .17 at step 1 to .48 on average over the last fi
 
 from __future__ import annotations
 
-import tiny_lock
-
+from qwen3.run import main
 from qwen3.config import OptimConfig
 from qwen3.losses.grpo_config import Grpo
-from qwen3.run import main
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
+
+import tiny_lock
 
 CONFIG = grpo.Config(
     model=tiny_lock.MODEL,

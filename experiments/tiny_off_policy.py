@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tiny_lock
-
+from qwen3.run import main
 from qwen3.curate import candidates, fusion
 from qwen3.infer.requests import sampling
-from qwen3.run import main
 from qwen3.stages import sft
 from qwen3.train.state import TrainState
+
+import tiny_lock
 
 TEACHER = "runs/general_rl"
 STUDENT = tiny_lock.MODEL.replace(name="tiny-student", layers=3)

@@ -13,15 +13,15 @@ Expected:  the divergence falls from .13 to .05 nats a token; 34% to 43% of held
 
 from __future__ import annotations
 
-import tiny_lock
-import tiny_off_policy
-
+from qwen3.run import main
 from qwen3.config import OptimConfig
 from qwen3.losses.distill import Distill
-from qwen3.run import main
 from qwen3.stages import distill
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
+
+import tiny_lock
+import tiny_off_policy
 
 CONFIG = distill.Config(
     model=tiny_off_policy.STUDENT,

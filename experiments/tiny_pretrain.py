@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from qwen3.run import main
 from qwen3.config import OptimConfig
 from qwen3.data import corpora
 from qwen3.data.held_out import hold_out
@@ -35,7 +36,6 @@ from qwen3.data.mixture import LONG_CONTEXT, LengthBands, Stage
 from qwen3.data.sources import Document, open_source
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.model.sizes import size
-from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
 from qwen3.train.recording import Log

@@ -16,11 +16,11 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-import tiny_lock
-
 from qwen3.curate import candidates, selection
 from qwen3.curate.files import write_problems
 from qwen3.infer.requests import sampling
+
+import tiny_lock
 
 SAMPLES = 8  # answers to each problem
 

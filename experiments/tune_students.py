@@ -22,10 +22,10 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from qwen3.run import use_compile_cache  # noqa: E402
 from qwen3.recipe import seed_run  # noqa: E402
 from qwen3.recipe.budgets import Budget  # noqa: E402
 from qwen3.recipe.stages import students  # noqa: E402
-from qwen3.run import use_compile_cache  # noqa: E402
 
 SETTINGS = (
     "adamw:1.25e-4",

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Sequence
 
-from qwen3.train.stop_signals import leaving_at_once
+from qwen3.train.stop_signals import answer_sigterm, leaving_at_once
 from qwen3.train.writing import WorkdirError
 
 # command: the module that has it, and the function there that registers it, if not add_parser
@@ -24,6 +24,7 @@ COMMANDS = {
     "recipe": "qwen3.recipe.recipe_cli",
     "tokenizer": "qwen3.data.tokenizer_cli",
     "corpus": "qwen3.data.corpus_cli",
+    "status": "qwen3.supervise.status_cli",
     "doctor": "qwen3.doctor",
 }
 
@@ -36,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     A workdir that cannot be used is one line and exit code 1.
     """
+    is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in RESUMABLE:
+        if is_program:
+            answer_sigterm()  # to its last moment, when this function has returned
         with leaving_at_once():
             return _run(arguments)
     return _run(arguments)

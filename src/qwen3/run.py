@@ -23,13 +23,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qwen3.train.stop_signals import answer_sigterm, is_script, leaving_at_once
+
+if is_script():
+    answer_sigterm()  # before jax and the stages are imported, which takes seconds
+
 import jax
 
 import qwen3
 from qwen3 import hosts
 from qwen3.config import override, to_json
 from qwen3.train.run_record import versions
-from qwen3.train.stop_signals import leaving_at_once
 from qwen3.train.writing import WorkdirError
 
 log = logging.getLogger("qwen3")

@@ -11,9 +11,9 @@ import jax
 import toy
 from together import compile_together
 
+from qwen3.run import main
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
-from qwen3.run import main
 from qwen3.train import optim
 from qwen3.train.loop import train
 from qwen3.train.placement import place_whole

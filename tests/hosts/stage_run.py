@@ -1,50 +1,99 @@
-"""SFT or GRPO of the very small model through `qwen3.run.main`, on several hosts or one.
+"""All stages of the very small model through `qwen3.run.main`, on several hosts or one.
 
-python stage_run.py {sft,grpo} DATA --workdir DIR
+python stage_run.py FOLDER DATA STAGE...
+
+A stage's workdir is FOLDER/STAGE; DATA is a file of conversations. Off-policy distillation reads
+what the stage "logits" wrote, on-policy distillation has the teacher FOLDER/teacher.
 """
 
+import dataclasses
 import sys
 
 import jax
 import post
+import toy_pretraining
 from together import compile_together
 
 from qwen3 import rewards
 from qwen3.config import MeshConfig
+from qwen3.losses.distill import Distill
 from qwen3.run import main
-from qwen3.stages import grpo, sft
+from qwen3.stages import distill, grpo, pretrain, sft, teacher_logits
+from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.stages.rollouts import Sampling
 
-MESH = MeshConfig(data=2, fsdp=2)
-STEPS = 4
+MESH = MeshConfig(data=2, fsdp=-1)
+EXPERTS = MeshConfig(data=2, expert=2, fsdp=-1)
+STEPS = 2  # of a stage, of pretraining of each of three
+ROWS = 8  # of a batch
+SAMPLING = Sampling(samples=4, max_tokens=4, slots=8)
 
 
-def sft_config(data):
-    return sft.Config(
+def pretraining(folder, data, **changes):
+    settings = {"mesh": MESH, "save_every": 4, **changes}
+    config = toy_pretraining.config(f"{folder}/corpora", **settings)
+    stages = [dataclasses.replace(stage, steps=STEPS) for stage in config.stages]
+    return dataclasses.replace(config, stages=tuple(stages))
+
+
+def experts(folder, data):
+    return pretraining(folder, data, model=toy_pretraining.MOE, mesh=EXPERTS)
+
+
+def fine_tuning(folder, data, **changes):
+    values = dict(
         model=post.model(),
         tokenizer=post.tokenizer_folder(),
         data=(data,),
         steps=STEPS,
         optim=post.CONSTANT,
-        batch=4,
+        batch=ROWS,
         length=128,
-        save_every=2,
         mesh=MESH,
         log=post.QUIET,
     )
+    return sft.Config(**{**values, **changes})
 
 
-def grpo_config(_):
-    sampling = Sampling(samples=4, max_tokens=4, slots=8)
-    return post.grpo_config(steps=STEPS, prompts=4, sampling=sampling, save_every=2, mesh=MESH)
+def reinforcement(folder, data):
+    evaluation = ProblemEvaluation(f"{folder}/problems.jsonl", every=1)
+    return post.grpo_config(
+        steps=STEPS, prompts=4, sampling=SAMPLING, save_every=1, evaluation=evaluation, mesh=MESH
+    )
 
 
-STAGES = {"sft": (sft.run, sft_config), "grpo": (grpo.run, grpo_config)}
+def logits(folder, data):
+    return teacher_logits.Config(
+        teacher=f"{folder}/teacher", data=(data,), length=128, top=8, batch=ROWS, mesh=MESH
+    )
+
+
+def off_policy(folder, data):
+    files = (f"{folder}/logits/logits-00000.npz",)
+    return fine_tuning(folder, "", data=files, stored=Distill(kind="forward_kl"))
+
+
+def on_policy(folder, data):
+    return post.distill_config(
+        f"{folder}/teacher", steps=STEPS, prompts=4, sampling=SAMPLING, mesh=MESH
+    )
+
+
+STAGES = {
+    "pretrain": (pretrain.run, pretraining),
+    "experts": (pretrain.run, experts),
+    "sft": (sft.run, fine_tuning),
+    "grpo": (grpo.run, reinforcement),
+    "logits": (teacher_logits.run, logits),
+    "off_policy": (sft.run, off_policy),
+    "on_policy": (distill.run, on_policy),
+}
 
 if __name__ == "__main__":
     compile_together()
     rewards.TASKS["letters"] = post.letters
     jax.config.update("jax_default_matmul_precision", "highest")
-    stage, data, *words = sys.argv[1:]
-    run, config = STAGES[stage]
-    main(run, config(data), words)
+    folder, data, *names = sys.argv[1:]
+    for name in names:
+        run, config = STAGES[name]
+        main(run, config(folder, data), ["--workdir", f"{folder}/{name}"])

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qwen3.run import main
 from qwen3.config import MeshConfig, OptimConfig, to_dict
 from qwen3.mesh import make_mesh
-from qwen3.run import main
 from qwen3.train import optim
 from qwen3.train.loop import train
 from qwen3.train.metrics import Meter, MetricsFile

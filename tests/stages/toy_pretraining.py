@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen3.run import main
 from qwen3.config import OptimConfig
 from qwen3.data import corpora
 from qwen3.data.held_out import hold_out
@@ -18,7 +19,6 @@ from qwen3.data.mixture import LengthBands, Stage
 from qwen3.data.sources import Document
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.model.sizes import ModelConfig
-from qwen3.run import main
 from qwen3.stages import pretrain
 from qwen3.stages.pretrain import Config, Evaluation, StageConfig
 from qwen3.train.checkpoint import Keep

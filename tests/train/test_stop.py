@@ -1,6 +1,7 @@
 """A stop signal at every moment of a run's life ends it with exit code 42, and it goes on."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from qwen3.train.preemption import Stopped, stop_requests
 from qwen3.train.stop_signals import leaving_at_once
 
 SCRIPT = Path(__file__).with_name("toy_main.py")
+ROOT = Path(__file__).parents[2]
 
 
 def start(workdir):
@@ -46,6 +48,100 @@ def test_sigterm_at_every_moment_of_a_run_leaves_with_42_and_it_goes_on(tmp_path
     with start(tmp_path) as process:
         assert "starting\nrestoring\nclosing\nending\n" == process.stdout.read()
         assert process.wait(180) == 0
+
+
+IMPORTING = ("numpy", "orbax.checkpoint", "qwen3.stages.rollouts")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [("experiments/tiny_grpo.py",), ("-m", "qwen3.cli", "recipe")],
+    ids=lambda program: program[-1],
+)
+def test_sigterm_while_a_program_imports_leaves_with_42_at_once(tmp_path, program):
+    for module in IMPORTING:
+        command = [sys.executable, "-X", "importtime", *program, "--workdir", tmp_path / "run"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+            assert any(line.split()[-1] == module for line in process.stderr), module
+            process.terminate()
+            said = process.stderr.read()
+            assert process.wait(180) == 42 and "start again" in said, (module, said)
+
+
+ENDINGS = """
+from qwen3.run import main
+import atexit, dataclasses, os, sys, threading
+
+def tell(place, write=os.write, read=os.read):
+    write(1, place.encode() + b"\\n")
+    read(0, 1)
+
+class Last:
+    def __del__(self, tell=tell):
+        tell("torn down")
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    left: str = ""  # what this program leaves behind
+
+def run(config, workdir):
+    if config.left == "thread":
+        threading.Thread(target=tell, args=("waiting for a thread",)).start()
+    if config.left == "call":
+        atexit.register(tell, "calling what was registered")
+    if config.left == "object":
+        sys.last = Last()
+
+main(run, Config())
+"""
+
+
+@pytest.mark.parametrize(("left", "code"), [("thread", 42), ("call", 42), ("object", 0)])
+def test_sigterm_while_a_program_ends_cuts_short_or_changes_nothing(tmp_path, left, code):
+    script = tmp_path / "endings.py"
+    script.write_text(ENDINGS)
+    command = [sys.executable, script, "--workdir", tmp_path, "--set", f"left={left}"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline()
+        process.terminate()
+        if code == 0:  # there are no handlers any more: it ends as it would have
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.wait(180) == code, process.stderr.read()
+
+
+def test_a_signal_during_an_import_in_a_run_waits_for_its_end(tmp_path, monkeypatch):
+    # As native code that is being loaded would abort the process over what a handler raises.
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\n"
+    (tmp_path / "imported_in_a_run.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped), leaving_at_once():
+        with stop_requests():
+            pass
+        module = importlib.import_module("imported_in_a_run")
+        threading.Event().wait(60)
+    assert module.time
+
+
+def test_a_second_signal_does_not_cut_short_a_leaving_that_has_saved():
+    with pytest.raises(Stopped) as left, leaving_at_once():
+        with stop_requests() as requests:
+            kill_me()
+            try:
+                raise Stopped(7)
+            finally:
+                assert requests.reached(7)
+    assert left.value.step == 7
+    saved = []
+    with pytest.raises(Stopped) as left, leaving_at_once():
+        try:
+            with stop_requests():
+                kill_me()
+                raise Stopped(8)
+        finally:
+            kill_me()
+            saved.append(True)
+    assert saved and left.value.step == 8
 
 
 def kill_me():

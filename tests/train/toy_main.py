@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import jax
 import toy
 
-from qwen3.config import OptimConfig
 from qwen3.run import main
+from qwen3.config import OptimConfig
 from qwen3.train import optim
 from qwen3.train.loop import Hook, train
 from qwen3.train.state import abstract, fresh

@@ -75,9 +75,9 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)
+    from qwen3.run import use_compile_cache
     from qwen3.recipe.run_recipe import recipe
     from qwen3.recipe.workers import Failed
-    from qwen3.run import use_compile_cache
     from qwen3.train.preemption import STOPPED, Stopped
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)

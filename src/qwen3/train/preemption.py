@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
-from qwen3.train.stop_signals import STOPPED, Notice, Stopped
+from qwen3.train.stop_signals import STOPPED, Notice, Stopped, tell
 
 __all__ = ["STOPPED", "Stopped", "stop_requests"]
 
@@ -36,6 +36,7 @@ class _Requests:
     def finish(self) -> None:
         """Raise Stopped if a signal came that the block did not act upon."""
         if self.name:
+            tell(self.name)
             raise Stopped
 
 
@@ -66,6 +67,7 @@ def stop_requests() -> Iterator[_Requests]:
     Stopped is raised at the end if one came that the block did not act upon. A block inside
     another one shares its requests and leaves acting to it.
     """
+    Notice.begun = True
     distributed = jax.distributed.is_initialized()
     requests = _Preemption() if distributed else _Requests(Notice.name)
     # Only the main thread may set handlers; elsewhere the embedding program decides.
@@ -82,6 +84,7 @@ def stop_requests() -> Iterator[_Requests]:
         yield requests
     finally:
         _Requests.block = None
+        Notice.leaving = Notice.leaving or bool(requests.name)
         for number, handler in before.items():
             signal.signal(number, handler)
     requests.finish()
