@@ -1,18 +1,23 @@
 """A researcher's first hour: own model, own problems, own reward, in a few lines."""
 
+import argparse
+import inspect
 import json
+import re
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import rich
 
 import qwen3
 from qwen3 import cli, rewards
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.model.sizes import ModelConfig
 from qwen3.train import model_source
-from qwen3.workflows import own_problems, own_rewards
+from qwen3.workflows import own_problems, own_rewards, run_settings, training, training_cli
 
 QUIET = ("log.display=False", "mesh.data=1", "mesh.fsdp=-1", "optim.schedule=constant")
 REWARD = '''
@@ -95,9 +100,13 @@ def test_rl_on_own_problems_and_reward_raises_the_held_out_score(
     assert [record["step"] for record in run.scores] == [0, 3, 6]
     assert all(record["n"] == 4 for record in run.scores)
     assert run.scores[-1]["score"] > run.scores[0]["score"] + 0.2
-    sample = json.loads(
-        (tmp_path / "run/samples/evaluation_000006.jsonl").read_text().split("\n")[0]
-    )
+    logged = {row["step"]: row.get("eval/score") for row in run.metrics}
+    assert logged == {0: run.scores[0]["score"], 1: None, 2: None, 4: None, 5: None} | {
+        record["step"]: pytest.approx(record["score"], rel=1e-6) for record in run.scores
+    }
+    sample = run.samples()[0]
+    assert {"prompt", "answer", "score", "reference"} <= set(sample)
+    assert {"prompt", "answer", "score"} <= set(run.samples(5, training=True)[0])
     assert sample["prompt"].startswith("write the letter e") and sample["reference"] == "e"
     trained = (tmp_path / "run/problems/train.jsonl").read_text()
     assert sample["prompt"] not in trained
@@ -109,9 +118,109 @@ def test_rl_on_own_problems_and_reward_raises_the_held_out_score(
 def test_more_steps_can_be_asked_of_a_finished_run(
     checkpoint, problems, reward, tmp_path, one_device
 ):
-    train(checkpoint, problems, reward, tmp_path / "run", steps=2)
-    run = train(checkpoint, problems, reward, tmp_path / "run", steps=3)
-    assert [record["step"] for record in run.scores] == [0, 2, 3]
+    """Also beyond ten, where a new run would have a longer warm-up, and measured more rarely."""
+    quick = dict(prompts=2, samples=4, max_tokens=4, learning_rate=1e-2, thinking=False)
+    train(checkpoint, problems, reward, tmp_path / "run", steps=2, **quick)
+    run = train(checkpoint, problems, reward, tmp_path / "run", steps=10, evaluate_every=8, **quick)
+    assert [record["step"] for record in run.scores] == [0, 2, 8, 10]
+    assert [row["step"] for row in run.metrics] == list(range(11))
+    # The problems that are held out are asked in the mode that is trained.
+    assert all(row["prompt"].endswith(" /no_think") for row in run.samples())
+    assert all("/no_think<|im_end|>" in row["prompt"] for row in run.samples(training=True))
+
+
+def test_a_pretraining_goes_on_for_more_steps_and_not_on_other_texts(tmp_path, one_device):
+    text = tmp_path / "text.txt"
+    text.write_text("the tree is here now " * 400)
+    options = dict(workdir=tmp_path / "new", batch=1, length=32, vocab=284, settings=QUIET[:1])
+    qwen3.pretrain("tiny", text, steps=1, **options)
+    run = qwen3.pretrain("tiny", text, steps=12, **options)
+    assert run.metrics[-1]["step"] == 10 and run.load().config.name == "tiny"
+    with pytest.raises(ValueError, match="seed: 0 -> 1"):
+        qwen3.pretrain("tiny", text, steps=12, seed=1, **options)
+
+
+def test_the_best_checkpoint_on_held_out_problems_stays_and_is_exported(
+    checkpoint, problems, tmp_path, one_device
+):
+    def spoilt(answer):
+        """Worth less and less: the first measured checkpoint is the best."""
+        asked.append(answer)
+        return len(answer) / 100 - len(asked)
+
+    asked = []
+    run = train(
+        checkpoint,
+        problems,
+        spoilt,
+        tmp_path / "run",
+        steps=5,
+        evaluate_every=1,
+        prompts=2,
+        samples=4,
+        max_tokens=4,
+        export=tmp_path / "out",
+        best=True,
+    )
+    kept = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert kept == [1, 3, 4, 5] and run.best.name == "1"
+    first = run.load(best=True).logits([[5, 6, 7]])
+    np.testing.assert_array_equal(qwen3.load(tmp_path / "out").logits([[5, 6, 7]]), first)
+    assert not np.array_equal(first, run.load().logits([[5, 6, 7]]))
+    assert cli.main(["export", str(run.workdir), str(tmp_path / "again"), "--best"]) == 0
+    np.testing.assert_array_equal(qwen3.load(tmp_path / "again").logits([[5, 6, 7]]), first)
+
+
+@pytest.mark.parametrize("name", ["sft", "rl", "distill", "pretrain"])
+def test_the_command_and_the_function_take_the_same_arguments(name):
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    parser = getattr(training_cli, f"add_{name}")(subparsers)
+    flags = {action.dest: action for action in parser._actions if action.dest != "help"}
+    parameters = inspect.signature(getattr(training, name)).parameters
+    assert set(flags) == set(parameters)
+    needed = {key for key, value in parameters.items() if value.default is inspect.Parameter.empty}
+    assert {dest for dest, action in flags.items() if action.required} == needed
+    required = [action for action in parser._actions if action.required]
+    words = [[*action.option_strings[:1], "words"] for action in required]
+    given = training_cli.arguments(parser.parse_args(sum(words, [])))
+    assert set(given) == needed, "a flag that is not given leaves the function's own default"
+
+
+def template_folder(checkpoint, folder, template):
+    """The checkpoint with this chat template; None for none."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return model_source.find(folder)
+
+
+TURNS = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "mode", "words"),
+    [
+        ("built in", "no_think", None),
+        (TURNS + "{% if enable_thinking is false %}-{% endif %}", "no_think", None),
+        (TURNS, "any", "thinking=False is not followed: .* has a chat template without thinking"),
+        (None, "any", "thinking=False is not followed: .* has no chat template"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*chat template")
+def test_flags_stand_behind_prompts_where_the_template_knows_modes(
+    checkpoint, tmp_path, caplog, template, mode, words
+):
+    if template == "built in":
+        source = model_source.find(checkpoint)
+    else:
+        source = template_folder(checkpoint, tmp_path / "model", template)
+    assert run_settings.prompt_mode(source, None) == "any" and not caplog.records
+    assert run_settings.prompt_mode(source, False) == mode
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (words is not None) and all(re.search(words, line) for line in lines)
 
 
 def test_adapters_are_merged_where_the_run_is_loaded_and_exported(
@@ -147,13 +256,27 @@ def test_the_command_trains_prints_scores_and_exports(
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_sft_distill_and_pretrain_take_the_same_names(checkpoint, tmp_path, one_device):
+def test_sft_distill_and_pretrain_take_the_same_names(checkpoint, tmp_path, one_device, capsys):
     rows = [
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "here"}]}
     ] * 4
     tuned = qwen3.sft(
-        checkpoint, rows, workdir=tmp_path / "sft", steps=2, batch=1, length=64, settings=QUIET
+        checkpoint,
+        rows,
+        evaluate=[{"prompt": f"hi {i}", "answer": "here"} for i in range(2)],
+        reward=lambda answer, reference: float(reference in answer),
+        evaluate_every=1,
+        max_tokens=4,
+        workdir=tmp_path / "sft",
+        steps=2,
+        batch=1,
+        length=64,
+        settings=QUIET,
     )
+    assert [(row["step"], row["eval/score"]) for row in tuned.metrics] == [
+        (record["step"], pytest.approx(record["score"])) for record in tuned.scores
+    ]
+    assert [record["step"] for record in tuned.scores] == [0, 1, 2]
     pulled = qwen3.distill(
         checkpoint,
         tuned.workdir,
@@ -175,9 +298,12 @@ def test_sft_distill_and_pretrain_take_the_same_names(checkpoint, tmp_path, one_
         batch=1,
         length=32,
         vocab=284,
-        settings=("log.display=False",),
+        settings=("log.display=False", "log.every=1"),
     )
+    rich.print(pulled.table(2, training=True))
+    assert "letter" in capsys.readouterr().out
     for run in (tuned, pulled, new):
+        assert run.plot()._repr_png_().startswith(b"\x89PNG")
         assert np.isfinite(run.load().logits([[1, 2, 3]])).all()
     assert new.load().tokenizer.decode(new.load().tokenizer.encode("the tree")) == "the tree"
 

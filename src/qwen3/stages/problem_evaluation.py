@@ -29,6 +29,7 @@ log = logging.getLogger("qwen3")
 
 NO_VERDICT = Estimate(math.nan, math.nan, math.nan, 0)
 RECORDS = "evaluation.jsonl"  # in the workdir: a line a measurement
+SCORE, TRUNCATED = "eval/score", "eval/truncated"  # names of a measurement in a run's metrics
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ProblemMeasure:
         return self.measure(state) if int(state.step) == 0 else {}
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """{"eval/score": mean score, "eval/truncated": share cut at the limit}, also written."""
+        """{SCORE: mean score, TRUNCATED: share of answers cut at the limit}, also written."""
         step = int(state.step)
         answers = ask(
             self._backend(state),
@@ -97,7 +98,7 @@ class ProblemMeasure:
         if jax.process_index() == 0:
             self._write(step, record, [answer for (answer,) in answers])
         log.info("step %d: held-out score %.3f of %d problems", step, record["score"], record["n"])
-        return {"eval/score": record["score"], "eval/truncated": record["truncated"]}
+        return {SCORE: record["score"], TRUNCATED: record["truncated"]}
 
     def _record(self, step: int, answers: Sequence[ScoredAnswer]) -> dict[str, Any]:
         judged = [[answer] for answer in answers if answer.score is not None]

@@ -27,6 +27,7 @@ __all__ = [
     "Prompts",
     "Share",
     "fitting_problems",
+    "in_mode",
     "prompt_ids",
 ]
 
@@ -99,7 +100,7 @@ class Prompts:
             low, high = share.difficulty
             task, seed = rewards.get(share.task), rng.getrandbits(40)
             problem = task.generate(seed, rng.uniform(low, high), "train")
-        problem = _in_mode(problem, rng.choice(share.modes))
+        problem = in_mode(problem, rng.choice(share.modes))
         return Prompt(number, problem, tuple(prompt_ids(problem, self._tokenizer)))
 
     def _from_file(self, number: int) -> Problem:
@@ -111,7 +112,7 @@ class Prompts:
         return self._problems[order[place]]
 
 
-def _in_mode(problem: Problem, mode: str) -> Problem:
+def in_mode(problem: Problem, mode: str) -> Problem:
     """With the flag of `mode`, unless the problem asks for a mode itself."""
     return problem if mode == "any" or problem.mode != "any" else problem.flagged(mode)
 
@@ -169,7 +170,7 @@ def fitting_problems(
 
 def _prompt_lengths(problem: Problem, modes: Sequence[str], tokenizer: Tokenizer) -> Iterator[int]:
     for mode in modes:
-        yield len(prompt_ids(_in_mode(problem, mode), tokenizer))
+        yield len(prompt_ids(in_mode(problem, mode), tokenizer))
 
 
 def _some(numbers: Sequence[int], count: int = 10) -> str:

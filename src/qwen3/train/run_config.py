@@ -14,9 +14,10 @@ from qwen3.train import input_digests
 # keeps it; one that renames a setting or changes what a value means raises it.
 SCHEMA = 1
 
-# Settings that may change when a run goes on: how and where it runs, what is measured, and how long
-# it trains. (With more steps a schedule that decays is stretched, from the resumed step on.)
-FREE = ("mesh", "execution", "keep", "log", "evaluation", "steps")
+# Settings that may change when a run goes on: how and where it runs, what is measured and saved,
+# and how long it trains, be it in one stage or in the last of several. (With more steps a schedule
+# that decays is stretched, from the resumed step on.)
+FREE = ("mesh", "execution", "keep", "log", "evaluation", "steps", "save_every", "save_minutes")
 
 
 class RunConfig:
@@ -48,6 +49,8 @@ class RunConfig:
         digests = stored.get("content") or {}
         by_content = set(self.content) & set(digests) - self._free
         by_words = (set(then) | set(now)) - self._free - by_content
+        if "steps" in self._free:
+            then, now = _with_open_end(then), _with_open_end(now)
         lines = differences(_only(then, by_words), _only(now, by_words))
         for name in sorted(by_content):
             old, new = then.get(name), now.get(name)
@@ -70,6 +73,15 @@ class RunConfig:
 
 def _only(config: Mapping[str, Any], names: Iterable[str]) -> dict:
     return {name: value for name, value in config.items() if name in names}
+
+
+def _with_open_end(config: Mapping[str, Any]) -> dict:
+    """The config without the number of steps of its last stage, where it is of several stages."""
+    stages = config.get("stages")
+    if not isinstance(stages, list) or not stages or not isinstance(stages[-1], dict):
+        return dict(config)
+    last = {name: value for name, value in stages[-1].items() if name != "steps"}
+    return {**config, "stages": [*stages[:-1], last]}
 
 
 def with_defaults(stored: Any, config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`qwen3 export RUN FOLDER`: a run's newest checkpoint in the Hugging Face layout."""
+"""`qwen3 export RUN FOLDER`: a run's newest checkpoint, or its best, in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: as it is stored"
     )
+    parser.add_argument(
+        "--best", action="store_true", help="of a run: the best on held-out problems, not the last"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -22,7 +25,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Load, merge adapters, write."""
     from qwen3.infer import language_model
+    from qwen3.workflows.training_run import TrainingRun
 
-    language_model.load(options.model).save(options.folder, dtype=options.dtype)
+    model = TrainingRun(Path(options.model)).best if options.best else options.model
+    language_model.load(model).save(options.folder, dtype=options.dtype)
     print(f"{options.folder}: written; `qwen3 chat {options.folder}` talks to it")
     return 0

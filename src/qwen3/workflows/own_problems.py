@@ -2,7 +2,8 @@
 
     {"question": "2 + 2?", "answer": "4"}
 
-is a problem as it stands; `columns={"prompt": "q", "reference": "gold"}` maps other names.
+is a problem as it stands; `columns={"prompt": "q", "reference": "info.gold"}` maps other names, and
+a dot leads into an object.
 """
 
 from __future__ import annotations
@@ -10,20 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qwen3.data import chat
+from qwen3.curate.files import check_problem, read_problem
+from qwen3.curate.message_forms import MESSAGES, read_messages, with_system
+from qwen3.data.chat_tools import read_tools
 from qwen3.data.jsonl import place, read_rows
 from qwen3.rewards import Problem, maths
 
 # What a problem is made of, and the names that are understood without being told.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "problem", "instruction", "query", "input"),
-    "reference": ("reference", "answer", "solution", "gold", "target", "output", "label"),
+    "reference": (
+        *("reference", "answer", "ground_truth", "reward_model.ground_truth", "solution"),
+        *("gold", "target", "output", "label"),
+    ),
     "system": ("system",),
-    "messages": ("messages", "conversation", "conversations"),
+    "messages": MESSAGES,
+    "tools": ("tools",),
 }
+MISSING = object()
 FILES = (".jsonl", ".json", ".parquet", ".gz", ".zst")
 
 
@@ -79,47 +88,62 @@ def _key(problem: Problem) -> str:
 
 def _problem(row: dict[str, Any], task: str, columns: Mapping[str, str]) -> Problem:
     if row.get("task") == task and isinstance(row.get("answer"), Mapping):
-        return Problem(**row)  # the project's own form, as `curate.files` writes it
-    messages = _messages(row, columns)
+        return read_problem(row)  # the project's own form, as `curate.files` writes it
+    messages, tools = _messages(row, columns)
+    tools = read_tools(_value(row, "tools", columns) or tools)
     reference = _value(row, "reference", columns)
-    if task == "maths":
-        if reference is None:
-            raise ValueError(f"no reference answer; {_known('reference', row)}")
-        text = f"{messages[-1]['content']} {maths.FORM}"
-        gold = str(reference).rpartition("####")[2].strip()
-        gold = maths.boxed(gold) or gold
-        messages = [*messages[:-1], {**messages[-1], "content": text}]
-        return Problem(task, messages, maths.problem(text, gold).answer)
-    return Problem(task, messages, {"reference": reference, "row": row}, tools=row.get("tools"))
+    problem = Problem(task, messages, {"reference": reference, "row": row}, tools=tools)
+    check_problem(problem)
+    return _maths(problem, row) if task == "maths" else problem
 
 
-def _messages(row: dict[str, Any], columns: Mapping[str, str]) -> list[dict]:
+def _maths(problem: Problem, row: dict[str, Any]) -> Problem:
+    """The problem with the form of its answer, and the final answer out of a worked reference."""
+    if (reference := problem.answer["reference"]) is None:
+        raise ValueError(f"no reference answer; {_known('reference', row)}")
+    if isinstance(reference, bool) or not isinstance(reference, str | int | float):
+        raise ValueError(f"reference answer {reference!r:.80} is neither text nor a number")
+    gold = str(reference).rpartition("####")[2].strip()
+    gold = maths.boxed(gold) or gold
+    if not gold:
+        raise ValueError(f"the reference answer {reference!r:.80} is empty")
+    *before, question = problem.messages
+    text = f"{question['content']} {maths.FORM}"
+    answer = maths.problem(text, gold).answer
+    return replace(problem, messages=[*before, {**question, "content": text}], answer=answer)
+
+
+def _messages(row: dict[str, Any], columns: Mapping[str, str]) -> tuple[list[dict], Any]:
+    """(messages of the prompt, tools that stand in its system message)."""
     messages = _value(row, "messages", columns)
     if messages is None:
-        prompt = _value(row, "prompt", columns)
-        if prompt is None:
-            raise ValueError(f"no prompt; {_known('prompt', row)}")
-        if not isinstance(prompt, str):
-            messages = prompt
-        else:
-            system = _value(row, "system", columns)
-            messages = [{"role": "system", "content": system}] if system else []
-            messages.append({"role": "user", "content": prompt})
-    chat.validate(messages, allow_control=True)
-    if not str(messages[-1].get("content") or "").strip():
-        raise ValueError("the prompt is empty")
-    if messages[-1]["role"] != "user":
-        raise ValueError(f"the last message is the {messages[-1]['role']}'s; wanted the user's")
-    return messages
+        messages = _value(row, "prompt", columns)
+    if messages is None:
+        raise ValueError(f"no prompt; {_known('prompt', row)}")
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    messages, _, tools = read_messages(messages)
+    return with_system(messages, _value(row, "system", columns))[0], tools
 
 
 def _value(row: dict[str, Any], kind: str, columns: Mapping[str, str]) -> Any:
     """The row's value of a kind of column; None where it has none of the understood names."""
     if kind in columns:
-        if columns[kind] not in row:
+        value = _at(row, columns[kind])
+        if value is MISSING:
             raise ValueError(f"no column {columns[kind]!r} (for {kind}); it has {sorted(row)}")
-        return row[columns[kind]]
-    return next((row[name] for name in COLUMNS[kind] if name in row), None)
+        return value
+    values = (_at(row, name) for name in COLUMNS[kind])
+    return next((value for value in values if value is not MISSING and value is not None), None)
+
+
+def _at(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, "a.b" for field b of the object a; MISSING where there is none."""
+    if name in row:
+        return row[name]
+    head, dot, rest = name.partition(".")
+    inner = row.get(head)
+    return _at(inner, rest) if dot and isinstance(inner, Mapping) else MISSING
 
 
 def _known(kind: str, row: dict[str, Any]) -> str:

@@ -28,6 +28,10 @@ COMMON: Flags = {
     "--seed": ("seed", {"type": int}),
     "--revision": ("revision", {"help": "of the Hub repository"}),
     "--track": ("track", {"nargs": "+", "help": "wandb, trackio"}),
+    "--export": (
+        "export",
+        {"type": Path, "help": "folder in the Hugging Face layout, written at the end"},
+    ),
     "--set": (
         "settings",
         {"action": "append", "metavar": "a.b=c", "help": "of the stage's config"},
@@ -51,6 +55,10 @@ PROBLEMS: Flags = {
     ),
     "--evaluate-every": ("evaluate_every", {"type": int, "help": "steps"}),
     "--max-tokens": ("max_tokens", {"type": int, "help": "of an answer"}),
+    "--best": (
+        "best",
+        {"action": "store_true", "help": "export the best on held-out problems, not the last"},
+    ),
 }
 ROLLOUTS: Flags = {
     "--held-out": ("held_out", {"type": float, "help": "share of the problems, to measure on"}),
@@ -59,6 +67,7 @@ ROLLOUTS: Flags = {
     "--think": ("thinking", {"action": "store_const", "const": True, "help": "/think"}),
     "--no-think": ("thinking", {"action": "store_const", "const": False, "help": "/no_think"}),
 }
+NOT_KEYWORDS = ("run", "command", "workflow")
 MODEL = "a folder, a run's workdir, or a Hub name"
 
 
@@ -83,6 +92,7 @@ def add_distill(subparsers: Any) -> argparse.ArgumentParser:
         subparsers, "distill", "on-policy distillation from a teacher", ("student", "teacher")
     )
     parser.add_argument("--problems", required=True, help="JSON lines, Parquet or a Hub data set")
+    parser.add_argument("--teacher-revision", default=argparse.SUPPRESS, help="as --revision")
     return _with(parser, COMMON | ADAPTERS | PROBLEMS | ROLLOUTS)
 
 
@@ -101,9 +111,6 @@ def _parser(
     parser = subparsers.add_parser(name, help=text)
     for model in models:
         parser.add_argument(model, help=MODEL)
-    parser.add_argument(
-        "--export", type=Path, help="folder in the Hugging Face layout, written at the end"
-    )
     parser.set_defaults(run=run, workflow=name)
     return parser
 
@@ -125,19 +132,23 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("qwen3").setLevel(logging.INFO)
     use_compile_cache()
-    keywords = dict(vars(options))
-    for name in ("run", "command", "workflow", "export"):
-        keywords.pop(name, None)
-    if "columns" in keywords:
-        keywords["columns"] = dict(keywords["columns"])
     function: Callable[..., training.TrainingRun] = getattr(training, options.workflow)
-    result = function(**keywords)
+    result = function(**arguments(options))
     for record in result.scores:
         print(
             f"step {record['step']}: score {record['score']:.3f} "
             f"[{record['low']:.3f}, {record['high']:.3f}] on {record['n']} held-out problems"
         )
-    if options.export:
-        print(f"exported: {result.export(options.export)}")
-    print(f"chat with it: qwen3 chat {options.export or result.workdir}")
+    folder = getattr(options, "export", None)
+    if folder is not None:
+        print(f"exported: {folder}")
+    print(f"chat with it: qwen3 chat {folder or result.workdir}")
     return 0
+
+
+def arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of the function of `workflows.training` that the command stands for."""
+    keywords = {name: value for name, value in vars(options).items() if name not in NOT_KEYWORDS}
+    if "columns" in keywords:
+        keywords["columns"] = dict(keywords["columns"])
+    return keywords
