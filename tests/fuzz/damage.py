@@ -134,9 +134,17 @@ def places(tree):
     return out
 
 
+def copied(tree):
+    """A copy of a tree of JSON, or None of one that is too deep to be copied."""
+    try:
+        return json.loads(json.dumps(tree))
+    except RecursionError:
+        return None
+
+
 def bent(tree, rng):
     """A copy of a JSON tree in which one to three values are exchanged, renamed, lost or moved."""
-    tree = json.loads(json.dumps(tree))
+    tree = copied(tree)
     for _ in range(rng.choice((1, 1, 2, 3))):
         spots = places(tree) if isinstance(tree, dict | list) else []
         if not spots or rng.random() < 0.03:
@@ -152,7 +160,7 @@ def bent(tree, rng):
         else:
             other, place = rng.choice(spots)
             if isinstance(other, dict) and place in other:
-                node[key] = json.loads(json.dumps(other[place]))
+                node[key] = copied(other[place])
     return tree
 
 

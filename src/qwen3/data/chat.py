@@ -1,6 +1,6 @@
 """Qwen3's chat format: messages to text and tokens, answers back to messages."""
 
-from qwen3.data.chat_check import ROLES, known_fields, validate
+from qwen3.data.chat_check import ROLES, check_depth, known_fields, validate
 from qwen3.data.chat_parse import SWITCHES, Parsed, ToolCall, mode_of, parse
 from qwen3.data.chat_prefix import prefix_breaks, render_suffix, training_views
 from qwen3.data.chat_render import RenderedPiece, pieces, render
@@ -14,6 +14,7 @@ __all__ = [
     "SWITCHES",
     "Parsed",
     "RenderedPiece",
+    "check_depth",
     "ToolCall",
     "known_fields",
     "mode_of",

@@ -11,6 +11,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_FIELDS = ("role", "content", "reasoning_content", "tool_calls", "name", "tool_call_id")
 CALL_FIELDS = ("name", "arguments", "function", "id", "type", "index")
 NOTES = ("id", "source", "metadata")  # fields that any row of a file may have, for people alone
+DEEPEST = 100  # levels of lists and mappings in each other
 
 
 def known_fields(
@@ -31,6 +32,22 @@ def known_fields(
     return {name: row[name] for name in known if row.get(name) is not None}
 
 
+def check_depth(value: Any, what: str) -> None:
+    """ValueError for lists and mappings nested deeper than DEEPEST: rendering them is recursive."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                inner += item.values()
+            elif isinstance(item, list | tuple):
+                inner += item
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"{what}: nested deeper than {DEEPEST} levels")
+
+
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str | Sequence | Mapping) and not value)
 
@@ -41,10 +58,11 @@ def validate(messages: Sequence[Mapping], *, allow_control: bool = False) -> Non
     Wrong are an empty conversation, an unknown role (it would vanish) or field (misspelt, it
     would), content that is no string (it would be empty; None is fine beside tool calls), a system
     message that is not first, a tool result without a call or more results than calls, a malformed
-    call, reasoning or calls elsewhere than in an assistant message; and control tokens written in a
-    text, which could end the turn and open another, unless allow_control (then encode with
-    `render_tokens(literal_roles=...)`).
+    call, values nested deeper than DEEPEST, reasoning or calls elsewhere than in an assistant
+    message; and control tokens written in a text, which could end the turn and open another, unless
+    allow_control (then encode with `render_tokens(literal_roles=...)`).
     """
+    check_depth(messages, "a conversation")
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
         raise ValueError(f"a conversation is a non-empty list of messages, not {messages!r}")
     open_calls = 0

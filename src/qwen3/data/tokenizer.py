@@ -8,10 +8,11 @@ Ids of the added tokens are attributes (`tokenizer.im_end`), see `special_tokens
 nothing else in the project may hard-code an id. (Qwen3 report 3.1)
 """
 
+import contextlib
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -139,15 +140,17 @@ class Tokenizer:
         """The ids of a text.
 
         With allow_special=False a control token written in the text is plain text: what a user
-        typed can then never end a turn or open a system one.
+        typed can then never end a turn or open a system one. ValueError for a lone surrogate.
         """
-        return self._coder(allow_special).encode(text, add_special_tokens=False).ids
+        with _text_alone():
+            return self._coder(allow_special).encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = True) -> list[list[int]]:
         """`encode` of many texts, on all cores. It takes some 200 bytes of memory per byte of text
         meanwhile: see `text_pieces` for long ones."""
         coder = self._coder(allow_special)
-        batch = coder.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _text_alone():
+            batch = coder.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
     def encode_spans(
@@ -169,7 +172,9 @@ class Tokenizer:
                 parts.append((at, text[at : match.start()], self.added[match.group()]))
                 at = match.end()
         parts.append((at, text[at:], None))
-        plain = self._plain.encode_batch([part for _, part, _ in parts], add_special_tokens=False)
+        texts = [part for _, part, _ in parts]
+        with _text_alone():
+            plain = self._plain.encode_batch(texts, add_special_tokens=False)
         for (start, part, added), encoding in zip(parts, plain, strict=True):
             ids += encoding.ids
             starts += [start + offset for offset, _ in encoding.offsets]
@@ -238,6 +243,15 @@ class Tokenizer:
         if reached != size:
             raise ValueError(f"the texts give only {reached} of {size} ids; add text or ask less")
         return cls(_with_added_tokens(backend))
+
+
+@contextlib.contextmanager
+def _text_alone() -> Iterator[None]:
+    """Turns the library's TypeError over what has no UTF-8 into a ValueError."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError("to encode is text alone, without lone surrogates") from error
 
 
 def _form(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -107,6 +107,7 @@ def chat_request(
     conversation or tool.
     """
     chat.validate(messages, allow_control=True)
+    chat.check_depth((sampling, *options.values()), "the options")
     tools = read_tools(tools)
     check_tools(tools)
     for i, message in enumerate(messages):

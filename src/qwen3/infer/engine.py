@@ -167,6 +167,8 @@ class Engine:
                     max_length=self.max_length,
                     has_tokenizer=self.tokenizer is not None,
                 )
+            except RecursionError:
+                raise ValueError(f"request {i}: a value is nested too deep to be shown") from None
             except ValueError as error:
                 raise ValueError(f"request {i}: {error}") from None
             states.append(
