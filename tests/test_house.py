@@ -107,6 +107,8 @@ def test_what_the_package_imports_is_declared():
         "absl": "absl-py",
         "orbax": "orbax-checkpoint",
         "libtpu": "jax[tpu]",
+            "lm_eval": "lm-eval",
+            "prometheus_client": "prometheus-client",
     }
     called |= {"tensorboardX": "tensorboardx", "array_record": "tensorflow-datasets"}
     outside = {name for name in names if name not in sys.stdlib_module_names and name != "qwen3"}

@@ -286,5 +286,7 @@ def write(folder: Path, example: Example) -> Path:
     return path
 
 
-# The chat form of a suite whose base form stands above.
+# Other forms of suites that stand above.
+for _name in ("ifeval_loose", "ifeval_checks"):
+    EXAMPLES[_name] = EXAMPLES["ifeval"]
 EXAMPLES["mmlu_redux"] = EXAMPLES["mmlu_redux_base"]

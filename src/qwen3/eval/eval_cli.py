@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--suites", default="in-house", help="names or groups, by comma: base, post, ... or all"
     )
+    parser.add_argument("--lm-eval", help="tasks of lm-eval, by comma, instead of suites")
     parser.add_argument("--data", type=Path, help="folder of the suites' files")
     parser.add_argument("--out", type=Path, help="folder of results; default: runs/eval/MODEL")
     parser.add_argument("--mode", choices=MODES, default="both", help="of chat suites")
@@ -52,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
         return 0
     if len(options.what) != 1:
         raise ValueError("which model? qwen3 eval MODEL; qwen3 eval --list shows the suites")
-    return _evaluate(options, console)
+    return _harness(options) if options.lm_eval else _evaluate(options, console)
 
 
 def _list() -> Table:
@@ -93,6 +96,33 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     page = suite_report.write(folder, name, rows)
     console.print(suite_report.terminal_table(rows))
     console.print(f"The page: {page}\nEvery answer: {folder / 'samples'}", highlight=False)
+    return 0
+
+
+def _harness(options: argparse.Namespace) -> int:
+    """Tasks of lm-eval: its own table, and results.json in the folder of results."""
+    from qwen3.data.atomic import write_atomically
+    from qwen3.eval import harness
+    from qwen3.infer.language_model import load
+
+    [name] = options.what
+    [budget] = _budgets(options.budget)[:1]
+    thinking = {"think": True, "no_think": False, "both": None}[options.mode]
+    lm = harness.EngineLM(
+        load(name), thinking=thinking, budget=budget, slots=options.slots, seed=options.seed
+    )
+    is_chat = thinking is not None
+    results = harness.evaluate(
+        lm,
+        [task.strip() for task in options.lm_eval.split(",")],
+        limit=options.limit,
+        apply_chat_template=is_chat,
+    )
+    print(importlib.import_module("lm_eval.utils").make_table(results))
+    folder = options.out or Path("runs/eval") / Path(name).name
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = json.dumps(results["results"], indent=1, default=str)
+    write_atomically(folder / "lm_eval.json", scores)
     return 0
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from qwen3.eval import ifeval_official, verdicts
 from qwen3.eval import item_readers as readers
 from qwen3.eval import suite_prompts as prompts
-from qwen3.eval import verdicts
 from qwen3.eval.items import Item
 from qwen3.eval.suite import Suite
 from qwen3.eval.suites_base import REDUX, digit
@@ -83,6 +83,21 @@ AIME = Suite(
     published="AIME'24",
 )
 
+IFEVAL = Suite(
+    name="ifeval",
+    group="post",
+    kind="chat",
+    title="IFEval (strict prompt)",
+    source="google-research instruction_following_eval, Apache-2.0",
+    total=541,
+    files=("ifeval/input_data.jsonl",),
+    read=readers.rows("key", "prompt", "instruction_id_list", "kwargs", id="key"),
+    ask=prompts.chat("{prompt}"),
+    score=ifeval_official.strict_prompt,
+    needs="the extra [eval]",
+    published="IFEval",
+)
+
 POST = (
     replace(
         REDUX,
@@ -117,19 +132,26 @@ POST = (
         departs="the validation questions, whose answers are public",
         published="C-Eval",
     ),
+    IFEVAL,
+    replace(
+        IFEVAL,
+        name="ifeval_loose",
+        title="IFEval (loose prompt)",
+        score=ifeval_official.loose_prompt,
+        published="",
+    ),
     Suite(
-        name="ifeval",
-        group="post",
+        name="ifeval_checks",
+        group="extra",
         kind="chat",
-        title="IFEval (strict prompt)",
-        source="google-research instruction_following_eval, Apache-2.0",
+        title="IFEval by our checks",
+        source=IFEVAL.source,
         total=541,
-        files=("ifeval/input_data.jsonl",),
+        files=IFEVAL.files,
         read=readers.problems(ifeval.read_ifeval),
         ask=prompts.chat_problem,
         score=verdicts.problem,
         departs="checks of our own, stricter and without verdict on languages in Latin script",
-        published="IFEval",
     ),
     Suite(
         name="math_500",
