@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.item_readers import Reader, found
 from qwen3.eval.items import Item
 from qwen3.eval.suite_prompts import ChatPrompt, TextPrompt
@@ -14,6 +15,15 @@ from qwen3.eval.verdicts import Scorer
 
 KINDS = ("chat", "text", "choice")
 OUTPUT = 32_768  # tokens of an answer of a chat suite (report, 4.6)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What items are made from."""
+
+    count: int
+    data: Path | None  # folder of the suites' files
+    tokenizer: Tokenizer | None
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,10 @@ class Suite:
     kind: str  # one of KINDS
     title: str  # as tables show it
     source: str  # repository or Hub data set, and licence
-    total: int  # items of the published set; 0 where it is generated
+    total: int  # items of the published set, or that are made here
     files: tuple[str, ...] = ()  # patterns below the data folder; none where it is generated
     read: Reader | None = None
-    generate: Callable[[int], list[Item]] | None = None  # (count) -> items, where there is no file
+    generate: Callable[[Generation], list[Item]] | None = None  # where the items are made here
     ask: ChatPrompt | None = None  # of chat suites
     text: TextPrompt | None = None  # of the others
     options: Callable[[Item], list[str]] | None = None  # continuations of a choice suite
@@ -47,10 +57,15 @@ class Suite:
     departs: str = ""  # from the report's protocol, in words
     published: str = ""  # row of the report's scores that this compares with
 
-    def items(self, data: Path | None, count: int | None = None) -> list[Item]:
-        """The first `count` items. Raises ValueError saying what to fetch and where to put it."""
+    def items(
+        self, data: Path | None, count: int | None = None, tokenizer: Tokenizer | None = None
+    ) -> list[Item]:
+        """The first `count` items. tokenizer: of suites whose items have a length in tokens.
+
+        Raises ValueError saying what to fetch and where to put it.
+        """
         if self.generate is not None:
-            return self.generate(self.total or 200 if count is None else count)
+            return self.generate(Generation(count or self.total, data, tokenizer))
         assert self.read is not None
         if data is None:
             raise ValueError(
@@ -98,7 +113,7 @@ def summary(suite: Suite) -> dict[str, Any]:
         "suite": suite.name,
         "group": suite.group,
         "kind": suite.kind,
-        "items": suite.total or "generated",
+        "items": suite.total,
         "shots": suite.shots,
         "needs": suite.needs or "-",
         "source": suite.source,

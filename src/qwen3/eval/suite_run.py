@@ -129,7 +129,7 @@ def run(
     """
     open_folder(folder, settings)
     runs = [
-        _opened(suite, arm, settings, folder, data)
+        _opened(model, suite, arm, settings, folder, data)
         for suite in suites
         for arm in arms(suite, settings)
     ]
@@ -152,9 +152,14 @@ def _samples(suite: Suite, settings: EvalSettings) -> int:
 
 
 def _opened(
-    suite: Suite, arm: Arm, settings: EvalSettings, folder: Path, data: Path | None
+    model: LanguageModel,
+    suite: Suite,
+    arm: Arm,
+    settings: EvalSettings,
+    folder: Path,
+    data: Path | None,
 ) -> SuiteRun:
-    items = suite.items(data, settings.limit)
+    items = suite.items(data, settings.limit, model.tokenizer)
     shots = suite.shots_for(data, items)
     path = folder / "samples" / f"{suite.name}.{arm.name}.jsonl"
     run = SuiteRun(suite, arm, items, shots, path)

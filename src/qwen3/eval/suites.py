@@ -12,7 +12,7 @@ from qwen3.eval.suites_extra import EXTRA
 from qwen3.eval.suites_post import POST
 
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*BASE, *POST, *EXTRA)}
-GROUPS = ("base", "post", "in-house", "extra")
+GROUPS = ("base", "post", "ruler", "in-house", "extra")
 
 
 def chosen(names: Sequence[str]) -> list[Suite]:
@@ -33,7 +33,8 @@ def present(suites: Sequence[Suite], data: Path | None) -> tuple[list[Suite], li
     """(suites whose files are below `data` or that are generated, what the others want)."""
     there, missing = [], []
     for suite in suites:
-        if suite.generate is not None or (data is not None and found(data, suite.files)):
+        is_made = suite.generate is not None and (data is not None or not suite.needs)
+        if is_made or (data is not None and found(data, suite.files)):
             there.append(suite)
         else:
             missing.append(f"{suite.name}: {suite.wanted()}")

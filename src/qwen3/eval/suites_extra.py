@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from qwen3 import rewards
 from qwen3.eval import item_readers as readers
+from qwen3.eval import ruler, verdicts
 from qwen3.eval import suite_prompts as prompts
-from qwen3.eval import verdicts
 from qwen3.eval.items import Item
-from qwen3.eval.suite import Suite
+from qwen3.eval.suite import Generation, Suite
 from qwen3.eval.suites_post import chat_choice, letter_index
 
 BOXED = prompts.BOXED.replace("{}", "{{}}")
@@ -24,13 +24,14 @@ AGIEVAL = readers.choices(
 CONNECTIVES = {"cause": "because", "effect": "so"}
 
 
-def family(name: str) -> Callable[[int], list[Item]]:
+def family(name: str) -> Callable[[Generation], list[Item]]:
     """Held-out problems of a family of `rewards`, from its generator."""
 
-    def generate(count: int) -> list[Item]:
+    def generate(source: Generation) -> list[Item]:
         task = rewards.get(name)
         problems = (
-            task.generate(seed, difficulty=(seed % 5) / 4, split="heldout") for seed in range(count)
+            task.generate(seed, difficulty=(seed % 5) / 4, split="heldout")
+            for seed in range(source.count)
         )
         return [Item(str(seed), {"problem": problem}) for seed, problem in enumerate(problems)]
 
@@ -52,6 +53,42 @@ def generated(name: str, title: str, task: str, *, published: str = "") -> Suite
         published=published,
     )
 
+
+def ruler_items(length: int) -> Callable[[Generation], list[Item]]:
+    """Items of RULER of `length` tokens."""
+
+    def generate(source: Generation) -> list[Item]:
+        if source.tokenizer is None:
+            raise ValueError("RULER's lengths are in tokens: it needs the model's tokenizer")
+        return ruler.items(length, source.count, source.data, source.tokenizer)
+
+    return generate
+
+
+RULER = tuple(
+    Suite(
+        name=f"ruler_{name}",
+        group="ruler",
+        kind="chat",
+        title=f"RULER {name}",
+        source="generated here, from books and SQuAD-form questions (arXiv 2404.06654)",
+        total=13 * 20,
+        generate=ruler_items(length),
+        ask=prompts.chat("{question}"),
+        score=ruler.score,
+        needs="corpus, xquad, cmrc2018",
+        departs="wordings and haystacks of our own; 20 items a task where the paper has 500; no "
+        "answer prefix; the report's thinking budget is 8,192: --budget 8192",
+    )
+    for name, length in (
+        ("4k", 4096),
+        ("8k", 8192),
+        ("16k", 16_384),
+        ("32k", 32_768),
+        ("64k", 65_536),
+        ("128k", 131_072),
+    )
+)
 
 XCOPA = Suite(
     name="xcopa_base",
@@ -188,6 +225,7 @@ EXTRA = (
         ask=prompts.chat("{context}\n\n问题：{question}\n只用原文中的词语作答，写在一行内。"),
         score=verdicts.quoted_answer,
     ),
+    *RULER,
     generated("locks", "Combination locks", "lock"),
     generated("length_control", "LengthCtrl", "length_control", published="LengthCtrl"),
     generated("tool_use", "ToolUse (single call)", "tool_call", published="ToolUse"),
