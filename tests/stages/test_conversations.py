@@ -56,21 +56,22 @@ FAULTS = {
         r"sample has no field \['tool'",
     ),
     "a misspelt field of a message": (
-        {"messages": [ASK, {**REPLY, "reasoning": "r"}]},
-        r"message 1: a message has no field \['reasoning'\]; it may have role, content, ",
+        {"messages": [ASK, {**REPLY, "reasonning": "r"}]},
+        r"message 1: a message has no field \['reasonning'\]; it may have role, content, ",
     ),
     "a message not to be trained on": (
         {"messages": [ASK, {**REPLY, "weight": 0}]},
-        r"message 1: a message has no field \['weight'\]",
+        "no assistant message to train on",
     ),
     "a mask of a conversation": ({**SAMPLE, "mask": [1]}, r"no field \['mask'\]; it may have mess"),
     "messages of ids": (
         {"ids": [1, 2], "mask": [0, 1], "messages": [ASK]},
         r"no field \['messages'",
     ),
-    "no messages": ({"messages": None}, "non-empty list"),
+    "no messages": ({"messages": None}, "a sample has messages"),
+    "an empty conversation": ({"messages": []}, "non-empty list"),
     "tools that are no list": ({**SAMPLE, "tools": "f"}, "tools: a text that is not JSON"),
-    "neither": ({"text": "x"}, "a sample has 'messages' or 'ids'"),
+    "neither": ({"text": "x"}, "a sample has messages .* or ids, this one has text"),
 }
 
 

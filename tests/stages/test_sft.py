@@ -120,7 +120,7 @@ def test_control_tokens_that_a_user_typed_are_text(tokenizer):
     [
         ({"messages": [{"role": "robot", "content": "a"}]}, "line 1: message 0: role 'robot'"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no assistant message"),
-        ({"text": "a"}, "has 'messages' or 'ids'"),
+        ({"text": "a"}, "a sample has messages"),
         ({"ids": [1, 2, 3], "mask": [0, 1]}, "3 ids and a mask of 2"),
         ({"ids": [1, 2**20], "mask": [0, 1]}, "ids run from 1 to 1048576"),
         (

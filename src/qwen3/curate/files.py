@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qwen3 import rewards
+from qwen3.curate.message_forms import read_messages
 from qwen3.data import chat
 from qwen3.data.chat_tools import read_tools
 from qwen3.data.jsonl import place, read_rows, write_rows
 from qwen3.rewards import Problem
+from qwen3.rewards.response import REQUIRED_MODES
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
 
 
 def write_conversations(path: str | Path, samples: Iterable[Mapping]) -> None:
@@ -26,21 +30,48 @@ def read_problems(path: str | Path) -> list[Problem]:
     without a scorer. Raises ValueError naming file, line and what is wrong.
     """
     problems = []
-    known = [field.name for field in dataclasses.fields(Problem)]
     for number, row in read_rows(path, fields=["messages"]):
         try:
-            row = chat.known_fields(row, known, "problem")
-            tools = read_tools(row.get("tools"))
-            problem = Problem(**{"task": "", "answer": {}, **row, "tools": tools})
-            chat.validate(problem.messages, allow_control=True)
-            if problem.task:
-                rewards.get(problem.task)
+            problems.append(read_problem(row))
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{place(path, number)}: {error}") from None
-        problems.append(problem)
     if not problems:
         raise ValueError(f"{path} holds no problem")
     return problems
+
+
+def read_problem(row: Mapping) -> Problem:
+    """The problem of a row, its messages in any form of `message_forms`.
+
+    Raises ValueError for a field that a problem does not have, messages that are no question, a
+    task that does not exist, and an answer that is not the record of its family.
+    """
+    known = {**{"task": "", "answer": {}}, **chat.known_fields(row, FIELDS, "problem")}
+    messages, _, tools = read_messages(known.get("messages"))
+    problem = Problem(
+        **{**known, "messages": messages, "tools": read_tools(known.get("tools") or tools)}
+    )
+    check_problem(problem)
+    return problem
+
+
+def check_problem(problem: Problem) -> None:
+    """Raise ValueError for a problem that could not be asked or scored as it stands."""
+    chat.validate(problem.messages, allow_control=True)
+    last = problem.messages[-1]
+    if last["role"] not in ("user", "tool"):
+        raise ValueError(f"the last message is the {last['role']}'s; wanted the user's")
+    if not str(last.get("content") or "").strip():
+        raise ValueError("the prompt is empty")
+    if not isinstance(problem.answer, Mapping):
+        raise ValueError(f"answer {problem.answer!r:.80} is no object, the record of a task")
+    difficulty = problem.difficulty
+    if isinstance(difficulty, bool) or not isinstance(difficulty, int | float):
+        raise ValueError(f"difficulty {difficulty!r:.80} is no number")
+    if problem.mode not in REQUIRED_MODES:
+        raise ValueError(f"mode {problem.mode!r:.80} is none of {', '.join(REQUIRED_MODES)}")
+    if problem.task:
+        rewards.get(problem.task)
 
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:

@@ -55,8 +55,11 @@ def write(
 ) -> None:
     """One .npz, whole or not at all.
 
-    teacher: what a reader should know it by. temperature: that of `top_logits`.
+    teacher: what a reader should know it by. temperature: that of `top_logits`. Raises ValueError
+    for tokens with another weight than 0 and 1.
     """
+    if any(np.any(sequence.weights % 1) or sequence.weights.max() > 1 for sequence in sequences):
+        raise ValueError(f"{path}: stored logits have no weights but 0 and 1")
     arrays: dict[str, Any] = {
         "tokens": np.concatenate([sequence.tokens for sequence in sequences]),
         "mask": np.concatenate([sequence.weights for sequence in sequences]).astype(np.int8),

@@ -97,14 +97,16 @@ def training_tokens(
     *,
     tools: Sequence[Mapping] | None = None,
     empty_think: str = "target",
-) -> list[tuple[list[int], list[int], int]]:
+    weights: Mapping[int, float] | None = None,
+) -> list[tuple[list[int], list[float], int]]:
     """The samples [(ids, loss mask, index of the last answer)] of a dialogue.
 
     Every assistant message is trained on exactly once, in the rendering that ends with it, from
     where the prompt before it ends to its end token. Neighbours share a sample as long as one
-    rendering is a prefix of the next. empty_think: see `chat_tokens.render_tokens`. Raises
-    ValueError naming the message before which the prompt is no prefix of the rendering with it,
-    whose thought the template leaves out, or behind which it writes no end token.
+    rendering is a prefix of the next. empty_think: see `chat_tokens.render_tokens`. weights:
+    message -> its value in the mask, 1 for those not named. Raises ValueError naming the message
+    before which the prompt is no prefix of the rendering with it, whose thought the template leaves
+    out, or behind which it writes no end token.
     """
     views: list[_View] = []
     for i, message in enumerate(messages):
@@ -120,10 +122,12 @@ def training_tokens(
         view.answers.append(i)
         view.trained.append(span)
         views.append(view)
-    return [(*_tokens(tokenizer, view), view.answers[-1]) for view in views]
+    return [(*_tokens(tokenizer, view, weights or {}), view.answers[-1]) for view in views]
 
 
-def _tokens(tokenizer: Tokenizer, view: _View) -> tuple[list[int], list[int]]:
+def _tokens(
+    tokenizer: Tokenizer, view: _View, weights: Mapping[int, float]
+) -> tuple[list[int], list[float]]:
     """(ids, loss mask). No token reaches across the start of an answer, as at inference: else the
     first word of an answer after a prompt that ends in a blank would belong to the prompt."""
     ids: list[int] = []
@@ -133,7 +137,11 @@ def _tokens(tokenizer: Tokenizer, view: _View) -> tuple[list[int], list[int]]:
         more, places = tokenizer.encode_spans(view.text[a:b], literal=literal)
         ids += more
         starts += [a + place for place in places]
-    return ids, inside(starts, view.trained)
+    mask = [0.0] * len(ids)
+    for answer, span in zip(view.answers, view.trained, strict=True):
+        weight = weights.get(answer, 1.0)
+        mask = [a + weight * b for a, b in zip(mask, inside(starts, [span]), strict=True)]
+    return ids, mask
 
 
 def _answer(

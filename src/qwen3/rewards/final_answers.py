@@ -254,13 +254,11 @@ def _comparison(text: str) -> Answer | None:
 def _without(points: Sequence[Answer]) -> Answer | None:
     """The reals without some points; None if their order is not known."""
     numbers = {point for point in points if isinstance(point, ExactNumber)}
-    ascending: Sequence[Answer] = sorted(numbers, key=lambda number: number.value)
-    if len(points) == 1:
-        ascending = points
-    elif any(not isinstance(point, ExactNumber) for point in points):
+    ascending = sorted(numbers, key=lambda number: number.value)
+    if len(points) > 1 and any(not isinstance(point, ExactNumber) for point in points):
         return None
     low, high = REALS.items
-    bounds = [low, *ascending, high]
+    bounds = [low, *(points if len(points) == 1 else ascending), high]
     return Union(tuple(Bracketed("(", pair, ")") for pair in pairwise(bounds)))
 
 

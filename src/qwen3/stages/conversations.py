@@ -1,7 +1,8 @@
 """Conversations -> sequences with token-exact loss masks -> packed batches that are f(seed, step).
 
-A row of a file (JSON lines or Parquet) is {"messages": [...], "tools": [...]}, or tokens that were
-made elsewhere, {"ids": [...], "mask": [0, 1, ...], "think": true}.
+A row of a file (JSON lines or Parquet) is {"messages": [...], "tools": [...]}, or the same in
+another form of the field (`curate.message_forms`), or tokens that were made elsewhere, {"ids":
+[...], "mask": [0, 1, ...], "think": true}.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen3.curate.message_forms import Conversation, read_conversation
 from qwen3.data import chat, rows
 from qwen3.data.chat_prompt import LITERAL_ROLES
 from qwen3.data.chat_render import split_thought
-from qwen3.data.chat_tools import read_tools
 from qwen3.data.folder_template import training_tokens
 from qwen3.data.jsonl import place, read_rows
 from qwen3.data.rows import TokenSequence
@@ -26,7 +27,6 @@ from qwen3.losses.forward import MODES
 log = logging.getLogger("qwen3")
 
 TOO_LONG = ("error", "drop")
-CONVERSATION_FIELDS = ("messages", "tools")
 IDS_FIELDS = ("ids", "mask", "think")
 
 
@@ -52,44 +52,65 @@ def sequences(
 
     Every answer is trained exactly once, in the rendering in which it is written at inference
     (`data.chat.training_views`; with a folder's own chat template
-    `data.folder_template.training_tokens`). empty_think: see `data.chat.render_tokens`.
+    `data.folder_template.training_tokens`), with the weight that the file gives it. empty_think:
+    see `data.chat.render_tokens`; a sample with enable_thinking false is given the empty block.
     """
-    if not isinstance(sample, Mapping) or not {"messages", "ids"} & set(sample):
-        raise ValueError(f"a sample has 'messages' or 'ids', this is {str(sample)[:80]}")
-    kind = IDS_FIELDS if sample.get("ids") is not None else CONVERSATION_FIELDS
-    sample = chat.known_fields(sample, kind, "sample")
-    if "ids" in sample:
-        return [_from_ids(sample, tokenizer)]
-    messages, tools = sample.get("messages", ()), read_tools(sample.get("tools"))
-    # Escaped below for everybody but the assistant, whose text must be free of control tokens.
-    chat.validate(messages, allow_control=True)
-    chat.validate([m for m in messages if m["role"] == "assistant"] or messages)
+    if not isinstance(sample, Mapping):
+        raise ValueError(f"a sample is an object, not {str(sample)[:80]}")
+    if sample.get("ids") is not None:
+        return [_from_ids(chat.known_fields(sample, IDS_FIELDS, "sample"), tokenizer)]
+    conversation = read_conversation(sample)
+    _check(conversation)
+    empty_think = "prompt" if conversation.enable_thinking is False else empty_think
     if tokenizer.chat_template is None:
-        views = _built_in_views(tokenizer, messages, tools, empty_think)
+        views = _built_in_views(tokenizer, conversation, empty_think)
     else:
-        views = training_tokens(tokenizer, messages, tools=tools, empty_think=empty_think)
-    if not views:
+        views = training_tokens(
+            tokenizer,
+            conversation.messages,
+            tools=conversation.tools,
+            empty_think=empty_think,
+            weights=conversation.weights,
+        )
+    if not any(any(mask) for _, mask, _ in views):
         raise ValueError("no assistant message to train on")
     return [
-        _sequence(ids, mask, bool(split_thought(messages[last])[0].strip()))
+        _sequence(ids, mask, bool(split_thought(conversation.messages[last])[0].strip()))
         for ids, mask, last in views
     ]
 
 
+def _check(conversation: Conversation) -> None:
+    """Raise ValueError for a conversation that cannot be trained on as it is meant."""
+    messages = conversation.messages
+    # Escaped when rendered for everybody but the assistant, whose text must be free of them.
+    chat.validate(messages, allow_control=True)
+    answers = [message for message in messages if message["role"] == "assistant"]
+    chat.validate(answers or messages)
+    if conversation.enable_thinking is False and any(split_thought(m)[0].strip() for m in answers):
+        raise ValueError("enable_thinking is false, but an answer has a thought")
+
+
 def _built_in_views(
-    tokenizer: Tokenizer, messages: Sequence[Mapping], tools: list | None, empty_think: str
-) -> list[tuple[list[int], list[int], int]]:
+    tokenizer: Tokenizer, conversation: Conversation, empty_think: str
+) -> list[tuple[list[int], list[float], int]]:
     """(ids, loss mask, index of the last answer) in Qwen3's first format."""
+    messages, tools = conversation.messages, conversation.tools
+    weights = conversation.weights or {}
     views = []
     for count, answers in chat.training_views(messages, tools=tools):
-        ids, mask = chat.render_tokens(
-            tokenizer,
-            messages[:count],
-            tools=tools,
-            train_on=answers,
-            empty_think=empty_think,
-            literal_roles=LITERAL_ROLES,
-        )
+        ids: list[int] = []
+        mask: list[float] = []
+        for weight in sorted({weights.get(i, 1.0) for i in answers}):
+            ids, part = chat.render_tokens(
+                tokenizer,
+                messages[:count],
+                tools=tools,
+                train_on=[i for i in answers if weights.get(i, 1.0) == weight],
+                empty_think=empty_think,
+                literal_roles=LITERAL_ROLES,
+            )
+            mask = [weight * b + a for a, b in zip(mask or [0.0] * len(ids), part, strict=True)]
         views.append((ids, mask, answers[-1]))
     return views
 
@@ -105,7 +126,7 @@ def _from_ids(sample: Mapping, tokenizer: Tokenizer) -> TokenSequence:
     )
 
 
-def _sequence(ids: Sequence[int], mask: Sequence[int], thinks: bool) -> TokenSequence:
+def _sequence(ids: Sequence[int], mask: Sequence[float], thinks: bool) -> TokenSequence:
     mode = MODES.index("think" if thinks else "no_think")
     return TokenSequence(np.array(ids, np.int32), np.array(mask, np.float32), mode)
 
