@@ -132,9 +132,12 @@ def test_seconds_of_a_stage_are_those_of_all_its_starts(tmp_path):
     lines = [json.dumps(row) + "\n" for row in rows] + ['{"step": 15, "sec']  # killed there
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
     assert seed_run.Clock(tmp_path).seconds == pytest.approx(25, abs=1)
+    damaged = b'{"note": "no step"}\n{"step": 7, "seconds": 2.0, "note": "\xff"}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(damaged + "".join(lines).encode())
+    assert seed_run.Clock(tmp_path).seconds == pytest.approx(25, abs=1)
 
 
-@pytest.mark.parametrize("trained", [(), (10, 20)])
+@pytest.mark.parametrize("trained", [(), (10, 20), (10, 20, 23), (4,)])
 def test_rl_that_runs_out_of_prompts_keeps_what_it_has_learnt(trained, tmp_path, monkeypatch):
     def train(run, stage, name, config):
         for step in trained:
@@ -143,11 +146,16 @@ def test_rl_that_runs_out_of_prompts_keeps_what_it_has_learnt(trained, tmp_path,
 
     monkeypatch.setattr(seed_run.SeedRun, "train", train)
     run = seed_run.SeedRun(tmp_path, BUDGETS[15], 0)
-    config = types.SimpleNamespace(init_from=str(tmp_path / "cold_start"), steps=72)
+    config = types.SimpleNamespace(init_from=str(tmp_path / "cold_start"), steps=72, save_every=10)
     said = post_training.learn(run, "reasoning_rl", config)
-    stands = "reasoning_rl" if trained else "cold_start"
+    # Steps 4 and 23 were saved because of a stop signal: without it they would not be there.
+    stands = {
+        (10, 20): "reasoning_rl",
+        (10, 20, 23): "reasoning_rl/checkpoints/20",
+    }.get(trained, "cold_start")
     assert run.weights("reasoning_rl") == tmp_path / stands
-    assert said.startswith("ended at step 20 of 72: 20 p" if trained else "left out: 20 prompts")
+    ended = "ended at step 20 of 72: 20 p" if 20 in trained else "left out: 20 prompts"
+    assert said.startswith(ended)
 
 
 def test_the_final_set_was_never_seen_while_designing():
@@ -494,6 +502,11 @@ def not_a_folder(folder):
     folder.write_text("")
 
 
+def torn(folder):
+    folder.mkdir()
+    (folder / "recipe.json").write_text('{"version": 2, "bud')
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -501,6 +514,7 @@ def not_a_folder(folder):
         (other_budget, "budget.grpo: 2 -> 1; give another folder, or the settings of that run"),
         (other_files, "holds other files and no recipe.json; give a new or empty folder"),
         (not_a_folder, "File exists; give a folder that can be written"),
+        (torn, "recipe.json is damaged; give another folder"),
     ],
 )
 def test_a_workdir_that_cannot_serve_is_refused_in_one_line_and_left_alone(
@@ -514,6 +528,23 @@ def test_a_workdir_that_cannot_serve_is_refused_in_one_line_and_left_alone(
     assert said.startswith(f"qwen3 recipe: --workdir {workdir}") and words in said
     assert said.count("\n") == 1 and "Errno" not in said
     assert contents(tmp_path) == before
+
+
+def test_two_recipes_do_not_share_a_workdir(tmp_path, capsys):
+    settings = {"budget": dataclasses.asdict(BUDGETS[0]), "exam": "final", "own": {}}
+    held = seed_run.open_workdir(tmp_path / "run", settings)
+    assert cli.main(["recipe", "--workdir", str(tmp_path / "run"), "--budget", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "is open in this process already" in said and said.count("\n") == 1
+    held.close()
+    seed_run.open_workdir(tmp_path / "run", settings)
+
+
+def test_a_start_that_is_killed_at_its_beginning_does_not_block_the_next(tmp_path):
+    for name in seed_run.FIRST_FILES:
+        (tmp_path / name).write_text("")
+    seed_run.open_workdir(tmp_path, {"budget": {"grpo": 1}})
+    assert json.loads((tmp_path / "recipe.json").read_text())["budget"] == {"grpo": 1}
 
 
 def test_a_workdir_serves_again_and_needs_room(tmp_path):

@@ -1,5 +1,6 @@
 """The recipe's worker processes: order, errors, signals, and what the board says."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from qwen3.recipe import board, workers
+from qwen3.train.writing import WorkdirError
 
 
 def work(folder, name, needs=(), seconds=0.0):
@@ -82,14 +84,37 @@ def test_ready_jobs_are_those_whose_inputs_are_made():
     assert workers.ready(waiting, {"x"}) == ["c"]
 
 
+def fill(folder, name):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{name}.json")
+
+
+def fill_unnamed(folder, name):
+    raise WorkdirError("cannot write it: No space left; free space")
+
+
 @pytest.mark.parametrize(
     ("perform", "kind", "words"),
-    [(fail, ValueError, "one cannot be made"), (die, workers.Failed, "died with exit code 3")],
+    [
+        (fail, ValueError, "one cannot be made"),
+        (die, workers.Failed, "died with exit code 3"),
+        (fill, WorkdirError, "No space left on device: 'one.json'; free space on that disk and"),
+        (fill_unnamed, WorkdirError, "cannot write it: No space left; free space .*one.txt has"),
+    ],
 )
 def test_a_failure_is_told_and_ends_the_run(tmp_path, perform, kind, words):
     job = {"one": workers.Job((tmp_path, "one"), (), tmp_path / "one.txt")}
     with pytest.raises(kind, match=words):
         workers.run(job, perform, 1, Silent())
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(tmp_path):
+    full = {"one": workers.Job((tmp_path, "one"), (), Path("/dev/full"))}
+    with pytest.raises(ValueError, match="one cannot be made"):
+        workers.run(full, fail, 1, Silent())
+    (tmp_path / "file").write_text("")
+    none = {"one": workers.Job((tmp_path, "one"), (), tmp_path / "file" / "one.txt")}
+    with pytest.raises(WorkdirError, match="a file stands where a directory is needed"):
+        workers.run(none, work, 1, Silent())
 
 
 SCRIPT = """

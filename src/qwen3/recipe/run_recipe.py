@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 
 from qwen3.hosts import local_folder
@@ -23,6 +25,8 @@ from qwen3.recipe.report import claims, page
 from qwen3.recipe.seed_run import SeedRun
 from qwen3.recipe.stage_table import ROWS, STAGES, RecipeStage
 from qwen3.recipe.world import exams
+from qwen3.train import workdir_lock
+from qwen3.train.writing import WorkdirError, explained
 
 
 def recipe(
@@ -38,31 +42,46 @@ def recipe(
     """Run all stages of all seeds that are not done yet, then write the report.
 
     workers: stages side by side. own: the user's own input by flag name, see `SeedRun.own`.
-    command: for the report. Returns {claim: verdict}. Raises ValueError or OSError for a workdir
-    that cannot be used, `workers.Failed` where a stage fails, Stopped after a stop signal.
+    command: for the report. Returns {claim: verdict}. Raises ValueError, OSError or WorkdirError
+    for a workdir that cannot be used, `workers.Failed` where a stage fails, Stopped after a stop
+    signal.
     """
     console, own = Console(stderr=True), dict(own or {})
     workdir = local_folder(workdir).resolve()  # stages write their inputs' paths down
     runs = [SeedRun(workdir / f"seed{n}", budget, n, exam, own) for n in range(seeds)]
     settings = {"budget": dataclasses.asdict(budget), "exam": exam, "own": own}
-    seed_run.open_workdir(workdir, settings, sum(run.needed for run in runs))
-    clock = seed_run.Clock()
+    lock = seed_run.open_workdir(workdir, settings, sum(run.needed for run in runs))
     try:
-        run_stages(runs, workers, console)
-    finally:  # an interrupted start counts too
+        clock = seed_run.Clock()
+        try:
+            run_stages(runs, workers, console)
+        except BaseException:
+            # An interrupted start counts too; a full disk does not hide what went wrong.
+            with contextlib.suppress(WorkdirError):
+                seed_run.add_time(workdir / "elapsed.json", clock.seconds)
+            raise
         elapsed = seed_run.add_time(workdir / "elapsed.json", clock.seconds)
-    facts = {
-        "command": command,
-        "minutes": budget.minutes,
-        "exam": exam,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "workers": workers,
-        "date": datetime.date.today().isoformat(),
-        "elapsed": elapsed,
-    }
-    results = [results_of(run) for run in runs]
-    states = page.write(workdir, results, facts)
+        facts = {
+            "command": command,
+            "minutes": budget.minutes,
+            "exam": exam,
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+            "workers": workers,
+            "date": datetime.date.today().isoformat(),
+            "elapsed": elapsed,
+        }
+        return report(workdir, [results_of(run) for run in runs], facts, console)
+    finally:
+        workdir_lock.unlock(lock)
+
+
+def report(
+    workdir: Path, results: list[dict[str, Any]], facts: Mapping[str, Any], console: Console
+) -> dict[str, str]:
+    """Write the report and results.json, and print the verdicts; returns them."""
+    with explained(epath.Path(workdir) / "report.html"):
+        states = page.write(workdir, results, facts)
     seed_run.write(workdir / "results.json", {"facts": facts, "states": states, "seeds": results})
     for name, state in states.items():
         title = claims.texts()[name]["title"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,13 +11,13 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, differences
-from qwen3.data.atomic import write_atomically
 from qwen3.data.jsonl import read_rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
@@ -25,18 +26,21 @@ from qwen3.model import hf, hf_config, sizes
 from qwen3.model.sizes import ModelConfig, count_parameters
 from qwen3.recipe.budgets import Budget
 from qwen3.stages.start import parameters
+from qwen3.train import workdir_lock
 from qwen3.train.checkpoint import Keep
 from qwen3.train.recording import Log
+from qwen3.train.writing import write_atomically
 
 VERSION = 2  # of what a workdir holds; raise it when an old workdir cannot be gone on with
 NEEDED = 600 * 2**20  # bytes that a seed writes at most, with models of this size
 MODELS = 20  # models that a seed leaves, with those of experts and cold-start sizes
+FIRST_FILES = {"lock", "recipe.json.new"}  # what a start leaves that is killed at its beginning
 LOG = Log(every=5)
 # As in 0.6B the heads together are twice as wide as the model; heads of 16 take almost twice the
 # steps to learn to look up (docs/log/2026-11-22-heads-and-copying.md).
 HEADS = {"heads": 4, "kv_heads": 2, "head_dim": 32}
 CONTEXT = 512  # tokens of a prompt and its answer in evaluations
-UNTRAINED = "untrained.txt"  # in the folder of a stage that could not learn: whose model goes on
+UNTRAINED = "untrained.txt"  # in the folder of a stage that could not learn: which model goes on
 WEIGHTS = "model"  # folder of a large model's weights, in the Hugging Face layout
 ONE = MeshConfig(data=1, fsdp=1)  # one device, however many there are
 
@@ -61,11 +65,12 @@ def execution(model: ModelConfig) -> dict[str, Any]:
     return {"scan": large(model), "remat": "full" if large(model) else "none"}
 
 
-def open_workdir(path: Path, settings: Mapping[str, Any], needed: int = NEEDED) -> None:
+def open_workdir(path: Path, settings: Mapping[str, Any], needed: int = NEEDED) -> TextIO:
     """Make or reopen the folder of a run; what lies there is not changed if it cannot serve.
 
-    Raises ValueError for a folder of another run, of another version of the recipe or with other
-    files, and OSError where it cannot be written or the disk has no room for `needed` bytes in all.
+    Returns its lock, see `train.workdir_lock`. Raises ValueError for a folder of another run, of
+    another version of the recipe or with other files, OSError where it cannot be written or the
+    disk has no room for `needed` bytes in all, and WorkdirError where another recipe is at work.
     """
     file = path / "recipe.json"
     try:
@@ -77,19 +82,39 @@ def open_workdir(path: Path, settings: Mapping[str, Any], needed: int = NEEDED) 
         raise OSError(message) from None
     wanted = json.loads(json.dumps({"version": VERSION, **settings}))
     if file.exists():
-        check_same_run(path, json.loads(file.read_text()), wanted)
-    elif any(path.iterdir()):
+        check_same_run(path, _settings_in(file), wanted)
+    elif {child.name for child in path.iterdir()} - FIRST_FILES:
         raise ValueError(
             f"--workdir {path} holds other files and no recipe.json; give a new or empty folder"
         )
-    written = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    free, needed = shutil.disk_usage(path).free, needed - written
+    free, needed = shutil.disk_usage(path).free, needed - _bytes_below(path)
     if free < needed:
         raise OSError(
             f"--workdir {path}: {free >> 20} MiB free, {needed >> 20} MiB are needed; "
             "make room, or give a folder on another disk"
         )
+    held = workdir_lock.lock(epath.Path(path))
     write(file, wanted)
+    return held
+
+
+def _settings_in(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text())
+        if isinstance(settings, dict):
+            return settings
+    except ValueError:
+        pass
+    raise ValueError(f"--workdir {file.parent}: {file.name} is damaged; give another folder")
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of all files in a folder; those that a process is just deleting do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -107,8 +132,10 @@ def check_same_run(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -
 
 
 def write(path: Path, value: Any) -> None:
-    """Write JSON; a reader finds all of it or the file as it was."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n")
+    """Write JSON; a reader finds all of it or the file as it was. WorkdirError if that fails."""
+    write_atomically(
+        epath.Path(path), json.dumps(value, indent=1, ensure_ascii=False, default=_plain) + "\n"
+    )
 
 
 def add_time(file: Path, seconds: float) -> float:
@@ -161,9 +188,11 @@ class SeedRun:
         folder = self.folder(name)
         if not large(config.model):
             stage.run(config, str(folder))
-        elif not (folder / WEIGHTS).exists():
+            return
+        if not (folder / WEIGHTS).exists():
             config = dataclasses.replace(config, keep=Keep(last=1))
             hf.save(folder / WEIGHTS, config.model, stage.run(config, str(folder)).params)
+        if (folder / "checkpoints").exists():  # also where an earlier start was killed just here
             shutil.rmtree(folder / "checkpoints")
 
     def finish(self, name: str, result: Mapping[str, Any]) -> None:
@@ -259,9 +288,10 @@ class SeedRun:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    """The metrics that a stage logged in its folder; a last line that was cut off is left out."""
+    """The metrics that a stage logged in its folder; what a crash tore or damaged is left out."""
     file = folder / "metrics.jsonl"
-    return [row for _, row in read_rows(file, skipped=[])] if file.exists() else []
+    rows = read_rows(file, fields=("step",), skipped=[]) if file.exists() else []
+    return [row for _, row in rows]
 
 
 class Clock:

@@ -8,9 +8,11 @@ to stage and writes what a stage prints to a log file, whose last line the board
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +21,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
+from qwen3.sandbox import namespaces
 from qwen3.train.preemption import STOPPED, Stopped, stop_requests
+from qwen3.train.writing import ADVICE, WorkdirError, advice
 
 SPAWN = multiprocessing.get_context("spawn")
 TICK = 0.5  # seconds between refreshes of the board
@@ -154,20 +158,26 @@ def _serve(pipe: Connection, perform: Perform, pinned: list[int]) -> None:
     if pinned:
         # Before jax starts, which makes as many threads as there are cores.
         os.sched_setaffinity(0, pinned)
+    # Whoever starts again after a kill must not meet this process at work.
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if sys.platform == "linux":  # the kernel is faster where this process has much to do
+        namespaces.prctl(namespaces.SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     while True:
         try:
             arguments, log = pipe.recv()
         except EOFError:
             return
-        _print_to(log)
         try:
+            _print_to(log)
             perform(*arguments)
-            pipe.send(None)
+            sys.stdout.flush()
         except Exception as error:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # the log may be on the disk that is full
+                traceback.print_exc()
             pipe.send(_sendable(error, log))
+        else:
+            pipe.send(None)
 
 
 def _leave_with_parent() -> None:
@@ -187,9 +197,16 @@ def _print_to(log: str) -> None:
 
 
 def _sendable(error: Exception, log: str) -> Exception:
-    """An error that a pipe can carry: a user's mistake as it is, any other one by its text."""
-    text = f"{error} ({log} has the rest)"
+    """An error that a pipe can carry: a user's mistake as it is, any other one by its text.
+
+    A disk that is full or read-only is a WorkdirError that says what to do, whoever met it.
+    """
+    rest = f"({log} has the rest)"
+    if isinstance(error, WorkdirError):
+        return WorkdirError(f"{error} {rest}")
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        return WorkdirError(f"{error}; {advice(error.errno)} {rest}")
     for kind in (ValueError, OSError):
         if isinstance(error, kind):
-            return kind(text)
-    return Failed(f"{type(error).__name__}: {text}")
+            return kind(f"{error} {rest}")
+    return Failed(f"{type(error).__name__}: {error} {rest}")

@@ -177,7 +177,8 @@ def learn(run: SeedRun, name: str, config: grpo.Config) -> str:
 
     That is where no prompt has anything more to teach. It ends with its last checkpoint or, without
     one (a base that was trained too shortly), the model that it started from goes on
-    (docs/log/2026-11-29-grpo-that-ends-early.md).
+    (docs/log/2026-11-29-grpo-that-ends-early.md). A checkpoint that a stop signal asked for does
+    not count: an interrupted run ends with the same model.
     """
     folder = run.folder(name)
     note = folder / UNTRAINED
@@ -185,8 +186,11 @@ def learn(run: SeedRun, name: str, config: grpo.Config) -> str:
     try:
         run.train(grpo, name, config)
     except NothingToLearn as error:
-        if trained := steps_in(folder / "checkpoints"):
-            return f"ended at step {trained[-1]} of {config.steps}: {error}"
+        steps = steps_in(folder / "checkpoints")
+        if regular := [step for step in steps if step % config.save_every == 0]:
+            if regular[-1] != steps[-1]:
+                note.write_text(str(folder / "checkpoints" / str(regular[-1])))
+            return f"ended at step {regular[-1]} of {config.steps}: {error}"
         note.write_text(config.init_from)
         return f"left out: {error}"
     return ""
@@ -245,9 +249,9 @@ def record(folder: Path) -> dict[str, Any]:
     ]
     # A line for each answer; the last line of a file lists the prompts that were trained on.
     samples = sum(
-        '"trained"' not in line
+        b'"trained"' not in line
         for path in (folder / "samples").glob("*.jsonl")
-        for line in path.open(encoding="utf-8")
+        for line in path.read_bytes().splitlines()
     )
     return {"curve": curve, "samples": samples}
 
