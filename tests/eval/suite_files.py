@@ -279,12 +279,44 @@ def write(folder: Path, example: Example) -> Path:
         exemplars = folder / name
         exemplars.parent.mkdir(exist_ok=True)
         exemplars.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if example.file.startswith("bfcl"):
+        answers = path.parent / "possible_answer" / path.name
+        answers.parent.mkdir(exist_ok=True)
+        gold = [{"math.power": {"base": [2], "exponent": [3.0, ""]}}]
+        rows = [{"id": row["id"], "ground_truth": gold} for row in example.content]
+        answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     thoughts = folder / "bbh" / "cot-prompts" / "navigate.txt"
     if example.file.startswith("bbh"):
         thoughts.parent.mkdir(parents=True)
         thoughts.write_text("canary\n-----\nFollow.\n\nQ: Stay.\nA: So the answer is Yes.")
     return path
 
+
+FUNCTION = {
+    "name": "math.power",
+    "description": "A power.",
+    "parameters": {
+        "type": "dict",
+        "properties": {"base": {"type": "integer"}, "exponent": {"type": "float"}},
+        "required": ["base"],
+    },
+}
+CALL = '<tool_call>\n{"name": "math.power", "arguments": {"base": 2, "exponent": %s}}\n</tool_call>'
+UNANSWERED = {"irrelevance": False, "live_irrelevance": False, "live_relevance": True}
+for _name in (
+    "simple multiple parallel parallel_multiple irrelevance live_simple live_multiple "
+    "live_parallel live_parallel_multiple live_irrelevance live_relevance"
+).split():
+    _question = [[{"role": "user", "content": "2 to the 3?"}]]
+    _right, _wrong = CALL % "3", CALL % "4"
+    if _name in UNANSWERED:
+        _right, _wrong = (_right, "It is 8.") if UNANSWERED[_name] else ("It is 8.", _right)
+    EXAMPLES[f"bfcl_{_name}"] = lines(
+        f"bfcl_v3/BFCL_v3_{_name}.json",
+        {"id": f"{_name}_0", "question": _question, "function": [FUNCTION]},
+        _right,
+        _wrong,
+    )
 
 # Other forms of suites that stand above.
 for _name in ("ifeval_loose", "ifeval_checks"):

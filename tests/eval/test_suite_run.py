@@ -109,7 +109,11 @@ def test_budgets_are_arms_of_thinking_alone():
     assert [arm.name for arm in arms(SUITES["gsm8k_base"], settings(budgets=(8,)))] == ["text"]
 
 
-CHATS = [name for name, suite in SUITES.items() if suite.kind == "chat" and suite.files]
+CHATS = [
+    name
+    for name, suite in SUITES.items()
+    if suite.kind == "chat" and suite.files and "irrelevance" not in name
+]
 
 
 @pytest.mark.parametrize("name", CHATS)

@@ -8,6 +8,7 @@ from qwen3.eval.items import Item
 from qwen3.eval.suite_run import right_option
 from qwen3.eval.suites import SUITES
 
+UNCALLED = ("bfcl_irrelevance", "bfcl_live_irrelevance")  # no call is right
 EXTRACTIVE = ("xquad", "cmrc2018")  # the answer stands in the text
 FILES = [name for name, suite in SUITES.items() if suite.generate is None]
 GENERATED = [n for n, suite in SUITES.items() if suite.generate is not None and not suite.needs]
@@ -36,7 +37,8 @@ def test_a_file_of_the_suites_shape_is_read_asked_and_scored(name, tmp_path):
         right, wrong = example.right, example.wrong
     assert suite.score(item, right).score == 1.0
     assert suite.score(item, wrong).score == 0.0
-    assert suite.score(item, "").score == 0.0
+    if name not in UNCALLED:
+        assert suite.score(item, "").score == 0.0
     prompt = suite.ask(item)[-1]["content"] if suite.kind == "chat" else suite.text(item, shots)
     assert prompt and (right not in prompt or name in EXTRACTIVE)
 

@@ -255,12 +255,13 @@ def request(
         return Request(prompt[-longest:], sampling=PRESETS["greedy"], stop_strings=stops, **common)
     assert suite.ask is not None
     problem = item.fields.get("problem")
+    tools = problem.tools if problem else item.fields.get("tools")
     return chat_session.chat_request(
         tokenizer,
         suite.ask(item),
         thinking=run.arm.mode == "think",
         thinking_budget=run.arm.budget,
-        tools=problem.tools if problem else None,
+        tools=tools,
         sampling=_sampling(suite, run.arm.mode),
         **common,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from qwen3.eval import ifeval_official, verdicts
+from qwen3.eval import bfcl, ifeval_official, verdicts
 from qwen3.eval import item_readers as readers
 from qwen3.eval import suite_prompts as prompts
 from qwen3.eval.items import Item
@@ -98,7 +98,37 @@ IFEVAL = Suite(
     published="IFEval",
 )
 
+BFCL = tuple(
+    Suite(
+        name=f"bfcl_{category}",
+        group="post",
+        kind="chat",
+        title=f"BFCL v3 {category.replace('_', ' ')}",
+        source="gorilla berkeley-function-call-leaderboard (BFCL v3), Apache-2.0",
+        total=total,
+        files=(f"bfcl_v3/BFCL_v3_{category}.json",),
+        read=bfcl.reader(category),
+        ask=lambda item: item["messages"],
+        score=bfcl.score,
+        departs="calls in the model's own format; single turns in Python alone",
+    )
+    for category, total in (
+        ("simple", 400),
+        ("multiple", 200),
+        ("parallel", 200),
+        ("parallel_multiple", 200),
+        ("irrelevance", 240),
+        ("live_simple", 258),
+        ("live_multiple", 1053),
+        ("live_parallel", 16),
+        ("live_parallel_multiple", 24),
+        ("live_irrelevance", 882),
+        ("live_relevance", 18),
+    )
+)
+
 POST = (
+    *BFCL,
     replace(
         REDUX,
         name="mmlu_redux",
