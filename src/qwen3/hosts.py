@@ -2,7 +2,7 @@
 
 One process runs on every host. Decisions are made in process 0 and told to the others (`decided`),
 inputs are compared before training (`assert_equal`), and a launcher sees how each host is doing by
-two small files in the folder QWEN3_HOST_DIR: heartbeat.json and exit.json (launch/supervise.py).
+two small files in the folder QWEN3_HOST_DIR: heartbeat.json and exit.json (supervise/supervisor.py).
 
 Importing this module turns fsspec's cache of listings off for Google Cloud Storage: it would hide
 the files that other hosts write, for which orbax then waits without end.
@@ -36,6 +36,7 @@ MILLISECONDS = 3_600_000  # to wait for another host's word; one that dies ends 
 FAILED = "qwen3/failed"  # key under which a process that fails says why
 HOST_FOLDER = "QWEN3_HOST_DIR"  # environment variable of a launcher
 
+between_blocks: list[Callable[[], None]] = []  # what else `alive` does
 _exchanges = itertools.count()  # every process counts the same
 _last_heartbeat: dict[str, Any] = {}
 spent: dict[str, float] = {}  # seconds of this process by what they went into: "save", "input"...
@@ -190,10 +191,14 @@ def heartbeat(step: int, seconds: float = 0.0, input_wait: float = 0.0) -> None:
 
 
 def alive() -> None:
-    """Renew the heartbeat, each ten seconds at most, in a long phase between two steps.
+    """Called between the blocks of a long phase: rollouts, an evaluation, an import.
 
-    Before the first step there is none: a launcher waits longer for what is compiled then.
+    Renews the heartbeat, each ten seconds at most (before the first step there is none: a launcher
+    waits longer for what is compiled then), and leaves where the run is told to: all processes
+    call it alike, as they do in what their devices do together.
     """
+    for check in between_blocks:
+        check()
     now = time.time()
     if _last_heartbeat and now > _last_heartbeat["time"] + 10:
         _last_heartbeat["time"] = now

@@ -143,7 +143,7 @@ class Setup:
             max_tokens=config.sampling.max_tokens,
             seed=config.seed,
         )
-        return [measure.hook(config.steps)], measure.before(state)
+        return [measure.hook(config.steps)], measure.before(state, config.steps)
 
 
 def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:

@@ -31,6 +31,7 @@ from qwen3.stages.rollouts import (
     sample_record,
     unpack,
 )
+from qwen3.train.preemption import Stopped
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
 
@@ -108,7 +109,12 @@ class Collect:
         self.memory: dict[str, Any] = {"next": 0, "carry": []}
 
     def __call__(self, state: TrainState) -> list[Group]:
-        phase = self._gather(state)
+        memory = dict(self.memory)
+        try:
+            phase = self._gather(state)
+        except Stopped:  # a stop signal: the next start samples the same prompts again
+            self.memory = memory
+            raise
         parts, metrics = self._method.prepare(phase, state)
         trained = sorted({rollout.prompt for part in parts for rollout in part})
         self._write(phase, {"trained": trained})

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from qwen3 import hosts
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.atomic import write_atomically
 from qwen3.data.batches import Batches
@@ -138,7 +139,7 @@ def run(config: Config, workdir: str) -> TrainState:
         borders = itertools.accumulate(stage.steps for stage in config.stages)
         plans = zip(config.stages, sources, meshes, borders, strict=True)
         for stage, batches, mesh, until in plans:
-            if int(state.step) >= until:
+            if int(state.step) > until:
                 continue
             with jax.set_mesh(mesh):
                 state = moved(state, config.model, tx, mesh)
@@ -174,14 +175,16 @@ def _train_stage(
     rate: optax.Schedule,
     save: Hook,
 ) -> TrainState:
-    """From `state` to the stage's last step, `until`."""
+    """From `state` to the stage's last step, `until`, and what a stop kept from being measured."""
     first, step = until - stage.steps, int(state.step)
     # ABF (adjusted base frequency) is nothing more than this: the weights stay, the base changes.
     model = replace(config.model, rope_theta=stage.rope_theta)
     apply = transformer.bind(model, Execution.for_mesh(mesh, **config.execution))
     measure = HeldOutMeasure(work, stage, apply, held_out, mesh, model.vocab)
-    if step == first:
+    if step == first or (measure.due(step, until) and not measure.recorded(step)):
         measure(step, state)
+    if step == until:
+        return state
     with recording_hooks(
         work,
         config.log,
@@ -276,10 +279,27 @@ class HeldOutMeasure:
         def measure(step: int, state: TrainState | None, metrics: dict) -> None:
             assert state is not None, "a hook that is not late has the state"
             # The hook is called at whatever step a stopped run ends too: that is no border.
-            if step == until or (self._every and step % self._every == 0):
+            if self.due(step, until):
                 metrics["held_out"] = self(step, state)
 
         return Hook(measure, self._every or until, last=True)
+
+    def due(self, step: int, until: int) -> bool:
+        """Whether to measure after step `step` of a stage that ends with step `until`."""
+        return step == until or bool(self._every and step % self._every == 0)
+
+    def recorded(self, step: int) -> bool:
+        """Whether step `step` of the stage has been measured, as process 0 sees it."""
+
+        def present() -> str:
+            measured = {(record["step"], record["stage"]) for record in self._records()}
+            return "yes" if (step, self._stage.name) in measured else ""
+
+        return not self._stage.evaluation.sets or bool(hosts.decided(present))
+
+    def _records(self) -> list[dict]:
+        file = self._work.path / "evaluation.json"
+        return json.loads(file.read_text()) if file.exists() else []
 
     def __call__(self, step: int, state: TrainState) -> float:
         """Mean loss over the domains, for checkpoints kept by it."""
@@ -292,9 +312,10 @@ class HeldOutMeasure:
                 "length": self._stage.data.length,
                 "sets": sets,
             }
-            file = self._work.path / "evaluation.json"
-            records = json.loads(file.read_text()) if file.exists() else []
             # What a killed run measured already is measured again, not recorded twice.
-            others = [r for r in records if (r["step"], r["stage"]) != (step, self._stage.name)]
-            write_atomically(file, json.dumps([*others, record], indent=1) + "\n")
+            place = step, self._stage.name
+            others = [r for r in self._records() if (r["step"], r["stage"]) != place]
+            write_atomically(
+                self._work.path / "evaluation.json", json.dumps([*others, record], indent=1) + "\n"
+            )
         return sum(table["loss"] for table in sets.values()) / max(len(sets), 1)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from qwen3 import hosts
 from qwen3.curate.files import read_problems
 from qwen3.data.jsonl import read_rows, write_rows
 from qwen3.data.tokenizer import Tokenizer
@@ -74,14 +75,26 @@ class ProblemMeasure:
 
         def measure(step: int, state: TrainState, metrics: dict[str, Any]) -> None:
             # The hook is called at whatever step a stopped run ends too: that one waits its turn.
-            if step % self._settings.every == 0 or step == until:
+            if self._due(step, until):
                 metrics.update(self.measure(state))
 
         return Hook(measure, self._settings.every, last=True, measures=True)
 
-    def before(self, state: TrainState) -> dict[str, float]:
-        """What `measure` gives for the model before its first step; {} for a run that goes on."""
-        return self.measure(state) if int(state.step) == 0 else {}
+    def before(self, state: TrainState, until: int) -> dict[str, float]:
+        """What `measure` gives for the model before the first step of a run, or before that with
+        which a run goes on whose measurement a stop signal cut short; else {}.
+        """
+        step = int(state.step)
+        if step and not (self._due(step, until) and hosts.decided(lambda: self._missing(step))):
+            return {}
+        return self.measure(state)
+
+    def _due(self, step: int, until: int) -> bool:
+        return step % self._settings.every == 0 or step == until
+
+    def _missing(self, step: int) -> str:
+        """A word if step `step` is not measured yet, else "". In process 0."""
+        return "" if any(row["step"] == step for row in records(self._work.path)) else "missing"
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """{SCORE: mean score, TRUNCATED: share of answers cut at the limit}, also written."""

@@ -218,7 +218,7 @@ def evaluation_hooks(
     measure = ProblemMeasure(
         config.evaluation, backend, tokenizer, work, max_tokens=most, seed=config.seed
     )
-    return [measure.hook(config.steps)], measure.before(state)
+    return [measure.hook(config.steps)], measure.before(state, config.steps)
 
 
 class WeightedBatches:

@@ -71,20 +71,17 @@ def train(
     (seconds of it spent waiting for the batch) added. Order: measuring hooks, late hooks, the
     others.
 
-    SIGTERM (a preemption notice) or SIGINT: the step is finished, the `last` hooks run, and
-    Stopped (exit code 42) is raised; on several processes all leave at the same step. Exceptions
-    of source and hooks pass.
+    SIGTERM (a preemption notice) or SIGINT: the step is finished, or the block of rollouts or of
+    an evaluation is, whose phase is then begun anew by the next start; the `last` hooks run, and
+    Stopped (exit code 42) is raised. On several processes all leave at the same place. Other
+    exceptions of source and hooks pass.
     """
-    every_hook = [hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks]
-    late_hooks = [hook for hook in every_hook if hook.late]
-    measuring = [hook for hook in every_hook if hook.measures]
-    state_hooks = [hook for hook in every_hook if not hook.late]
+    seen = _Hooks(hooks)
     taken = int(state.step)
     prefetch = None if callable(source) else Prefetch(source, taken, until)
-    previous: _StepRecord | None = None
     clock = time.perf_counter()
-    try:
-        with stop_requests() as stop:
+    with stop_requests() as stop:
+        try:
             while taken < until:
                 start_of_wait = time.perf_counter()
                 batch = source(state) if prefetch is None else prefetch.next()
@@ -93,45 +90,76 @@ def train(
                     state, metrics = step(state, batch, frozen)
                 taken += 1
                 # The device is busy with this step: now is the time for hooks of the one before.
-                if previous:
-                    _call(late_hooks, previous, None)
+                seen.catch_up()
                 stopped = stop.reached(taken)
                 now = time.perf_counter()
                 times = {"seconds": now - clock, "input_wait": input_wait}
                 clock = now
                 hosts.heartbeat(taken, **times)
-                record = _StepRecord(taken, metrics, times, stopped or taken == until)
-                if record.leaving or any(hook.due(taken, False) for hook in state_hooks):
-                    record = _measured(measuring, record, state)
-                    _call(late_hooks, record, None)
-                    _call([hook for hook in state_hooks if not hook.measures], record, state)
-                    previous = None
-                else:
-                    previous = record
+                seen.after(_StepRecord(taken, metrics, times, stopped or taken == until), state)
                 if stopped:
-                    _log_stop(stop.name, taken)
-                    raise Stopped(taken)
-    finally:
-        if prefetch is not None:
-            prefetch.close()
+                    raise Stopped
+        except Stopped:
+            # Told in the midst of rollouts or of an evaluation: the last step is still to be saved.
+            seen.leave(state)
+            _log_stop(stop.name, taken)
+            raise Stopped(taken) from None
+        finally:
+            if prefetch is not None:
+                prefetch.close()
     return state
 
 
-def _measured(hooks: Sequence[Hook], record: _StepRecord, state: TrainState) -> _StepRecord:
-    """The record with what the measuring hooks that are due say of the state."""
-    values: dict[str, Any] = {}
-    for hook in hooks:
-        if hook.due(record.step, record.leaving):
+class _Hooks:
+    """The hooks of a loop, and which of them have seen its last step."""
+
+    def __init__(self, hooks: Sequence[Hook | HookFunction]) -> None:
+        every = [hook if isinstance(hook, Hook) else Hook(hook) for hook in hooks]
+        self._late = [hook for hook in every if hook.late]
+        self._measuring = [hook for hook in every if hook.measures]
+        self._others = [hook for hook in every if not (hook.late or hook.measures)]
+        self._record: _StepRecord | None = None  # of the last step
+        self._called: set[int] = set()  # ids of the hooks that have seen it
+
+    def after(self, record: _StepRecord, state: TrainState) -> None:
+        """Call the hooks that are due; the late ones wait for the next step where they can."""
+        self._record, self._called = record, set()
+        due = [*self._due(self._measuring, record), *self._due(self._others, record)]
+        if due or record.leaving:
+            self._measure(record, state)
+            self._call(self._late, None)
+            self._call(self._others, state)
+
+    def catch_up(self) -> None:
+        """Call the late hooks, unless they have seen the last step."""
+        self._call(self._late, None)
+
+    def leave(self, state: TrainState) -> None:
+        """Call what is due where a loop ends and has not seen the last step; nothing measures."""
+        if self._record is not None:
+            self._record = self._record._replace(leaving=True)
+            self._call(self._late, None)
+            self._call(self._others, state)
+
+    def _measure(self, record: _StepRecord, state: TrainState) -> None:
+        """Add to the record what the measuring hooks that are due say of the state."""
+        values: dict[str, Any] = {}
+        for hook in self._due(self._measuring, record):
             hook.call(record.step, state, values)
-    return record._replace(metrics={**record.metrics, **values})
+        self._record = record._replace(metrics={**record.metrics, **values})
 
+    def _call(self, hooks: Sequence[Hook], state: TrainState | None) -> None:
+        record = self._record
+        due = self._due(hooks, record) if record is not None else []
+        if record is not None and due:
+            metrics = {**jax.device_get(record.metrics), **record.times}
+            for hook in due:
+                self._called.add(id(hook))
+                hook.call(record.step, state, metrics)
 
-def _call(hooks: Sequence[Hook], record: _StepRecord, state: TrainState | None) -> None:
-    due = [hook for hook in hooks if hook.due(record.step, record.leaving)]
-    if due:
-        metrics = {**jax.device_get(record.metrics), **record.times}
-        for hook in due:
-            hook.call(record.step, state, metrics)
+    def _due(self, hooks: Sequence[Hook], record: _StepRecord) -> list[Hook]:
+        unseen = (hook for hook in hooks if id(hook) not in self._called)
+        return [hook for hook in unseen if hook.due(record.step, record.leaving)]
 
 
 def _log_stop(name: str, step: int) -> None:

@@ -94,13 +94,15 @@ class TensorBoard:
 class Meter:
     """Condenses the metrics of every step into one record per `every` steps, for the writers.
 
-    A step that was measured, whose metrics hold an "eval/..." value, has a record too. A record holds the metrics of its own step (so that a resumed run writes the same ones), what
-    `derived` {name: function of the step} adds (the learning rate), the `labels` (the stage's
-    name), and of the steps since the last record: "tokens_per_second", "seconds" per step,
-    "input_wait" (share of the time) and "mfu" (model FLOPs utilisation: tokens/s *
+    A step that was measured, whose metrics hold an "eval/..." value, has a record too. A record
+    holds the metrics of its own step (so that a resumed run writes the same ones), what `derived`
+    {name: function of the step} adds (the learning rate), the `labels` (the stage's name), and of
+    the steps since the last record: "tokens_per_second", "seconds" per step, "input_wait" (share of
+    the time) and "mfu" (model FLOPs utilisation: tokens/s *
     flops_per_token / peak_flops of all devices together; absent if no peak is given).
     The tokens of a step are its metric "trained_tokens", or else `tokens_per_step`.
-    initial: what was measured before the first step of all, the record of step 0; {} for nothing.
+    initial: what was measured before any step was taken, the record of step `first`; {} for
+    nothing.
     Raises FloatingPointError when the loss is not finite and no spike skipping took care of it.
     """
 
@@ -115,13 +117,14 @@ class Meter:
         derived: Mapping[str, Callable[[int], Any]] | None = None,
         labels: Mapping[str, str] | None = None,
         initial: Mapping[str, float] | None = None,
+        first: int = 0,
     ) -> None:
         self._writers, self._every, self._tokens_per_step = writers, every, tokens_per_step
         self._flops = flops_per_token / peak_flops if peak_flops else 0.0
         self._derived, self._labels = dict(derived or {}), dict(labels or {})
         self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
         if initial:
-            self._write(0, {**initial, **self._labels})
+            self._write(first, {**initial, **self._labels})
 
     def hook(self) -> Hook:
         return Hook(self, late=True)

@@ -1,8 +1,13 @@
-"""Preemption notices: finish the step on SIGTERM or SIGINT and leave, all processes together."""
+"""Preemption notices: finish the step on SIGTERM or SIGINT and leave, all processes together.
+
+In the long phases between two steps (rollouts, evaluation) it is the block of tokens or rows that
+is finished: `hosts.alive`, which they call between blocks, raises Stopped.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -11,9 +16,13 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from qwen3 import hosts
 from qwen3.train.stop_signals import STOPPED, Notice, Stopped, tell
 
 __all__ = ["STOPPED", "Stopped", "stop_requests"]
+
+
+_questions = itertools.count(1)
 
 
 class _Requests:
@@ -31,6 +40,10 @@ class _Requests:
 
     def reached(self, step: int) -> bool:
         """Whether to leave after this step."""
+        return self.told()
+
+    def told(self) -> bool:
+        """Whether to leave here. All processes ask alike."""
         return bool(self.name)
 
     def finish(self) -> None:
@@ -51,8 +64,9 @@ class _Preemption(_Requests):
         super().note(number, frame)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self, step: int) -> bool:
-        stop = multihost_utils.reached_preemption_sync_point(step)
+    def told(self) -> bool:
+        # The service agrees on a number of questions that no process has asked yet.
+        stop = multihost_utils.reached_preemption_sync_point(next(_questions))
         self.name = self.name or ("SIGTERM" if stop else "")
         return stop
 
@@ -88,3 +102,17 @@ def stop_requests() -> Iterator[_Requests]:
         for number, handler in before.items():
             signal.signal(number, handler)
     requests.finish()
+
+
+def _leave_between_blocks() -> None:
+    """Raise Stopped in a long phase, where a signal has come."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    requests = _Requests.block
+    if requests is None and jax.distributed.is_initialized():
+        requests = _Preemption()  # before the first step: signals do not end this process
+    if requests is not None and requests.told():
+        raise Stopped
+
+
+hosts.between_blocks.append(_leave_between_blocks)

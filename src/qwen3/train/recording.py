@@ -50,7 +50,7 @@ def recording_hooks(
 
     tokens_per_step: of each step, where its metrics do not count "trained_tokens".
     derived: name -> function of the step, whose value goes into each record (the learning rate).
-    initial: measured before the first step of the run, and recorded as step 0.
+    initial: what was measured at `step`, before any step is taken.
     """
     with contextlib.ExitStack() as closing:
         writers: list[RecordWriter] = []
@@ -76,5 +76,6 @@ def recording_hooks(
             derived=derived,
             labels={"stage": stage},
             initial=initial,
+            first=step,
         )
         yield [meter.hook(), profile.hook()]
