@@ -200,3 +200,15 @@ def test_a_grader_that_dies_gives_no_verdict_and_not_0(model, tmp_path, monkeypa
     [suite_run] = run(model, [dying], options, tmp_path / "out", data=tmp_path)
     [row] = suite_report.rows([suite_run], "toy")
     assert row.score is None and row.no_verdict == 1.0 and np.isfinite(row.tokens)
+
+
+def test_a_question_that_the_context_does_not_hold_has_no_verdict(model, tmp_path):
+    rows = [{"question": "How many? " * n, "answer": "#### 1"} for n in (1, 400)]
+    suite_files.write(tmp_path, suite_files.Example("gsm8k/test.jsonl", rows))
+    options = settings(modes=("no_think",), samples=1)
+    [suite_run] = run(model, [SUITES["gsm8k"]], options, tmp_path / "out", data=tmp_path)
+    [short, long] = suite_run.records.values()
+    if short["item"] == "test/2":
+        short, long = long, short
+    assert short["score"] is not None and long["score"] is None
+    assert long["finish"] == "prompt too long" and long["prompt_tokens"] > MODEL.max_length

@@ -219,8 +219,14 @@ def _generated(
     slots: int,
 ) -> Iterator[dict[str, Any]]:
     """Answers of a chat or text suite, scored by threads while others are generated."""
-    requests = [request(model, run, item, sample, settings) for item, sample in todo]
     engine = model.engine(slots=slots)
+    asked = [request(model, run, item, sample, settings) for item, sample in todo]
+    fits = [len(one.prompt) < engine.max_length for one in asked]
+    for (item, sample), one, does_fit in zip(todo, asked, fits, strict=True):
+        if not does_fit:
+            yield _too_long(item, sample, len(one.prompt))
+    requests = [one for one, does_fit in zip(asked, fits, strict=True) if does_fit]
+    todo = [pair for pair, does_fit in zip(todo, fits, strict=True) if does_fit]
     scoring: list[Future] = []
     with ThreadPoolExecutor(2) as pool:
         for chunk in engine.stream(requests):
@@ -265,6 +271,19 @@ def request(
         sampling=_sampling(suite, run.arm.mode),
         **common,
     )
+
+
+def _too_long(item: Item, sample: int, tokens: int) -> dict[str, Any]:
+    """The record of a question that the model's context does not hold: it has no verdict."""
+    return {
+        "item": item.id,
+        "sample": sample,
+        "score": None,
+        "extracted": None,
+        "finish": "prompt too long",
+        "tokens": 0,
+        "prompt_tokens": tokens,
+    }
 
 
 def _sampling(suite: Suite, mode: str) -> SamplingParams:
