@@ -2,15 +2,19 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import qwen3
 from qwen3.model import hf_lora, lora
+from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig
 
 MODEL = ModelConfig("nano", 2, 32, 64, 4, 2, head_dim=8, vocab=96, tied=True)
+MOE = MODEL.replace(experts=4, active_experts=2, expert_ffn=16)
 RANK, ALPHA = 3, 6.0
 SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.o_proj": (32, 32), "mlp.down_proj": (32, 64)}
 
@@ -74,9 +78,40 @@ def test_rank_stabilised_scaling_is_alpha_over_the_root_of_the_rank(tmp_path):
     assert settings.scale == pytest.approx(ALPHA / RANK**0.5)
 
 
+@pytest.mark.parametrize("targets", [tuple(lora.MATRICES), ("down", "value")], ids=len)
+@pytest.mark.parametrize("model", [MODEL, MOE], ids=["dense", "moe"])
+def test_what_is_written_is_read_bitwise_and_named_as_peft_names_it(model, targets, tmp_path):
+    settings = LoraConfig(rank=2, alpha=5.5, targets=targets)
+    new = lora.init(settings, model, jax.random.key(0))
+    new = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape) / 7, new)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    hf_lora.write(
+        *(tmp_path / "out", new, settings, model),
+        base="org/base",
+        files=(tmp_path / "chat_template.jinja",),
+    )
+    again, found = hf_lora.read(tmp_path / "out", model)
+    assert found == LoraConfig(2, 5.5, tuple(name for name in lora.MATRICES if name in targets))
+    assert jax.tree.structure(again) == jax.tree.structure(new)
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(new), strict=True):
+        np.testing.assert_array_equal(a, b)
+    stored = load_file(tmp_path / "out" / hf_lora.WEIGHTS)
+    experts = "experts.3." if model.moe else ""
+    prefix = f"base_model.model.model.layers.1.mlp.{experts}down_proj"
+    assert stored[f"{prefix}.lora_A.weight"].shape == (2, 16 if model.moe else 64)
+    assert stored[f"{prefix}.lora_B.weight"].shape == (32, 2)
+    config = json.loads((tmp_path / "out" / hf_lora.CONFIG).read_text())
+    assert {"v_proj", "down_proj"} <= set(config["target_modules"])
+    assert hf_lora.base_name(tmp_path / "out") == ("org/base", None)
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"r": 0}, "r = 0 is not supported"),
+        ({"r": None}, "r = None is not supported"),
+        ({"lora_alpha": "16"}, "lora_alpha = '16' is not supported"),
         ({"use_dora": True}, "use_dora True is not supported"),
         ({"bias": "all"}, "bias 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),

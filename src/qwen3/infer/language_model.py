@@ -325,7 +325,7 @@ def load(
     source = model_source.find(name, revision=revision)
     mesh = _one_device() if mesh is None else mesh
     params = source.params(mesh, dtype)
-    folder = Path(source.path) if source.run is None else None
+    folder = source.folder
     other_tokenizer = source.tokenizer_folder not in ("", str(folder))
     if other_tokenizer and "tokenizer" not in options:
         options["tokenizer"] = Tokenizer.load(source.tokenizer_folder)

@@ -187,7 +187,7 @@ def save(
     params: dict,
     *,
     dtype: Any = None,
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: int = hf_folder.SHARD_BYTES,
     generation: dict[str, Any] | None = None,
     files: tuple[Path, ...] = (),
 ) -> None:
@@ -215,7 +215,7 @@ def save(
             "generation_config.json": json.dumps(generation or {"do_sample": True}, indent=2),
         }
         try:
-            hf_folder.replace(folder, sizes, tensors, shard_bytes, texts, files)
+            hf_folder.replace(folder, sizes, tensors, texts, files, shard_bytes=shard_bytes)
         finally:
             _finish(tensors, folder)
     else:

@@ -21,6 +21,7 @@ from qwen3.model.tensor_file import StoredTensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9  # largest file of an export, in bytes, as transformers writes them
 # Files beside the model: adapters (PEFT) and copies of its weights in another layout.
 SECOND_COPIES = ("adapter_", "consolidated")
 TOKENIZER_FILES = (
@@ -33,23 +34,47 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# The end of a folder's path in a cache of the Hub.
+_SNAPSHOT = re.compile(
+    r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})"
+)
 _OURS = {"config.json", "generation_config.json", INDEX, *TOKENIZER_FILES}
 
 
 def find(name: str | Path, *, revision: str | None = None) -> Path:
     """The local folder of that name, else the Hub repository, downloaded or from its cache.
 
-    revision: branch, tag or commit of the repository. Raises FileNotFoundError when there is
-    neither, or the network to ask is missing, ValueError for a URL.
+    name: a folder, "org/name", or "org/name@revision"; a folder of another machine's cache of the
+    Hub stands for the commit in its path. revision: branch, tag or commit of the repository.
+    Raises FileNotFoundError when there is neither, or the network to ask is missing, ValueError for
+    a URL, for two revisions, and for a revision of a local folder.
     """
     folder = local_folder(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"revision {revision!r} is of a Hub repository, but {str(name)!r} is a folder here"
+            )
         return folder
-    if str(name).count("/") != 1 or str(name)[0] in "./~":
+    repository, _, named = (hub_name(folder) or str(name)).partition("@")
+    if repository.count("/") != 1 or repository[0] in "./~":
         raise FileNotFoundError(
             f"{str(name)!r} is no folder; give one that holds config.json and *.safetensors, "
             'or a Hub name such as "Qwen/Qwen3-0.6B"'
         )
+    if named and revision not in (None, named):
+        raise ValueError(f"{str(name)!r} names a revision, and revision is {revision!r}")
+    return _downloaded(repository, named or revision)
+
+
+def hub_name(folder: Path) -> str | None:
+    """ "org/name@commit" of a folder in a cache of the Hub, wherever it is; None for any other."""
+    match = _SNAPSHOT.fullmatch("/".join(folder.parts[-3:]))
+    return f"{match['org']}/{match['name']}@{match['commit']}" if match else None
+
+
+def _downloaded(repository: str, revision: str | None) -> Path:
+    """The folder of a Hub repository in the cache, after a download of what is not there yet."""
     import huggingface_hub
 
     wanted = ["config.json", "generation_config.json", "*.safetensors", INDEX, *TOKENIZER_FILES]
@@ -57,7 +82,7 @@ def find(name: str | Path, *, revision: str | None = None) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                str(name),
+                repository,
                 revision=revision,
                 allow_patterns=wanted,
                 ignore_patterns=["*/*", "consolidated*"],  # second copies of the weights
@@ -66,11 +91,13 @@ def find(name: str | Path, *, revision: str | None = None) -> Path:
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
+        option = f" --revision {revision}" if revision else ""
         raise FileNotFoundError(
-            f"{str(name)!r} is no folder here; {', '.join(wanted)} of that Hub repository would be "
-            f"downloaded, which failed ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}). Without a network, run `hf download {name}` "
-            "where there is one, and give the folder; a gated model needs `hf auth login` first"
+            f"{repository!r} is no folder here; {', '.join(wanted)} of that Hub repository would "
+            f"be downloaded, which failed ({type(error).__name__}: "
+            f"{str(error).strip().splitlines()[0]}). Without a network, run "
+            f"`hf download {repository}{option}` where there is one, and give the folder; a gated "
+            "model needs `hf auth login` first"
         ) from error
 
 
@@ -179,13 +206,16 @@ def replace(
     folder: Path,
     sizes: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     arrays: Iterator[tuple[str, np.ndarray]],
-    shard_bytes: int,
     texts: Mapping[str, str],
     files: tuple[Path, ...],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    single: str = SINGLE,
 ) -> None:
     """Write an export into a folder beside `folder`, sync it to disk, and exchange the two.
 
-    texts: file name -> content. files: copied as they are. Raises ValueError when `folder` is a
+    texts: file name -> content. files: copied as they are. shard_bytes: largest size of a file of
+    tensors. single: name of the file where there is only one. Raises ValueError when `folder` is a
     file or holds other files than an export's (they would be lost), OSError naming the bytes when
     they do not fit.
     """
@@ -203,7 +233,7 @@ def replace(
     try:
         for name, path in copies.items():
             shutil.copyfile(path, partial / name)
-        _write_shards(partial, sizes, arrays, shard_bytes, need)
+        _write_shards(partial, sizes, arrays, shard_bytes, need, single)
         for name, text in texts.items():
             (partial / name).write_text(text + "\n", encoding="utf-8")
         for path in (*partial.iterdir(), partial):
@@ -240,10 +270,11 @@ def _write_shards(
     arrays: Iterator[tuple[str, np.ndarray]],
     shard_bytes: int,
     need: int,
+    single: str,
 ) -> None:
     shards = split(sizes, shard_bytes)
     if len(shards) == 1:
-        tensor_file.write(folder / SINGLE, shards[0], arrays)
+        tensor_file.write(folder / single, shards[0], arrays)
         return
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, 1):

@@ -6,18 +6,25 @@ PEFT stores, for a linear layer of weight [out, in], `lora_A.weight` [r, in] and
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from qwen3.model import hf_folder, hf_names, tensor_file
+from qwen3.model import hf_folder, hf_names, lora, tensor_file
+from qwen3.model.hf_config import Number
 from qwen3.model.lora import MATRICES, LoraConfig
 from qwen3.model.sizes import ModelConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_RANK, _ALPHA = Number("r", 1, 2**16), Number("lora_alpha", 0.0, 1e9, whole=False)
 # Forms of an adapter that are not W + (alpha / r) B A; each is refused by its setting.
 _OTHER_FORMS = {
     "use_dora": False,
@@ -36,9 +43,10 @@ def has_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()
 
 
-def base_name(folder: Path) -> str:
-    """The model that the adapter was trained on, as its config names it."""
-    return str(hf_folder.read_json(folder / CONFIG).get("base_model_name_or_path") or "")
+def base_name(folder: Path) -> tuple[str, str | None]:
+    """(name, revision or None) of the model that the adapter was trained on, by its config."""
+    raw = hf_folder.read_json(folder / CONFIG)
+    return str(raw.get("base_model_name_or_path") or ""), raw.get("revision") or None
 
 
 def read(folder: Path, model: ModelConfig) -> tuple[dict[str, Any], LoraConfig]:
@@ -51,7 +59,7 @@ def read(folder: Path, model: ModelConfig) -> tuple[dict[str, Any], LoraConfig]:
     for name, plain in _OTHER_FORMS.items():
         if raw.get(name, plain) not in (plain, None):
             raise ValueError(f"{folder / CONFIG}: {name} {raw[name]!r} is not supported")
-    rank, alpha = int(raw["r"]), float(raw["lora_alpha"])
+    rank, alpha = _RANK.read(raw.get("r"), CONFIG), _ALPHA.read(raw.get("lora_alpha"), CONFIG)
     if raw.get("use_rslora"):  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
         alpha *= rank**0.5
     factors = _factors(folder, model, rank)
@@ -60,39 +68,129 @@ def read(folder: Path, model: ModelConfig) -> tuple[dict[str, Any], LoraConfig]:
         raise ValueError(f"{folder / WEIGHTS} holds no adapter of a matrix of {model.name}")
     adapters: dict[str, dict[str, Any]] = {}
     for name in names:
-        adapters.setdefault(MATRICES[name][0], {})[name] = factors[name]
+        adapters.setdefault(lora.module_of(name, model), {})[name] = factors[name]
     return adapters, LoraConfig(rank, alpha, names)
 
 
 def _factors(folder: Path, model: ModelConfig, rank: int) -> dict[str, dict[str, Any]]:
     """{matrix: {"a": [L, *in, r], "b": [L, r, *out]}} of the matrices that have an adapter."""
-    rows = {row.name.format(l=i): (row, i) for row, i in hf_names.order(model) if row.stacked}
+    matrices = {matrix.weight: matrix for matrix in _matrices(model)}
     factors: dict[str, dict[str, Any]] = {}
     for name, stored in tensor_file.read_header(folder / WEIGHTS).items():
         match = _TENSOR.fullmatch(name)
-        row, layer = rows.get(f"{match['weight']}.weight", (None, 0)) if match else (None, 0)
-        matrix = row.path.rsplit(".", 1)[1] if row else ""
-        if match is None or row is None or row.path not in _paths():
+        matrix = matrices.get(match["weight"]) if match else None
+        if match is None or matrix is None:
             raise ValueError(
                 f"{folder / WEIGHTS}: {name} is no adapter of a matrix of {model.name}"
             )
-        inputs = MATRICES[matrix][1]
-        ours = hf_names.our_shape(row, model)
-        shapes = {"a": (*ours[:inputs], rank), "b": (rank, *ours[inputs:])}
-        if matrix not in factors:
-            factors[matrix] = {
-                key: np.zeros((model.layers, *shape), np.float32) for key, shape in shapes.items()
+        shapes = matrix.factor_shapes(rank)
+        if matrix.name not in factors:
+            factors[matrix.name] = {
+                key: np.zeros((*matrix.stack, *shape), np.float32) for key, shape in shapes.items()
             }
         key = match["factor"].lower()
         value = np.asarray(stored.map(), np.float32).T
-        if value.size != np.prod(shapes[key]):
+        if value.size != math.prod(shapes[key]):
             raise ValueError(
                 f"{folder / WEIGHTS}: {name} has shape {stored.shape}, which is no rank-{rank} "
-                f"factor of {matrix}"
+                f"factor of {matrix.name}"
             )
-        factors[matrix][key][layer] = value.reshape(shapes[key])
+        factors[matrix.name][key][matrix.place] = value.reshape(shapes[key])
     return {name: {k: jnp.asarray(v) for k, v in pair.items()} for name, pair in factors.items()}
 
 
-def _paths() -> set[str]:
-    return {f"layers.{module}.{name}" for name, (module, _) in MATRICES.items()}
+class _Matrix(NamedTuple):
+    """One matrix of the model that can have an adapter."""
+
+    weight: str  # its name in a checkpoint, without ".weight"
+    name: str  # of the matrix in our parameters
+    stack: tuple[int, ...]  # lengths of the axes that count such matrices: layers, experts
+    place: tuple[int, ...]  # its own among them
+    shape: tuple[int, ...]  # [*in, *out]
+
+    def factor_shapes(self, rank: int) -> dict[str, tuple[int, ...]]:
+        """{"a": [*in, r], "b": [r, *out]}."""
+        inputs = MATRICES[self.name]
+        return {"a": (*self.shape[:inputs], rank), "b": (rank, *self.shape[inputs:])}
+
+
+def _matrices(model: ModelConfig) -> Iterator[_Matrix]:
+    """All matrices that can have an adapter, in the order of the layers."""
+    for row, layer in hf_names.order(model):
+        _, _, name = row.path.rpartition(".")
+        if layer is None or name not in MATRICES:
+            continue
+        shape = hf_names.our_shape(row, model)
+        experts = range(shape[0]) if row.by_expert else (None,)
+        for e in experts:
+            yield _Matrix(
+                row.name.format(l=layer, e=e).removesuffix(".weight"),
+                name,
+                (model.layers,) if e is None else (model.layers, model.experts),
+                (layer,) if e is None else (layer, e),
+                shape if e is None else shape[1:],
+            )
+
+
+def write(
+    folder: str | Path,
+    adapters: dict[str, Any],
+    settings: LoraConfig,
+    model: ModelConfig,
+    *,
+    base: str,
+    revision: str | None = None,
+    files: tuple[Path, ...] = (),
+) -> None:
+    """Write adapters, as `lora.init` gives them, as a folder that PEFT loads.
+
+    base: the model that they are added to, a folder or a Hub name, with its revision. files: copied
+    as they are (tokenizer, chat template). Replaces an older folder as `hf.save` does and raises
+    what it raises. With several processes all must call it; the first one writes.
+    """
+    arrays = dict(_tensors(jax.tree.map(_whole, adapters), settings, model))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "r": settings.rank,
+        "lora_alpha": int(settings.alpha) if settings.alpha.is_integer() else settings.alpha,
+        "target_modules": sorted({name.split(".")[-3] for name in arrays}),
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+        **_OTHER_FORMS,
+    }
+    if jax.process_index() == 0:
+        hf_folder.replace(
+            Path(folder),
+            {name: (array.dtype, array.shape) for name, array in arrays.items()},
+            iter(arrays.items()),
+            {CONFIG: json.dumps(config, indent=2)},
+            files,
+            single=WEIGHTS,
+        )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"saved {folder}")
+
+
+def _tensors(
+    adapters: dict[str, Any], settings: LoraConfig, model: ModelConfig
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(PEFT's name, fp32 array) of every factor: lora_A [r, in] and lora_B [out, r]."""
+    for matrix in _matrices(model):
+        factors = adapters.get(lora.module_of(matrix.name, model), {}).get(matrix.name)
+        if factors is None:
+            continue
+        a = np.asarray(factors["a"][matrix.place], np.float32).reshape(-1, settings.rank)
+        b = np.asarray(factors["b"][matrix.place], np.float32).reshape(settings.rank, -1)
+        prefix = f"base_model.model.{matrix.weight}"
+        yield f"{prefix}.lora_A.weight", np.ascontiguousarray(a.T)
+        yield f"{prefix}.lora_B.weight", np.ascontiguousarray(b.T)
+
+
+def _whole(leaf: jax.Array) -> np.ndarray:
+    """The array on this host, also when other hosts hold parts of it."""
+    if leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))

@@ -1,9 +1,10 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): train r-wide factors instead of whole matrices.
 
-A matrix W [*in, *out] of every layer becomes W + (alpha / rank) A B with A [*in, rank] and
-B [rank, *out]. Only A and B are trained, so gradients and the optimizer's state are small; B starts
-at 0, so training starts from the model as it is. `merge` gives the whole matrices again: it is used
-in the loss, for rollouts and on export, so there is one forward pass for both.
+A matrix W [*in, *out] of every layer, and of every expert, becomes W + (alpha / rank) A B with
+A [*in, rank] and B [rank, *out]. Only A and B are trained, so gradients and the optimizer's state
+are small; B starts at 0, so training starts from the model as it is. `merge` gives the whole
+matrices again: it is used in the loss, for rollouts and on export, so there is one forward pass for
+both.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from qwen3.model.sizes import ModelConfig
 
 Params = Any
 
-# Module and matrix of one layer, and how many axes of the matrix are contracted.
+# Matrices of one layer that can have an adapter, and how many axes of each are contracted.
 MATRICES = {
-    name: (module, inputs)
-    for module, matrices in transformer.CONTRACTED_AXES.items()
+    name: inputs
+    for matrices in transformer.CONTRACTED_AXES.values()
     for name, inputs in matrices.items()
 }
+# How many leading axes of a module's parameters count separate matrices: layers, then experts.
+STACKED = {"attention": 1, "mlp": 1, "moe": 2}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class LoraConfig:
 def init(lora: LoraConfig, model: ModelConfig, key: jax.Array) -> Params:
     """New adapters in fp32: A normal with variance 1 / inputs, B zero.
 
-    {module: {matrix: {"a": [L, *in, r], "b": [L, r, *out]}}}, without logical names.
+    {module: {matrix: {"a": [L, *in, r], "b": [L, r, *out]}}}, without logical names; the matrices
+    of experts have an axis E behind L.
     """
     return nn.meta.unbox(_declare(lora, model, key))
 
@@ -68,23 +72,28 @@ def _declare(lora: LoraConfig, model: ModelConfig, key: jax.Array) -> Params:
     layers = transformer.abstract(model)["layers"]
     adapters: dict[str, dict[str, Any]] = {}
     for name in lora.targets:
-        module, inputs = MATRICES[name]
-        if module not in layers:
-            raise ValueError(
-                f"{model.name} has no {module!r} matrices for LoRA target {name!r}: a mixture of "
-                "experts takes adapters on its attention only"
-            )
+        module = module_of(name, model)
         boxed = layers[module][name]
         shape, names = boxed.value.shape, boxed.names
-        cut = 1 + inputs  # the stacked layers, then the contracted axes
-        a_shape, b_shape = (*shape[:cut], lora.rank), (shape[0], lora.rank, *shape[cut:])
+        stacked = STACKED[module]
+        cut = stacked + MATRICES[name]  # the stacked axes, then the contracted ones
+        a_shape = (*shape[:cut], lora.rank)
+        b_shape = (*shape[:stacked], lora.rank, *shape[cut:])
         key, a_key = jax.random.split(key)
-        a = jax.random.normal(a_key, a_shape) / math.sqrt(math.prod(shape[1:cut]))
+        a = jax.random.normal(a_key, a_shape) / math.sqrt(math.prod(shape[stacked:cut]))
+        b_names = (*names[:stacked], None, *names[cut:])
         adapters.setdefault(module, {})[name] = {
             "a": nn.LogicallyPartitioned(a, (*names[:cut], None)),
-            "b": nn.LogicallyPartitioned(jnp.zeros(b_shape), (names[0], None, *names[cut:])),
+            "b": nn.LogicallyPartitioned(jnp.zeros(b_shape), b_names),
         }
     return adapters
+
+
+def module_of(name: str, model: ModelConfig) -> str:
+    """The module of a layer that holds this matrix: "attention", "mlp", or "moe" for experts."""
+    if name in transformer.CONTRACTED_AXES["attention"]:
+        return "attention"
+    return "moe" if model.moe else "mlp"
 
 
 def merge(base: Params, adapters: Params, lora: LoraConfig) -> Params:
@@ -94,7 +103,10 @@ def merge(base: Params, adapters: Params, lora: LoraConfig) -> Params:
         layers[module] = dict(layers[module])
         for name, factors in matrices.items():
             weight = layers[module][name]
-            update = jax.vmap(_product)(factors["a"], factors["b"])
+            product = _product
+            for _ in range(STACKED[module]):
+                product = jax.vmap(product)
+            update = product(factors["a"], factors["b"])
             # Added in fp32: a small update is not lost in a bf16 matrix before it is rounded once.
             added = weight.astype(jnp.float32) + lora.scale * update
             layers[module][name] = added.astype(weight.dtype)
@@ -102,7 +114,7 @@ def merge(base: Params, adapters: Params, lora: LoraConfig) -> Params:
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[*in, r] x [r, *out] -> [*in, *out], of one layer."""
+    """[*in, r] x [r, *out] -> [*in, *out], of one matrix."""
     return jnp.tensordot(a, b, axes=1)
 
 

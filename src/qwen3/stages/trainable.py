@@ -6,6 +6,7 @@ give it their loss and what is frozen. Without adapters it hands everything thro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from qwen3.train import model_source
 from qwen3.train import state as states
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
+
+log = logging.getLogger("qwen3")
 
 
 class Trainable(NamedTuple):
@@ -82,8 +85,32 @@ def begin(
         raise ValueError(f"LoRA of rank {lora.rank} needs init_from: adapters on what model?")
     base = start.parameters(init_from, model, mesh)
     template = states.abstract(model_source.abstract_adapters(lora, model, mesh), tx)
+    log.info("%s", _start_line(lora, template, base))
     restored = work.restore(template)
     if restored is not None:
         return Prepared(restored.state, restored.extra, Trainable(lora, base))
     fresh = states.fresh(lambda: adapters.init(lora, model, jax.random.key(seed)), tx, template)
     return Prepared(fresh, {}, Trainable(lora, base))
+
+
+def memory(state: TrainState) -> tuple[int, int]:
+    """(bytes of the trained parameters, bytes of the optimizer's state), all devices together.
+
+    state: arrays, or their shapes as `train.state.abstract` gives them. Adam keeps two moments of
+    every trained parameter.
+    """
+    return _bytes(state.params), _bytes(state.opt_state)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _start_line(lora: LoraConfig, state: TrainState, base: Any) -> str:
+    """How much is trained, and what the optimizer's state takes with and without adapters."""
+    (params, optimizer), whole = memory(state), _bytes(base)
+    return (
+        f"LoRA of rank {lora.rank}: {params / whole:.2%} of the model's {whole / 4e6:,.1f} M "
+        f"parameters are trained, {params / 1e6:,.1f} MB, with {optimizer / 1e6:,.1f} MB of "
+        f"optimizer state instead of {optimizer / params * whole / 1e6:,.0f} MB"
+    )
