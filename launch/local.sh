@@ -7,15 +7,12 @@
 # releases (default: constraints.txt, the tested set). A second start installs nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
 CONSTRAINTS="${CONSTRAINTS-constraints.txt}"
 
 find_python() {
   for candidate in ${PYTHON:-} python3.12 python3.11 python3.13 python3; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
+    "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
+      command -v "$candidate" && return
   done
   echo "launch/local.sh: no Python 3.11 or newer found; set PYTHON=/path/to/python3" >&2
   return 1
@@ -43,8 +40,7 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_ARENA_MAX=1 
   MALLOC_TOP_PAD_=268435456
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
-# What runs here is made for CPUs; where libtpu is installed, jax would look for a TPU first.
-# JAX_PLATFORMS names another platform.
+# Where libtpu is installed, jax would look for a TPU first.
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 
 command="${1:-}"

@@ -13,33 +13,30 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from dataclasses import replace
-from pathlib import Path
 
-from pods import bucket, code, fit, run_file
+from pods import bucket
 from pods.command import NotNow, Refused, call, dry
-from pods.run_file import Run
-from pods.status import Status
-
-CALLS = 3  # to hosts that do not answer
+from pods.run import Run, archive, commit, quote
 
 
 def plan(run: Run, options: Namespace) -> int:
     """What the pod is, whether the step fits, what it may cost, and the commands that follow."""
-    print(fit.describe(run, step := fit.planned(run)))
-    run = replace(run, command=dry)
+    fits, words = quote(run)
+    print(words)
+    run = Run(run.file, dry)
     up(run, options)
     start(run, options)
-    return int(bool(step) and not step["fits"])
+    return int(not fits)
 
 
 def up(run: Run, options: Namespace) -> int:
     """Bring the pod up, whatever its state, and wait until all of its hosts are there."""
-    code.commit(run)
+    commit(run)
     bucket.check(run)
-    if (step := fit.planned(run)) and not step["fits"]:
-        raise Refused(fit.memory(step))
     state, began = run.backend.state(run), time.monotonic()
+    fits, words = quote(run, "--brief") if state.kind == "absent" and not run.dry else (True, "")
+    if not fits:
+        raise Refused(words)
     if state.kind == "lost":
         _say(run, f"lost, {state.why}: deleting what is left")
         bucket.note(run, "lost")
@@ -47,7 +44,7 @@ def up(run: Run, options: Namespace) -> int:
     if state.kind in ("lost", "absent"):
         bucket.write(run, "pod/stop", "")
         run.backend.up(run)
-        bucket.write(run, "pod/entry", run.ENTRY)
+        bucket.write(run, "pod/run.env", run.host_lines)
         bucket.note(run, "up")
     while (state := run.backend.state(run)).kind != "active" and not run.dry:
         minutes = (time.monotonic() - began) / 60
@@ -55,7 +52,7 @@ def up(run: Run, options: Namespace) -> int:
             raise NotNow(f"{state.kind}: {state.why or 'no capacity came'}")
         _say(run, f"waiting for {minutes:.0f} min {state.why}")
         time.sleep(run.POLL_SECONDS)
-    if not (run.dry or Status.of(run).active):
+    if not (run.dry or bucket.verdict(run).active):
         bucket.note(run, "active")
     _say(run, f"active: {run.chips} chips on {len(run.hosts)} hosts")
     return 0
@@ -63,18 +60,17 @@ def up(run: Run, options: Namespace) -> int:
 
 def start(run: Run, options: Namespace) -> int:
     """Bring the commit to all hosts and have each keep the run's process alive."""
-    name = f"code-{code.commit(run)}"
+    name = f"code-{commit(run)}"
     bucket.check(run)
     if (state := run.backend.state(run)).kind != "active" and not run.dry:
         raise Refused(f"the pod is {state.kind} {state.why}: pod.py up brings it up")
     with tempfile.TemporaryDirectory() as folder:
-        file = code.archive(run, folder)
-        run.backend.copy(run, file)
+        run.backend.copy(run, archive(run, folder))
     bucket.write(run, "pod/stop", "")
     home = f"qwen3/{run.RUN}"
-    unpack = f"mkdir -p {home}/{name} && tar -xzf {file.name} -C {home}/{name}"
-    setup = f"ln -sfn {name} {home}/code && bash {home}/code/launch/worker.sh setup"
-    _everywhere(run, f"{unpack} && {setup}", "ready running", 6 * run.CALL_SECONDS)
+    unpack = f"mkdir -p {home}/{name} && tar -xzf qwen3-{run.RUN}.tgz -C {home}/{name}"
+    before = f"{unpack} && ln -sfn {name} {home}/code && "
+    _worker(run, "setup", "ready running", before, calls=6)
     answers = _worker(run, "start", "started running")
     bucket.note(run, "run")
     already = sum(words.startswith("running") for words in answers.values())
@@ -84,10 +80,10 @@ def start(run: Run, options: Namespace) -> int:
 
 def watch(run: Run, options: Namespace) -> int:
     """up and run, and again whenever hosts are lost, until the run ends or reaches a limit."""
-    if Status.of(run).ended != "done":
+    if bucket.verdict(run).ended != "done":
         bucket.note(run, "watch")  # how an earlier start ended counts no more
         _again(run, options)
-    while not (status := Status.of(run)).ended:
+    while not (status := bucket.verdict(run)).ended:
         state = run.backend.state(run)
         if status.limit:
             _say(run, f"{status.limit}: stopping")
@@ -95,9 +91,8 @@ def watch(run: Run, options: Namespace) -> int:
                 stop(run, options)
             break
         if state.kind != "active" or status.absent:
-            _say(
-                run, f"{state.kind} {state.why}; no word from {', '.join(status.absent) or 'none'}"
-            )
+            silent = ", ".join(status.absent) or "none"
+            _say(run, f"{state.kind} {state.why}; no word from {silent}")
             _again(run, options)
         time.sleep(run.POLL_SECONDS)
     show(run, options)
@@ -116,11 +111,11 @@ def _again(run: Run, options: Namespace) -> None:
 
 def show(run: Run, options: Namespace) -> int:
     """The status in the terminal; --html FILE writes it as a page too."""
-    state, status = run.backend.state(run), Status.of(run)
+    state, status = run.backend.state(run), bucket.verdict(run)
     title = f"{run.RUN}: {run.SLICES} x {run.TYPE} {state.kind} {state.why}".strip()
-    print(title, status.text(), sep="\n")
+    print(title, status.text, sep="\n")
     if options.html:
-        Path(options.html).write_text(status.page(title))
+        bucket.status(run, f"--html={options.html}", f"--title={title}")
     if status.ended or run.dry:
         return int(status.ended == "failed")
     return 3 if state.kind != "active" else 4 if status.hung else 0
@@ -128,19 +123,19 @@ def show(run: Run, options: Namespace) -> int:
 
 def logs(run: Run, options: Namespace) -> int:
     """The newest log of a host; --first-error: what went wrong first, over all hosts."""
-    status = Status.of(run)
-    print("\n".join(status.first_errors()) if options.first_error else status.log(options.host))
+    what = "--first-error" if options.first_error else f"--log={options.host}"
+    print(bucket.status(run, what), end="")
     return 0
 
 
 def stop(run: Run, options: Namespace) -> int:
     """Have all processes save and leave; the chips stay, and are billed."""
     bucket.write(run, "pod/stop", "user")
-    _worker(run, "stop")
+    _worker(run, "stop", "stop")
     deadline = time.monotonic() + run.STOP_SECONDS + 60
-    while not run.dry and Status.of(run).absent != run.hosts:
+    while not run.dry and bucket.verdict(run).absent != run.hosts:
         if time.monotonic() > deadline:
-            _worker(run, "kill")
+            _worker(run, "kill", "kill")
             break
         time.sleep(min(run.POLL_SECONDS, 10))
     _say(run, "stopped; the chips are still there and billed until pod.py down")
@@ -152,7 +147,7 @@ def down(run: Run, options: Namespace) -> int:
     if run.backend.state(run).kind == "absent" and not run.dry:
         _say(run, "there is no pod")
         return 0
-    words = f"{run.SLICES} x {run.TYPE} of {run.RUN}, ${run.dollars(1):,.2f} an hour"
+    words = f"{run.SLICES} x {run.TYPE} of {run.RUN}, ${run.dollars_an_hour:,.2f} an hour"
     if not (options.yes or run.dry):
         print(f"delete {words}? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip() != "y":
@@ -166,8 +161,8 @@ def down(run: Run, options: Namespace) -> int:
 def sweep(run: Run, options: Namespace) -> int:
     """What is billed in the zone; pods of ours whose hosts fell silent are deleted with --yes."""
     for name, owner, words in run.backend.billed(run):
-        other = replace(run, RUN=owner or run.RUN)
-        silence = (time.time() - Status.of(other).last_word) / 3600 if owner else 0.0
+        other = Run(run.file, run.command, f"RUN={owner or run.RUN}")
+        silence = (time.time() - bucket.verdict(other).last_word) / 3600 if owner else 0.0
         orphan = owner and 1 < silence < 1e5  # without any word, it is a run of another bucket
         print(f"{name}: {words}, run {owner or '-'}{', silent: an orphan' if orphan else ''}")
         if orphan and options.yes:
@@ -175,17 +170,15 @@ def sweep(run: Run, options: Namespace) -> int:
     return 0
 
 
-def _worker(run: Run, verb: str, accept: str = "") -> dict[str, str]:
-    """Have worker.sh do something on every host; what each said."""
-    line = f"bash qwen3/{run.RUN}/code/launch/worker.sh {verb}"
-    return _everywhere(run, line, accept or verb, run.CALL_SECONDS)
+def _worker(run: Run, verb: str, accept: str, before: str = "", calls: int = 1) -> dict[str, str]:
+    """Have worker.sh do something on all hosts, again while some do not answer; what each said.
 
-
-def _everywhere(run: Run, line: str, accept: str, timeout: float) -> dict[str, str]:
-    """Run a line on all hosts, again while some do not answer; Refused names those."""
+    Refused names those that did not answer, or said another word than `accept` allows.
+    """
+    line = f"{before}bash qwen3/{run.RUN}/code/launch/worker.sh {verb}"
     answers: dict[str, str] = {}
-    for _ in range(1 if run.dry else CALLS):
-        answers |= run.backend.everywhere(run, line, timeout)
+    for _ in range(1 if run.dry else 3):
+        answers |= run.backend.everywhere(run, line, calls * run.CALL_SECONDS)
         silent = [host for host in run.hosts if host not in answers]
         if not silent:
             break
@@ -220,7 +213,7 @@ def main() -> int:
     parser.add_argument("--first-error", action="store_true", help="logs: what went wrong first")
     options = parser.parse_args()
     try:
-        run = run_file.read(options.file, dry if options.dry_run else call)
+        run = Run(options.file, dry if options.dry_run else call)
         return VERBS[options.verb](run, options)
     except (Refused, OSError) as error:
         print(f"pod.py {options.verb}: {error}", file=sys.stderr)

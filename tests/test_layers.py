@@ -22,7 +22,7 @@ LAYERS = [
     {"eval", "curate"},
     {"stages"},
     {"plan", "run", "doctor"},
-    {"workflows"},
+    {"workflows", "supervise"},
     {"recipe", "serve"},
     {"cli"},
 ]

@@ -7,9 +7,10 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +35,19 @@ class Answer(NamedTuple):
     out: str
     err: str
 
+    def said(self, advice: Sequence[tuple[str, type[Refused], str]] = ()) -> str:
+        """What a command that went well printed; else Refused with its last line.
+
+        advice: (pattern of a complaint, the kind of refusal, what helps).
+        """
+        if self.code == 0:
+            return self.out
+        line = ([*self.out.splitlines(), *self.err.splitlines()] or ["no answer in time"])[-1]
+        for pattern, kind, help in advice:
+            if re.search(pattern, self.err):
+                raise kind(f"{help} ({line})")
+        raise (NotNow if self.code is None else Refused)(line)
+
 
 def call(argv: Sequence[str], timeout: float = 120, stdin: str = "", **env: str) -> Answer:
     """Run a command in the repository's root with `env` added to the environment."""
@@ -55,10 +69,22 @@ def call(argv: Sequence[str], timeout: float = 120, stdin: str = "", **env: str)
         return Answer(None, *process.communicate())
 
 
+def qwen3(module: str, *arguments: str, timeout: float = 60, stdin: str = "") -> Answer:
+    """Run a module of this checkout's package; it changes nothing, so in dry runs too."""
+    argv = [sys.executable, "-m", f"qwen3.{module}", *arguments]
+    return call(argv, timeout, stdin, PYTHONPATH=str(ROOT / "src"))
+
+
 def dry(argv: Sequence[str], *_: object, **__: object) -> Answer:
     """Print a command and run nothing."""
     print("+", shlex.join(argv))
     return Answer(0, "", "")
+
+
+def on_all(call_on: Callable[[Any], Answer], places: Sequence[Any]) -> dict[str, str]:
+    """The markers of all places, which are called at once."""
+    with ThreadPoolExecutor(64) as pool:
+        return markers("\n".join(answer.out for answer in pool.map(call_on, places)))
 
 
 def markers(text: str) -> dict[str, str]:

@@ -2,13 +2,11 @@
 
 import json
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pods.code import archive, commit
-from pods.command import Answer, Refused, State, markers
-from pods.run_file import Run
+from pods.command import Answer, Refused, State, on_all
+from pods.run import Run, archive, commit
 
 CAPACITY = {"spot": "--spot", "on-demand": "--on-demand", "flex-start": "--flex"}
 
@@ -18,8 +16,8 @@ def up(run: Run) -> None:
     image, code = f"{run.IMAGE}:{commit(run)}", f"qwen3/{run.RUN}/code-{commit(run)}"
     with tempfile.TemporaryDirectory() as folder:
         build = f"docker build --file=launch/Dockerfile --build-arg=CODE={code} --tag={image} -"
-        _said(run.command(["bash", "-c", f"{build} < '{archive(run, folder)}'"], 3600))
-    _said(run.command(["docker", "push", image], 3600))
+        run.command(["bash", "-c", f"{build} < '{archive(run, folder)}'"], 3600).said()
+    run.command(["docker", "push", image], 3600).said()
     # The JobSet starts again after exit codes 42 and 127 to 255.
     options = (
         f"--tpu-type={run.TYPE} --num-slices={run.SLICES} --docker-image={image} --max-restarts=50 "
@@ -27,14 +25,14 @@ def up(run: Run) -> None:
         f"{CAPACITY.get(run.CAPACITY, f'--reservation={run.RESERVATION}')}"
     )
     line = f"--command=exec bash /root/{code}/launch/worker.sh run"
-    _said(_xpk(run, "create", *options.split(), line))
+    _xpk(run, "create", *options.split(), line).said()
 
 
 def state(run: Run) -> State:
     answer = _kubectl(run, "get", "jobset", run.RUN, "--output=json")
     if "NotFound" in answer.err or run.dry:
         return State("absent")
-    for condition in json.loads(_said(answer).out).get("status", {}).get("conditions", []):
+    for condition in json.loads(answer.said()).get("status", {}).get("conditions", []):
         if condition["type"] in ("Failed", "Completed") and condition["status"] == "True":
             return State("lost", f"{condition['type']} {condition.get('message', '')}".strip())
     running = len(_pods(run))
@@ -44,12 +42,11 @@ def state(run: Run) -> State:
 def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
     """Run a line in every container at once; host -> what its worker.sh said."""
 
-    def on(pod: dict[str, Any]) -> str:
+    def on(pod: dict[str, Any]) -> Answer:
         place = ["exec", pod["metadata"]["name"], "--container=jax-tpu"]
-        return _kubectl(run, *place, "--", "bash", "-c", f"cd && {line}", timeout=timeout).out
+        return _kubectl(run, *place, "--", "bash", "-c", f"cd && {line}", timeout=timeout)
 
-    with ThreadPoolExecutor(64) as pool:
-        return markers("\n".join(pool.map(on, _pods(run))))
+    return on_all(on, _pods(run))
 
 
 def copy(run: Run, file: Path) -> None:
@@ -60,12 +57,12 @@ def copy(run: Run, file: Path) -> None:
 
 
 def down(run: Run) -> None:
-    _said(_xpk(run, "delete", "--force"))
+    _xpk(run, "delete", "--force").said()
 
 
 def billed(run: Run) -> list[tuple[str, str, str]]:
     """Every JobSet: what is billed are the cluster's node pools, which are not ours to delete."""
-    items = json.loads(_said(_kubectl(run, "get", "jobset", "--output=json")).out or "{}")
+    items = json.loads(_kubectl(run, "get", "jobset", "--output=json").said() or "{}")
     names = [item["metadata"]["name"] for item in items.get("items", [])]
     return [(name, name, "JobSet") for name in names]
 
@@ -73,7 +70,7 @@ def billed(run: Run) -> list[tuple[str, str, str]]:
 def _pods(run: Run) -> list[dict[str, Any]]:
     """Those that run."""
     label = f"--selector=xpk.google.com/workload={run.RUN}"
-    pods = json.loads(_said(_kubectl(run, "get", "pods", label, "--output=json")).out or "{}")
+    pods = json.loads(_kubectl(run, "get", "pods", label, "--output=json").said() or "{}")
     return [pod for pod in pods.get("items", []) if pod["status"]["phase"] == "Running"]
 
 
@@ -86,10 +83,3 @@ def _kubectl(run: Run, *argv: str, timeout: float = 120) -> Answer:
 def _xpk(run: Run, verb: str, *options: str) -> Answer:
     place = [f"--project={run.PROJECT}", f"--zone={run.ZONE}", f"--cluster={run.CLUSTER}"]
     return run.command(["xpk", "workload", verb, f"--workload={run.RUN}", *place, *options], 1800)
-
-
-def _said(answer: Answer) -> Answer:
-    """The answer of a command that went well; else Refused with its last line."""
-    if answer.code != 0:
-        raise Refused(([*answer.out.splitlines(), *answer.err.splitlines()] or ["no answer"])[-1])
-    return answer

@@ -2,16 +2,14 @@
 
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pods.command import State, markers
-from pods.run_file import Run
+from pods.command import Answer, State, on_all
+from pods.run import Run
 
 
 def up(run: Run) -> None:
-    for host in run.hosts:
-        run.command(["mkdir", "-p", f"{run.folder}/hosts/{host}"])
+    run.command(["mkdir", "-p", *(f"{run.folder}/hosts/{host}" for host in run.hosts)])
     if not run.dry:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -29,7 +27,7 @@ def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
     """Run a line on every host at once; host -> what its worker.sh said."""
     port = Path(run.folder, "hosts", "port")
 
-    def on(host: str) -> str:
+    def on(host: str) -> Answer:
         env = {
             "HOME": f"{run.folder}/hosts/{host}",
             "QWEN3_SLICE": host.partition(".")[0],
@@ -41,10 +39,9 @@ def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={run.chips // len(run.hosts)}",
         }
-        return run.command(["bash", "-c", f"cd && {line}"], timeout, **env).out
+        return run.command(["bash", "-c", f"cd && {line}"], timeout, **env)
 
-    with ThreadPoolExecutor(len(run.hosts)) as pool:
-        return markers("\n".join(pool.map(on, run.hosts)))
+    return on_all(on, run.hosts)
 
 
 def copy(run: Run, file: Path) -> None:

@@ -1,32 +1,25 @@
 """TPU VMs through queued resources: a request of the run's name, nodes labelled with it."""
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
 
-from pods import types
 from pods.command import Answer, NotNow, Refused, State, markers
-from pods.run_file import SSH, Run
+from pods.run import Run
 
-QR, TPU, ALL = (
-    "compute tpus queued-resources",
-    "compute tpus",
-    "--node=all --worker=all --batch-size=all",
-)
+QR, TPU = "compute tpus queued-resources", "compute tpus"
+ALL = "--node=all --worker=all --batch-size=all --strict-host-key-checking=no"
 DEAD = ("FAILED", "SUSPENDED", "SUSPENDING")  # such requests hold quota until they are deleted
+SSH = {"external": "", "internal": "--internal-ip", "iap": "--tunnel-through-iap"}
 CAPACITY = {"spot": "--spot", "on-demand": "", "reserved": "--reserved"}
-# What gcloud says -> what is said to the user, and whether it may go well later.
-ADVICE = {
-    "active account|[Rr]eauthentication|invalid_grant": (
-        Refused,
-        "no credentials: gcloud auth login",
-    ),
-    "SERVICE_DISABLED|not been used": (Refused, "gcloud services enable tpu.googleapis.com"),
-    "[Qq]uota|RESOURCE_EXHAUSTED": (Refused, "no quota for this kind of chip, capacity and zone"),
-    "more capacity|[Ss]tockout|STOCKOUT|POOL_EXHAUSTED": (NotNow, "no capacity in the zone"),
-}
+# What gcloud complains about, whether it may go well later, and what is said to the user.
+ADVICE = (
+    ("active account|[Rr]eauth|invalid_grant", Refused, "no credentials: gcloud auth login"),
+    ("SERVICE_DISABLED|not been used", Refused, "gcloud services enable tpu.googleapis.com"),
+    ("[Qq]uota|RESOURCE_EXHAUSTED", Refused, "no quota for this kind of chip, capacity and zone"),
+    ("more capacity|[Ss]tockout|STOCKOUT|POOL_EXHAUSTED", NotNow, "no capacity in the zone"),
+)
 
 
 def up(run: Run) -> None:
@@ -48,15 +41,14 @@ def up(run: Run) -> None:
     node = node if run.SLICES > 1 else f"--node-id={run.RUN}"
     network = "--network={} --subnetwork={}".format(*run.NETWORK.split("/")) if run.NETWORK else ""
     account = f"--service-account={run.SERVICE_ACCOUNT}" if run.SERVICE_ACCOUNT else ""
-    answer = _gcloud(
-        run,
+    words = (
         f"{track} create {run.RUN} --accelerator-type={run.TYPE} {node} {capacity} {network} "
-        f"--runtime-version={types.parse(run.TYPE).generation.runtime} {account} "
+        f"--runtime-version={run.runtime} {account} "
         f"--scopes=https://www.googleapis.com/auth/cloud-platform --labels=qwen3-run={run.RUN} "
         f"--valid-until-duration={3600 * run.WAIT_HOURS:.0f}s --async "
-        f"{'--internal-ips' if SSH[run.SSH] else ''}",
+        f"{'--internal-ips' if SSH[run.SSH] else ''}"
     )
-    _said(answer)
+    _gcloud(run, words).said(ADVICE)
 
 
 def state(run: Run) -> State:
@@ -64,9 +56,9 @@ def state(run: Run) -> State:
     answer = _gcloud(run, f"{QR} describe {run.RUN} --format=json")
     if "NOT_FOUND" in answer.err or run.dry:
         return State("absent")
-    request = json.loads(_said(answer).out)
-    if _owner(_node(request)) != run.RUN or _node(request)["acceleratorType"] != run.TYPE:
-        kind = _node(request)["acceleratorType"]
+    request = json.loads(answer.said(ADVICE))
+    kind = _node(request)["acceleratorType"]
+    if _owner(request) != run.RUN or kind != run.TYPE:
         raise Refused(f"RUN={run.RUN} is the name of another request, {kind}")
     about = request["state"]
     if about["state"] in DEAD:
@@ -85,13 +77,13 @@ def state(run: Run) -> State:
 
 def everywhere(run: Run, line: str, timeout: float) -> dict[str, str]:
     """Run a line on every host at once; host -> what its worker.sh said."""
-    ssh = f"{QR} ssh {run.RUN} {ALL} --strict-host-key-checking=no {SSH[run.SSH]}"
+    ssh = f"{QR} ssh {run.RUN} {ALL} {SSH[run.SSH]}"
     return markers(_gcloud(run, ssh, f"--command={line}", timeout=timeout).out)
 
 
 def copy(run: Run, file: Path) -> None:
     """Copy to every host's home; whether it came is seen when it is unpacked."""
-    flags = f"{run.RUN}: {ALL} --strict-host-key-checking=no {SSH[run.SSH]}".split()
+    flags = f"{run.RUN}: {ALL} {SSH[run.SSH]}".split()
     _gcloud(run, f"{QR} scp", str(file), *flags, timeout=run.CALL_SECONDS)
 
 
@@ -99,7 +91,7 @@ def down(run: Run) -> None:
     """Delete request and nodes, and see them gone."""
     answer = _gcloud(run, f"{QR} delete {run.RUN} --force --async")
     if "NOT_FOUND" not in answer.err:
-        _said(answer)
+        answer.said(ADVICE)
     deadline = time.monotonic() + 1200
     while left := [name for name, owner, _ in billed(run) if owner == run.RUN]:
         if time.monotonic() > deadline:
@@ -109,12 +101,11 @@ def down(run: Run) -> None:
 
 def billed(run: Run) -> list[tuple[str, str, str]]:
     """Every request and node of the zone: (name, run that its label names or "", what it is)."""
-    requests, nodes = _list(run, f"{QR} list"), _list(run, f"{TPU} tpu-vm list")
-    rows = [(item, _node(item), item["state"]["state"], "request") for item in requests]
-    rows += [(item, item, item["state"], "node") for item in nodes]
+    rows = [("request", item["state"]["state"], item) for item in _list(run, f"{QR} list")]
+    rows += [("node", item["state"], item) for item in _list(run, f"{TPU} tpu-vm list")]
     return [
-        (_name(i), _owner(n), f"{kind}, {n['acceleratorType']}, {state}")
-        for i, n, state, kind in rows
+        (_name(item), _owner(item), f"{kind}, {_node(item)['acceleratorType']}, {state}")
+        for kind, state, item in rows
     ]
 
 
@@ -123,10 +114,8 @@ def _check_reservation(run: Run) -> None:
     name = run.RESERVATION.rpartition("/")[2]
     answer = _gcloud(run, f"compute reservations describe {name} --format=json")
     about = json.loads(answer.out or '{"status": "not there"}')
-    end = about.get("deleteAtTime", "9999")
-    if not run.dry and (
-        about["status"] != "READY" or end[:19] < time.strftime("%Y-%m-%dT%H:%M:%S")
-    ):
+    end, now = about.get("deleteAtTime", "9999"), time.strftime("%FT%T", time.gmtime())
+    if not run.dry and (about["status"] != "READY" or end[:19] < now):
         raise Refused(f"RESERVATION={name} in {run.ZONE} is {about['status']}, until {end}")
 
 
@@ -136,26 +125,16 @@ def _gcloud(run: Run, words: str, *more: str, timeout: float = 120) -> Answer:
 
 
 def _list(run: Run, words: str) -> list[dict[str, Any]]:
-    return json.loads(_said(_gcloud(run, f"{words} --format=json")).out or "[]")
+    return json.loads(_gcloud(run, f"{words} --format=json").said(ADVICE) or "[]")
 
 
-def _said(answer: Answer) -> Answer:
-    """The answer of a command that went well; else Refused or NotNow, in one line."""
-    if answer.code == 0:
-        return answer
-    line = (answer.err.strip().splitlines() or ["gcloud did not answer in time"])[-1]
-    for pattern, (kind, advice) in ADVICE.items():
-        if re.search(pattern, answer.err):
-            raise kind(f"{advice} ({line})")
-    raise (NotNow if answer.code is None else Refused)(line)
+def _node(item: dict[str, Any]) -> dict[str, Any]:
+    """The node that a request asks for; of a node itself."""
+    return item["tpu"]["nodeSpec"][0]["node"] if "tpu" in item else item
 
 
-def _node(request: dict[str, Any]) -> dict[str, Any]:
-    return request["tpu"]["nodeSpec"][0]["node"]
-
-
-def _owner(node: dict[str, Any]) -> str:
-    return node.get("labels", {}).get("qwen3-run", "")
+def _owner(item: dict[str, Any]) -> str:
+    return _node(item).get("labels", {}).get("qwen3-run", "")
 
 
 def _name(item: dict[str, Any]) -> str:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 from fake_cloud import Cloud
-from pods import run_file
-from pods.command import call
+from pods.run import Run
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 GIT = ["git", "-c", "user.name=tester", "-c", "user.email=tester@localhost"]
 REAL = shutil.which("gcloud")
+STAND_IN = "src/qwen3/cli.py"  # where test_pod has a program that answers for `qwen3 plan`
 # Answers the health check, which needs JAX, at once; pods of test_loopback do not use it.
 PYTHON = """#!/usr/bin/env bash
-[[ "$1" == launch/health_check.py ]] || exec {python} "$@"
+[[ "$2" == qwen3.supervise.health_check ]] || exec {python} "$@"
 """
 
 
@@ -29,14 +29,17 @@ PYTHON = """#!/usr/bin/env bash
 def clone(tmp_path_factory):
     """A repository of its own, so that a dirty tree here is none there."""
     root = tmp_path_factory.mktemp("clone")
-    shutil.copytree(ROOT / "launch", root / "launch", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("launch", "src"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, root / name, ignore=ignore)
+    (root / STAND_IN).unlink()  # of which no commit knows
     (root / "experiments").mkdir()
     for name in ("trainer.py", "tiny_pod.py"):
         shutil.copy(HERE / name, root / "experiments")
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, root)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    (root / ".gitignore").write_text("__pycache__/\n")
+    (root / ".gitignore").write_text(f"__pycache__/\n{STAND_IN}\n")
     subprocess.run(["git", "add", "-A"], cwd=root, check=True)
     subprocess.run([*GIT, "commit", "-q", "-m", "a commit"], cwd=root, check=True)
     return root
@@ -125,7 +128,8 @@ class Host:
             path.mkdir(parents=True)
         defaults = {
             "RUN": "toy",
-            "TYPE": "v6e-1",
+            "BACKEND": "loopback",
+            "TYPE": "cpu-2",
             "BUCKET": self.bucket,
             "PROJECT": "p",
             "ZONE": "z",
@@ -134,12 +138,11 @@ class Host:
             "STOP_SECONDS": 20,
         }
         file = folder / "toy.env"
-        keys = {**defaults, **keys, "ENV": f"{keys.get('ENV', '')} BACKEND=none"}  # no metadata
-        file.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+        file.write_text("".join(f"{k}={value}\n" for k, value in {**defaults, **keys}.items()))
         self.code = self.home / "qwen3" / "toy" / "code"
         shutil.copytree(clone, self.code, ignore=shutil.ignore_patterns(".git"))
-        settings = run_file.read(str(file), call).host_settings("START", "abc")
-        (self.code / "run.env").write_text(settings)
+        lines = Run(str(file)).host_lines
+        (self.code / "run.env").write_text(f"{lines}START=START\nQWEN3_REVISION=abc\n")
         python = {
             "PYTHON": hosts_python(folder),
             "HOME": str(self.home),

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+from conftest import STAND_IN
 
 STEP = {
     "fits": True,
@@ -15,27 +16,27 @@ STEP = {
 }
 # Stands where `qwen3 plan` would be; the answer is a file.
 PLAN = """import json, pathlib, sys
+folder = pathlib.Path({folder!r})
 assert sys.argv[1] == "plan" and "--json" in sys.argv, sys.argv
-pathlib.Path(__file__).with_name("arguments").write_text(" ".join(sys.argv[2:]))
-answer = pathlib.Path(__file__).with_name("answer").read_text()
+(folder / "arguments").write_text(" ".join(sys.argv[2:]))
+answer = (folder / "answer").read_text()
 sys.exit("no model '9b'") if not answer else print(answer)
 """
 
 
 @pytest.fixture
-def planned(clone):
+def planned(clone, tmp_path):
     """planned(step): what `qwen3 plan` will say; the arguments that it was given are returned."""
-    room = clone / "src" / "qwen3"
-    room.mkdir(parents=True, exist_ok=True)
-    (room / "__init__.py").write_text("")
-    (room / "cli.py").write_text(PLAN)
-    (room / ".gitignore").write_text("*\n")
+    folder = tmp_path / "plan"
+    folder.mkdir()
+    (clone / STAND_IN).write_text(PLAN.format(folder=str(folder)))
 
     def say(step):
-        (room / "answer").write_text(json.dumps(step) if step else "")
-        return lambda: (room / "arguments").read_text()
+        (folder / "answer").write_text(json.dumps(step) if step else "")
+        return lambda: (folder / "arguments").read_text()
 
-    return say
+    yield say
+    (clone / STAND_IN).unlink()
 
 
 def refused(pod, verb="up", **keys):
@@ -46,11 +47,11 @@ def refused(pod, verb="up", **keys):
 
 
 def test_a_dirty_tree_is_refused(loopback, clone):
-    file = clone / "launch" / "setup.sh"
+    file = clone / "launch" / "worker.sh"
     before = file.read_text()
     file.write_text(before + "# a change\n")
     try:
-        assert "the tree is dirty (1 files, launch/setup.sh): commit first" in refused(loopback)
+        assert "the tree is dirty (1 files, launch/worker.sh): commit first" in refused(loopback)
     finally:
         file.write_text(before)
 

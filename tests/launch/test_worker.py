@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_failed_attempt_is_followed_by_another_from_the_last_checkpoint(host):
     host = host()
@@ -121,7 +119,7 @@ def health(tmp_path, **environment):
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         **environment,
     }
-    argv = [sys.executable, str(ROOT / "launch" / "health_check.py")]
+    argv = [sys.executable, "-m", "qwen3.supervise.health_check"]
     done = subprocess.run(argv, env={**os.environ, **settings}, capture_output=True, text=True)
     return done.returncode, done.stdout
 

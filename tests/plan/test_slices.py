@@ -1,6 +1,10 @@
 """Several slices: a mesh over them, their names, and a step that is compiled for two."""
 
 import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,8 +17,11 @@ from qwen3.config import MeshConfig
 from qwen3.mesh import make_mesh
 from qwen3.plan import chips, plan_cli, target
 from qwen3.plan.compiling import plan
+from qwen3.plan.slice_types import LOOPBACK, TYPES, slice_type
 from qwen3.plan.steps import Setting
 from qwen3.plan.traffic import BETWEEN_SLICES
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_slices_lie_along_data():
@@ -48,9 +55,44 @@ def parsed(*words):
 )
 def test_types_of_the_cloud_are_topologies(name, topology):
     assert parsed("--type", name).topology == topology
-    chip = chips.chip_of(topology)
-    numbers = int(name.rpartition("-")[2]) // chip.type_counts * chip.devices
-    assert len(target.devices(topology)) == numbers
+
+
+# A single chip has no topology of its own, and large ones take long.
+DESCRIBED = [k for k in TYPES.values() if LOOPBACK not in k.hosts and 4 <= k.chips <= 128]
+
+
+@pytest.mark.parametrize("kind", DESCRIBED, ids=lambda kind: kind.name)
+def test_chips_and_hosts_of_a_type_are_those_of_the_compiler(kind):
+    devices = target.devices(kind.topology)
+    assert len(devices) == kind.chips * chips.chip_of(kind.topology).devices
+    assert len({device.process_index for device in devices}) == kind.hosts["gke"]
+
+
+def test_eight_chips_of_the_plane_are_one_machine_as_a_tpu_vm():
+    assert slice_type("v6e-8").hosts == {"queued_resources": 1, "gke": 2}
+    assert slice_type("v4-16").hosts["queued_resources"] == 2
+    assert slice_type("v6e-1").hosts["queued_resources"] == 1
+    assert slice_type("cpu-4").hosts == {"loopback": 2} and slice_type("tpu7x-16").chips == 8
+
+
+@pytest.mark.parametrize("topology", ["v4:2x4x4", "v4:2x2x1*2", "tpu7x:2x2x2"])
+def test_a_mesh_lies_over_chips_of_two_cores(topology):
+    """Cores of a v4 chip are one device, as on a TPU VM; those of a tpu7x chip are two."""
+    devices = target.devices(topology)
+    _, slices = chips.one_slice(topology)
+    mesh = make_mesh(MeshConfig(data=slices), devices)
+    assert mesh.size == len(devices)
+
+
+def test_what_launchers_ask_needs_the_standard_library_alone():
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    argv = [sys.executable, "-S", "-m", "qwen3.plan.slice_types"]
+    done = subprocess.run([*argv, "v6e-16"], env=environment, capture_output=True, text=True)
+    assert json.loads(done.stdout)["topology"] == "v6e:4x4"
+    done = subprocess.run([*argv, "v6e-17"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(
+        "there is no type 'v6e-17'; known: v6e-1"
+    )
 
 
 def test_slices_are_data_parallel_unless_more_is_told():
@@ -64,7 +106,8 @@ def test_slices_are_data_parallel_unless_more_is_told():
     "words, complaint",
     [
         (["--type", "v6e-7"], "no type 'v6e-7'; known: v6e-1, v6e-4, v6e-8, v6e-16"),
-        (["--type", "v9-8"], "no type 'v9-8'; known: v4-8"),
+        (["--type", "v9-8"], "no type 'v9-8'; known: v4-N, v5litepod-N"),
+        (["--type", "cpu-4"], "cpu-4 is no slice of TPUs"),
         (["--topology", "v5e:4x4", "--slices", "0"], "--slices 0: at least 1"),
         (["--topology", "v5e:4x4*x"], "'x' is no number of slices"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -20,8 +19,7 @@ class Chip:
     ici: float  # bytes a second sent over all links together: half the published two-way figure
     devices: int = 1  # JAX devices that a chip shows up as
     axes: int = 3  # dimensions of a slice
-    type_prefix: str = ""  # of Cloud's names of slices, such as v5litepod-16; "": the chip's name
-    type_counts: int = 1  # what the number of such a name counts, a chip
+    config: str = ""  # the compiler's configuration of the chip, where it is not the default
     source: str = ""  # where the figures are published
 
     def per_device(self, figure: str) -> float:
@@ -45,30 +43,16 @@ _DOCS = "https://cloud.google.com/tpu/docs"
 CHIPS = {
     chip.name: chip
     for chip in (
-        # The compiler takes the two cores of a v4 chip as two devices, without megacore.
-        Chip("v4", 32 * GIB, 275e12, 1228e9, 300e9, devices=2, type_counts=2, source=f"{_DOCS}/v4"),
-        Chip(
-            "v5e",
-            16 * GIB,
-            197e12,
-            819e9,
-            200e9,
-            axes=2,
-            type_prefix="v5litepod",
-            source=f"{_DOCS}/v5e",
-        ),
-        Chip("v5p", 95 * GIB, 459e12, 2765e9, 600e9, type_counts=2, source=f"{_DOCS}/v5p"),
+        # On TPU VMs the two cores of a v4 chip are one device ("megacore"), as those of a v5p are.
+        Chip("v4", 32 * GIB, 275e12, 1228e9, 300e9, config="megacore", source=f"{_DOCS}/v4"),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, axes=2, source=f"{_DOCS}/v5e"),
+        Chip("v5p", 95 * GIB, 459e12, 2765e9, 600e9, source=f"{_DOCS}/v5p"),
         Chip("v6e", 32 * GIB, 918e12, 1638e9, 400e9, axes=2, source=f"{_DOCS}/v6e"),
         Chip("tpu7x", 192 * GIB, 2307e12, 7380e9, 600e9, devices=2, source=f"{_DOCS}/tpu7x"),
     )
 }
 
 
-# Shapes of the slices that Cloud gives out under a type's name.
-_SHAPES = {
-    2: "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16",
-    3: "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x24",
-}
 _EXAMPLES = {2: "AxB, such as 2x2, 4x4, 8x16", 3: "AxBxC, such as 2x2x1, 2x4x4, 4x4x4"}
 
 
@@ -95,28 +79,6 @@ def one_slice(topology: str) -> tuple[str, int]:
     if star and not re.fullmatch(r"[1-9]\d*", number):
         raise ValueError(f"topology {topology!r}: {number!r} is no number of slices")
     return name, int(number or 1)
-
-
-def topology_of(type_name: str) -> str:
-    """The topology "v6e:16x16" of a type of Cloud's such as v6e-256, v5litepod-16 or v5p-128.
-
-    The numbers of v4 and v5p count TensorCores, two a chip. Raises ValueError naming the types.
-    """
-    types = {
-        f"{chip.type_prefix or chip.name}-{_chips(shape) * chip.type_counts}": (chip, shape)
-        for chip in CHIPS.values()
-        for shape in _SHAPES[chip.axes].split()
-    }
-    if type_name not in types:
-        prefix = type_name.rpartition("-")[0]
-        known = [name for name in types if name.rpartition("-")[0] == prefix] or types
-        raise ValueError(f"there is no type {type_name!r}; known: {', '.join(known)}")
-    chip, shape = types[type_name]
-    return f"{chip.name}:{shape}"
-
-
-def _chips(shape: str) -> int:
-    return math.prod(int(size) for size in shape.split("x"))
 
 
 def shapes(chip: Chip) -> str:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.plan.chips import topology_of
+from qwen3.plan.slice_types import topology_of
 
 if TYPE_CHECKING:
     from qwen3.plan.steps import Setting

@@ -66,6 +66,8 @@ def devices(topology: str) -> tuple[Any, ...]:
         with _silent_stderr():
             name, slices = one_slice(topology)
             options: dict[str, Any] = {"wrap": chip.wrap(name.partition(":")[2])}
+            if chip.config:
+                options["chip_config_name"] = chip.config
             if slices > 1:
                 options["num_slices"] = slices
             return tuple(topologies.get_topology_desc(name, "tpu", **options).devices)

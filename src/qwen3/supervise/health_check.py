@@ -4,10 +4,13 @@ All hosts run it at once and join, so that one that is missing, has other versio
 full disk or a wrong clock is named now, and not by a hang of all.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +22,9 @@ def main() -> None:
     name, expected = os.environ["QWEN3_NAME"], int(os.environ["CHIPS"])
     if int(os.environ["HOSTS"]) > 1:
         variables = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-        numbers = {k: int(os.environ[v]) for k, v in variables.items() if v in os.environ}
+        numbers: dict[str, Any] = {
+            k: int(os.environ[v]) for k, v in variables.items() if v in os.environ
+        }
         jax.distributed.initialize(**numbers, initialization_timeout=240)
     # Of v4 and tpu7x, two devices may share a chip and its coordinates.
     chips = {str(getattr(device, "coords", device.id)) for device in jax.local_devices()}

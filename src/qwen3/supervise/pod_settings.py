@@ -1,25 +1,37 @@
-"""RUN.env: a pod and what runs on it, KEY=value a line, read without any expansion."""
+"""RUN.env: a pod and what runs on it, KEY=value a line, read without any expansion.
 
-import importlib
+    python -m qwen3.supervise.pod_settings RUN.env [KEY=value ...]
+
+prints as JSON what follows from the keys, or says in one line what is wrong. It needs the standard
+library alone: launch/pod.py asks where nothing is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any, Self
 
-from pods import types
-from pods.command import Answer, Refused, call, dry
+from qwen3.plan.slice_types import SliceType, slice_type
 
-SSH = {"external": "", "internal": "--internal-ip", "iap": "--tunnel-through-iap"}
+SSH = ("external", "internal", "iap")
 CAPACITIES = ("spot", "on-demand", "reserved", "flex-start")
-NEEDED = {"queued_resources": ["PROJECT", "ZONE"], "loopback": []}
-NEEDED["gke"] = ["PROJECT", "ZONE", "CLUSTER", "IMAGE"]
+NEEDED = {  # by backend
+    "queued_resources": ("PROJECT", "ZONE"),
+    "gke": ("PROJECT", "ZONE", "CLUSTER", "IMAGE"),
+    "loopback": (),
+}
 
 
 @dataclass(frozen=True)
-class Run:
-    """The keys of an environment file, and what follows from them."""
+class PodSettings:
+    """The keys of RUN.env, and what follows from them. Raises ValueError for a wrong one."""
 
     RUN: str  # its name: up to 28 small letters, digits and dashes
     ENTRY: str  # program and arguments: experiments/pretrain_full.py 30b-a3b --set a.b=c
@@ -54,21 +66,22 @@ class Run:
     CALL_SECONDS: float = 300.0  # for one command on all hosts; six times that for set-up
     POLL_SECONDS: float = 30.0  # between two looks at the pod
 
-    command: Callable[..., Answer] = call
-
     def __post_init__(self) -> None:
         grant, cost = f"{self.TYPE}@{self.ZONE}:{self.CAPACITY}", self.dollars(self.MAX_HOURS)
         missing = [key for key in NEEDED.get(self.BACKEND, ()) if not getattr(self, key)]
-        place, limit = self.remote or self.BUCKET.startswith("/"), self.MAX_COST
+        place, limit = self.BUCKET.startswith(("gs://", "/")), self.MAX_COST
         checks = {  # what is said unless it is true
             f"RUN={self.RUN} is no name": re.fullmatch("[a-z][a-z0-9-]{0,26}[a-z0-9]", self.RUN),
             f"BACKEND={self.BACKEND}: known are {', '.join(NEEDED)}": self.BACKEND in NEEDED,
-            f"CAPACITY={self.CAPACITY}: known are {CAPACITIES}": self.CAPACITY in CAPACITIES,
+            f"CAPACITY={self.CAPACITY}: known are {', '.join(CAPACITIES)}": (
+                self.CAPACITY in CAPACITIES
+            ),
             f"SSH={self.SSH}: known are {', '.join(SSH)}": self.SSH in SSH,
+            f"SLICES={self.SLICES}: at least 1": self.SLICES >= 1,
             f"BACKEND={self.BACKEND} needs {', '.join(missing)}": not missing,
             f"BUCKET={self.BUCKET}: neither gs:// nor a folder": place,
             f"TYPE={self.TYPE} does not come with BACKEND={self.BACKEND}": (
-                self.BACKEND in types.parse(self.TYPE).generation.backends.split()
+                self.BACKEND in self.slice_type.hosts
             ),
             f"{grant} is not in ALLOW, and would be billed": grant in (self.ALLOW or grant).split(),
             "SECRETS are for queued resources alone": not self.SECRETS or self.BACKEND != "gke",
@@ -77,82 +90,109 @@ class Run:
         }
         for words, true in checks.items():
             if not true:
-                raise Refused(words)
+                raise ValueError(words)
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> Self:
+        """Of texts by key, others among them. Raises ValueError for a number that is none."""
+        typed: dict[str, Any] = {}
+        for key, kind in KEYS.items():
+            try:
+                if key in values:
+                    typed[key] = kind(values[key])
+            except ValueError:
+                raise ValueError(f"{key}={values[key]} is no number") from None
+        return cls(**typed)
 
     @property
-    def dry(self) -> bool:
-        return self.command is dry
-
-    @property
-    def backend(self) -> ModuleType:
-        return importlib.import_module(f"pods.{self.BACKEND}")
-
-    @property
-    def remote(self) -> bool:
-        return self.BUCKET.startswith("gs://")
+    def slice_type(self) -> SliceType:
+        return slice_type(self.TYPE)
 
     @property
     def chips(self) -> int:
-        return types.parse(self.TYPE).chips * self.SLICES
+        return self.slice_type.chips * self.SLICES
 
     @property
     def hosts(self) -> list[str]:
         """Every host as SLICE.HOST."""
-        hosts = types.parse(self.TYPE).hosts(self.BACKEND)
-        return [f"{slice}.{host}" for slice in range(self.SLICES) for host in range(hosts)]
+        hosts = range(self.slice_type.hosts[self.BACKEND])
+        return [f"{number}.{host}" for number in range(self.SLICES) for host in hosts]
 
     @property
     def folder(self) -> str:
         """Of the run in the bucket: work/ is its workdir, pod/ what hosts and pod.py report."""
         return f"{self.BUCKET.rstrip('/')}/runs/{self.RUN}"
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of ENV."""
+        return dict(pair.partition("=")[::2] for pair in shlex.split(self.ENV))
+
     def dollars(self, hours: float) -> float:
         return hours * self.PRICE * self.chips
 
-    def host_settings(self, start: str, commit: str) -> str:
-        """run.env, which worker.sh reads. `start` names this start: logs of each lie apart."""
-        flags = types.parse(self.TYPE).generation.flags.split()
-        if self.SLICES > 1:
-            flags.append("megascale_abort_on_hangs=true")  # a silent hang becomes an exit
-        command = [*shlex.split(self.ENTRY), "--workdir", f"{self.folder}/work"]
-        command += ["--distributed"] if len(self.hosts) > 1 else []
-        settings = {
+    def host_lines(self) -> str:
+        """The settings as bash reads them on every host: the keys, and what follows from them."""
+        values = {
             **{key: getattr(self, key) for key in KEYS},
-            "START": start,
-            "QWEN3_REVISION": commit,
             "FOLDER": self.folder,
             "HOSTS": len(self.hosts),
             "CHIPS": self.chips // len(self.hosts),  # of one host
-            "START_SECONDS": 60 * self.START_MINUTES,
-            "HANG_SECONDS": 60 * self.HANG_MINUTES,
-            "LIBTPU_INIT_ARGS": " ".join(f"--{flag}" for flag in flags),
-            "JAX_PLATFORMS": "cpu" if self.BACKEND == "loopback" else "tpu,cpu",
-            "JAX_COMPILATION_CACHE_DIR": f"{self.BUCKET.rstrip('/')}/cache",
             # A host that remembers listings never sees the checkpoints that another one writes.
             "FSSPEC_GCS": '{"use_listings_cache": false}',
-            **dict(pair.partition("=")[::2] for pair in shlex.split(self.ENV)),
+            **self.variables,
         }
-        lines = [f"{key}={shlex.quote(str(value))}" for key, value in settings.items()]
-        return "\n".join([*lines, f"COMMAND=({shlex.join(command)})", ""])
+        return "".join(f"{key}={shlex.quote(str(value))}\n" for key, value in values.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys, and for launch/pod.py what follows from them."""
+        names = ("chips", "hosts", "folder")
+        return {
+            **dataclasses.asdict(self),
+            **{name: getattr(self, name) for name in names},
+            "topology": self.slice_type.topology,
+            "runtime": self.slice_type.runtime,
+            "dollars_an_hour": self.dollars(1),
+            "host_lines": self.host_lines(),
+        }
 
 
-KEYS = {field.name: field.type for field in fields(Run) if field.name.isupper()}
+# Annotations are texts here: "str", "int" or "float".
+KEYS = {
+    field.name: {"str": str, "int": int, "float": float}[str(field.type)]
+    for field in dataclasses.fields(PodSettings)
+}
 
 
-def read(path: str, command: Callable[..., Answer]) -> Run:
-    """The run that a file describes; Refused with the line and the known keys."""
+def read(path: str | Path, changes: Iterable[str] = ()) -> PodSettings:
+    """The run that a file describes. changes: "KEY=value" that come before the file's.
+
+    Raises ValueError with the line and the known keys.
+    """
     values = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate([*Path(path).read_text().splitlines(), *changes], 1):
         key, equals, text = (part.strip() for part in line.partition("="))
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if key not in KEYS or not equals:
-            raise Refused(f"{path}:{number}: no key {key}; keys are {', '.join(KEYS)}")
-        try:
-            values[key] = KEYS[key](text)
-        except ValueError:
-            raise Refused(f"{path}:{number}: {key}={text} is no number") from None
+            raise ValueError(f"{path}:{number}: no key {key}; keys are {', '.join(KEYS)}")
+        values[key] = text
     missing = [key for key in ("RUN", "ENTRY", "TYPE", "BUCKET") if not values.get(key)]
     if missing:
-        raise Refused(f"{path}: {', '.join(missing)} is missing")
-    return Run(**values, command=command)
+        raise ValueError(f"{path}: {', '.join(missing)} is missing")
+    try:
+        return PodSettings.of(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_host_lines(text: str) -> PodSettings:
+    """What `PodSettings.host_lines` wrote."""
+    return PodSettings.of(dict(word.partition("=")[::2] for word in shlex.split(text)))
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(read(sys.argv[1], sys.argv[2:]).to_dict()))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))

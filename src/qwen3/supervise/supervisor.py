@@ -1,8 +1,9 @@
-"""Keep one process of a run alive on this host of a pod, and report to the bucket; see worker.sh.
+"""Keep one process of a run alive on this host of a pod, and report to the bucket.
 
-    python launch/supervise.py PROGRAM ARGUMENTS...
+    python -m qwen3.supervise.supervisor
 
-The process finds QWEN3_HOST_DIR, a folder of its host, and keeps two files there:
+launch/worker.sh starts it with the settings of the run in the environment. The process finds
+QWEN3_HOST_DIR, a folder of its host, and keeps two files there:
 
 - heartbeat.json: {"step": n, "spent": {"compile": s, "restore": s, "save": s, "input": s,
   "step": s}}, rewritten after every step, and at least each minute in long phases between steps
@@ -14,6 +15,8 @@ It prints all stacks on SIGUSR2 and leaves with 0: done; 42: told to stop, and s
 setting. Any other end is judged by progress: attempts go on while new checkpoints come, and end
 when the same cause comes twice without one, or after TRIES.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -28,7 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
-from pods.first_error import CASCADE, first_error, hung_at
+
+from qwen3.supervise.environment import command, environment, secrets
+from qwen3.supervise.first_error import CASCADE, first_error, hung_at
+from qwen3.supervise.pod_settings import PodSettings
 
 NAME, HOST = os.environ["QWEN3_NAME"], Path(os.environ["QWEN3_HOST_DIR"])
 RUN = epath.Path(os.environ["FOLDER"])
@@ -38,7 +44,7 @@ HEALTH = """for _ in {1..20}; do
   sleep 3
 done
 rm -f /tmp/libtpu_lockfile
-timeout 300 "$PYTHON" launch/health_check.py || exit 3
+timeout 300 "$PYTHON" -m qwen3.supervise.health_check || exit 3
 exec "$PYTHON" "$@"
 """
 LOG_BYTES = 8_000_000  # the end of a log that is uploaded
@@ -48,8 +54,11 @@ EXIT_CODES = {"done": 0, "user": 0, "signal": 42, "preempted": 42}  # by reason 
 class Supervisor:
     """Attempts, one after another, until there is a reason to stop."""
 
-    def __init__(self, program: list[str]) -> None:
-        self.program, self.stop, self.lock = program, "", threading.Lock()
+    def __init__(self) -> None:
+        self.stop, self.lock = "", threading.Lock()
+        self.settings = settings = PodSettings.of(os.environ)
+        self.program = command(settings)
+        self.environment = {**os.environ, **environment(settings), **secrets(settings)}
         self.state: dict[str, Any] = {"host": NAME, "start": os.environ["START"], "checkpoint": 0}
         signal.signal(signal.SIGTERM, self._told)
         threading.Thread(target=self._report_for_ever, daemon=True).start()
@@ -65,7 +74,7 @@ class Supervisor:
             same = failures > 1 and error == previous and not CASCADE.search(error)
             if code in (0, 2):
                 self.stop_everywhere("done" if code == 0 else f"host {NAME}: {error}")
-            elif not self.stop and (same or failures >= setting("TRIES")):
+            elif not self.stop and (same or failures >= self.settings.TRIES):
                 self.stop_everywhere(
                     f"host {NAME}: {failures} attempts, no new checkpoint: {error}"
                 )
@@ -90,7 +99,11 @@ class Supervisor:
         with self.log().open("wb") as log:
             # A session of its own, so that what the process started can be ended with it.
             child = subprocess.Popen(
-                [*line, *self.program], stdout=log, stderr=log, start_new_session=True
+                [*line, *self.program],
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
             )
         (HOST / "child").write_text(str(child.pid))
         self.attend(child)
@@ -100,22 +113,24 @@ class Supervisor:
         self.report("end", state="waiting", code=code, error=self.error(code))
         return code
 
-    def attend(self, child: subprocess.Popen) -> None:
+    def attend(self, child: subprocess.Popen[bytes]) -> None:
         """Until the process ends: pass on a reason to stop, end it when it is silent."""
         begun, asked, polled = time.time(), 0.0, 0.0
         while child.poll() is None:
             time.sleep(0.3)
             now = time.time()
-            if now > polled + 5:
+            if now > polled + 5 and self.settings.BACKEND == "queued_resources":
                 polled, self.stop = now, self.stop or preemption()
             if self.stop not in ("", "done") and not asked:
                 asked = now
                 child.terminate()
-            if asked and now > asked + setting("STOP_SECONDS"):
+            if asked and now > asked + self.settings.STOP_SECONDS:
                 os.killpg(child.pid, signal.SIGKILL)
             beat = last_beat()
             silent = now - max(beat, begun)
-            if silent > setting("HANG_SECONDS" if beat > begun else "START_SECONDS") and not asked:
+            settings = self.settings
+            minutes = settings.HANG_MINUTES if beat > begun else settings.START_MINUTES
+            if silent > 60 * minutes and not asked:
                 self.state["hung"] = round(silent)
                 child.send_signal(signal.SIGUSR2)
                 time.sleep(5)
@@ -171,7 +186,7 @@ class Supervisor:
 
     def _report_for_ever(self) -> None:
         while True:
-            time.sleep(setting("BEAT_SECONDS"))
+            time.sleep(self.settings.BEAT_SECONDS)
             try:
                 self.exchange()
             except Exception as error:
@@ -182,16 +197,13 @@ class Supervisor:
         self.stop = self.stop or (told.read_text().strip() if told.exists() else "signal")
 
 
-def setting(name: str) -> float:
-    return float(os.environ[name])
-
-
 def read(file: Path) -> dict[str, Any]:
     """A JSON object; {} if it is not there, or half written."""
     try:
-        return json.loads(file.read_text())
+        value: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
+    return value
 
 
 def put(path: epath.Path, content: bytes) -> None:
@@ -210,9 +222,7 @@ def last_beat() -> float:
 
 
 def preemption() -> str:
-    """ "preempted" if this machine is about to be taken away."""
-    if os.environ["BACKEND"] != "queued_resources":
-        return ""
+    """ "preempted" if this machine, a TPU VM, is about to be taken away."""
     server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     for name, word in (("preempted", "TRUE"), ("maintenance-event", "TERMINATE")):
         request = urllib.request.Request(f"http://{server}/computeMetadata/v1/instance/{name}")
@@ -224,4 +234,4 @@ def preemption() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(sys.argv[1:]).run())
+    sys.exit(Supervisor().run())

@@ -1,0 +1,1 @@
+"""A run on the hosts of a pod: attempts, watchdog, health, and its status from what they report."""
