@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qwen3 import hosts
 from qwen3.data import corpora
 from qwen3.data.sources import Document
 from qwen3.data.tokenizer import Tokenizer
@@ -82,6 +83,17 @@ def test_fewer_rows_are_fewer_tokens_and_an_empty_bucket_is_left_out(corpus, par
     assert 0 < found["tokens"] < whole["tokens"] == sum(LENGTHS) - len(LENGTHS)
     assert list(found["by_position"]) == ["0-50"]
     assert jnp.isfinite(found["loss"])
+
+
+def test_hosts_are_told_between_blocks(corpus, params, monkeypatch):
+    """The watchdog's heartbeat is renewed, and a stop is noticed, within one batch of rows."""
+    calls = []
+    monkeypatch.setattr(hosts, "between_blocks", [lambda: calls.append(True)])
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        options = {"length": 4, "vocab": VOCAB, "rows": 16}
+        HeldOut(apply, {"a": corpus}, mesh, **options, batch=8)(params)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("edges", [(), (1, 4), (0, 4, 4), (0, 16)])

@@ -12,6 +12,7 @@ import logging
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from qwen3.eval.items import Item, Verdict
 
@@ -23,8 +24,9 @@ def checkers() -> Any:
     """lm-eval's module of them. Raises ModuleNotFoundError saying which extra brings it."""
     try:
         importlib.import_module("langdetect").DetectorFactory.seed = 0  # else verdicts vary
-        logging.getLogger("nltk").setLevel(logging.ERROR)
-        return importlib.import_module("lm_eval.tasks.ifeval.utils")
+        nltk = importlib.import_module("nltk")
+        with mock.patch.object(nltk, "download"):  # which the import would try for its table
+            return importlib.import_module("lm_eval.tasks.ifeval.utils")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: pip install 'qwen3[eval]'", name=error.name) from error
 
@@ -45,8 +47,13 @@ def follows(item: Item, answer: str, *, loose: bool = False) -> list[bool] | Non
     try:
         return list(check(example, answer).follow_instruction_list)
     except LookupError as error:
-        log.warning("IFEval: no verdict: %s", str(error).strip().splitlines()[0])
+        log.warning("IFEval: no verdict, a table is missing: %s", _missing(error))
         return None
+
+
+def _missing(error: LookupError) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line.startswith("Resource")), repr(error))
 
 
 def strict_prompt(item: Item, answer: str) -> Verdict:

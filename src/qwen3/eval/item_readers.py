@@ -10,6 +10,7 @@ import ast
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from qwen3.data.jsonl import place, read_rows
 from qwen3.data.unpacked import Unpacked
 from qwen3.eval.items import Item
 from qwen3.rewards import Problem
+
+log = logging.getLogger("qwen3")
 
 Reader: TypeAlias = Callable[[Sequence[Path]], list[Item]]
 PASSAGES = ("passage", "flores_passage", "context")  # fields of a text that comes first
@@ -146,7 +149,9 @@ def read_programs(read_file: Callable[[Path], list[Problem]]) -> Reader:
             by_id = {str(row["task_id"]): row for _, row in read_rows(file, fields=("task_id",))}
             for problem in read_file(file):
                 name = str(problem.answer["task_id"])
-                items.append(Item(name, {**by_id[name], "problem": problem}))
+                items.append(Item(name, {**by_id.pop(name), "problem": problem}))
+            if by_id:
+                log.warning("%s: %d left out: %s", file, len(by_id), ", ".join(by_id))
         return items
 
     return read

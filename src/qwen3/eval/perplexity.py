@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from qwen3 import hosts
 from qwen3.data.batches import Batches
 from qwen3.data.corpora import Corpus
 from qwen3.data.mixture import Stage
@@ -71,10 +72,12 @@ class HeldOut:
         count = min(available, self._limit or available)
         sums = []
         for first in range(0, count, self._batch):
+            hosts.alive()
             numbers = first + local
             part = batches.rows(0, (numbers % count).tolist())
             part["weights"][numbers >= count] = 0  # the last batch is filled up, not counted
             sums.append(self._sums(params, place(part, self._mesh, self._batch)))
+            sums[-2:][0].block_until_ready()  # one block ahead of devices: `alive` tells of theirs
         return np.sum(np.asarray(jax.device_get(sums), np.float64), axis=0)
 
     def _table(self, sums: np.ndarray) -> dict:

@@ -137,7 +137,7 @@ def cells(row: SuiteScore) -> tuple[str, ...]:
         row.title,
         row.arm,
         f"{score.value:.1%}" if score else "-",
-        f"{score.low:.1%} to {score.high:.1%}" if score else "-",
+        f"{max(score.low, 0.0):.1%} to {score.high:.1%}" if score else "-",
         of_total + many,
         f"{row.cut:.0%}",
         f"{row.unparsed:.0%}",

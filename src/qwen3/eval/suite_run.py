@@ -26,6 +26,7 @@ from qwen3.eval.suite import Suite
 from qwen3.infer import chat_session
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
+from qwen3.rewards import Problem
 
 log = logging.getLogger("qwen3")
 
@@ -261,7 +262,7 @@ def request(
         return Request(prompt[-longest:], sampling=PRESETS["greedy"], stop_strings=stops, **common)
     assert suite.ask is not None
     problem = item.fields.get("problem")
-    tools = problem.tools if problem else item.fields.get("tools")
+    tools = problem.tools if isinstance(problem, Problem) else item.fields.get("tools")
     return chat_session.chat_request(
         tokenizer,
         suite.ask(item),
