@@ -31,6 +31,11 @@ def test_the_record_names_versions_hardware_and_revision(monkeypatch):
     assert record["memory_bytes"] > 2**28 and record["cores"] >= 1
 
 
+def test_where_no_git_is_the_revision_is_what_launchers_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("QWEN3_REVISION", "abc123")
+    assert run_record.revision(tmp_path) == "abc123"
+
+
 def test_the_revision_tells_committed_code_from_changed_and_from_no_checkout(tmp_path):
     assert run_record.revision(tmp_path) == ""
     package = tmp_path / "package"

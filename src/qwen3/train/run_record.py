@@ -91,7 +91,10 @@ def versions() -> dict[str, str]:
 
 
 def revision(folder: Path) -> str:
-    """The git commit of the code in `folder`, with "+changes" if it is not as committed, or ""."""
+    """The git commit of the code in `folder`, with "+changes" if it is not as committed.
+
+    Where no git is, as on the hosts of a pod, what launchers put into QWEN3_REVISION, else "".
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -105,7 +108,7 @@ def revision(folder: Path) -> str:
             return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         pass
-    return ""
+    return os.environ.get("QWEN3_REVISION", "")
 
 
 def processor() -> str:
