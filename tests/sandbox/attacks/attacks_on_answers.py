@@ -1,0 +1,25 @@
+"""Answers of models that are broken or hostile, in every family but coding."""
+
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
+
+import damage  # noqa: E402
+
+from qwen3.rewards import TASKS, response  # noqa: E402
+
+FAMILIES = [task for name, task in TASKS.items() if name != "coding"]
+
+
+def hostile_answers(rng: random.Random):
+    """(task, problem, turn) of one answer, some of them as long as a turn may be."""
+    task = rng.choice(FAMILIES)
+    problem = task.generate(rng.randrange(200), rng.random())
+    _, right = task.solve(problem)
+    body = damage.mangled(right, rng)
+    if rng.random() < 0.1:
+        body = (rng.choice(damage.PIECES) * 65_000)[:65_000]
+    thinking = "" if problem.mode == "no_think" else "Hm."
+    return task, problem, response.render(thinking, body)
