@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from qwen3 import rewards
 from qwen3.config import OptimConfig
 from qwen3.curate.files import read_problems
 from qwen3.data.jsonl import write_rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.model.sizes import ModelConfig
-from qwen3.rewards import maths
+from qwen3.rewards import coding, maths
+from qwen3.rewards.task import Task
 from qwen3.stages import grpo, sft
 from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.stages.prompts import FILE, Share
@@ -120,15 +122,23 @@ ASKED = [
 ]
 
 
+@pytest.fixture
+def own_task(monkeypatch):
+    """The name of a user's own reward."""
+    task = Task("own", None, lambda problem, answer: 1.0, None, None, ())
+    monkeypatch.setitem(rewards.TASKS, "own", task)
+    return "own"
+
+
 @pytest.mark.parametrize("row", ASKED, ids=lambda row: f"{row.source} {row.refusal}")
-def test_what_is_asked_of_a_row_with_mapped_columns(row, tmp_path):
+def test_what_is_asked_of_a_row_with_mapped_columns(row, own_task, tmp_path):
     path = tmp_path / "problems.jsonl"
     write_rows(path, [row.row])
     if row.refusal:
         with pytest.raises(ValueError, match=f"problems.jsonl, line 1: {row.refusal}"):
-            own_problems.read(path, "constraints", columns=row.columns)
+            own_problems.read(path, own_task, columns=row.columns)
         return
-    (problem,) = own_problems.read(path, "constraints", columns=row.columns)
+    (problem,) = own_problems.read(path, own_task, columns=row.columns)
     assert (problem.messages, problem.tools) == (row.messages, row.tools)
 
 
@@ -142,6 +152,17 @@ FAULTS = {
     "a task": ({**OWN, "task": "math"}, "task 'math' .*maths"),
     "a mode": ({**OWN, "mode": "thinking"}, "mode 'thinking' is none of any, think, no_think"),
     "an answer": ({**OWN, "answer": "2"}, "answer '2' is no object, the record of a task"),
+    "no reference": (
+        {**OWN, "answer": {}},
+        "a problem of 'maths' has gold; this one lacks",
+    ),
+    "a reference of another type": ({**OWN, "answer": {"gold": 2}}, "answer: gold 2 is no str"),
+    "an empty reference": ({**OWN, "answer": {"gold": ""}}, "answer: gold is empty"),
+    # allenai/olmo-eval#354: with no tests every program passes.
+    "no tests": (
+        dataclasses.asdict(coding.problem("Double.", "double", [], "")),
+        "answer: tests is empty",
+    ),
     "a difficulty": ({**OWN, "difficulty": "hard"}, "difficulty 'hard' is no number"),
     "an open end": ({**OWN, "messages": [ASK, REPLY]}, "the last message is the assistant's"),
     "an empty question": ({**OWN, "messages": [{**ASK, "content": " "}]}, "the prompt is empty"),

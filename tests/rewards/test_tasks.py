@@ -317,3 +317,15 @@ def test_a_broken_verifier_is_no_verdict_and_a_bug_is_not_hidden(caplog):
         replace(task, grade=lambda problem, answer: 1 / 0).score(problem, "Answer: 1")
     with pytest.raises(AssertionError):
         replace(task, grade=lambda problem, answer: float("nan")).score(problem, "Answer: 1")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_record_of_a_family_is_what_all_of_its_problems_hold(name):
+    task = TASKS[name]
+    for seed in range(20):
+        answer = task.generate(seed, seed / 20).answer
+        assert set(task.record) <= set(answer)
+        for field, kind in task.record.items():
+            assert kind is None or isinstance(
+                answer[field], kind | (int if kind is float else kind)
+            )

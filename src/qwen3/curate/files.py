@@ -6,7 +6,7 @@ Files are JSON lines or Parquet, local or URLs (`data.jsonl`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qwen3 import rewards
@@ -17,6 +17,7 @@ from qwen3.data.jsonl import place, read_rows, write_rows
 from qwen3.rewards import Problem
 from qwen3.rewards.response import REQUIRED_MODES
 
+NEVER_EMPTY = ("gold", "tests")  # without them nothing would be right, or everything
 FIELDS = tuple(field.name for field in dataclasses.fields(Problem))
 
 
@@ -57,12 +58,7 @@ def read_problem(row: Mapping) -> Problem:
 
 def check_problem(problem: Problem) -> None:
     """Raise ValueError for a problem that could not be asked or scored as it stands."""
-    chat.validate(problem.messages, allow_control=True)
-    last = problem.messages[-1]
-    if last["role"] not in ("user", "tool"):
-        raise ValueError(f"the last message is the {last['role']}'s; wanted the user's")
-    if not str(last.get("content") or "").strip():
-        raise ValueError("the prompt is empty")
+    check_question(problem.messages)
     if not isinstance(problem.answer, Mapping):
         raise ValueError(f"answer {problem.answer!r:.80} is no object, the record of a task")
     difficulty = problem.difficulty
@@ -71,7 +67,33 @@ def check_problem(problem: Problem) -> None:
     if problem.mode not in REQUIRED_MODES:
         raise ValueError(f"mode {problem.mode!r:.80} is none of {', '.join(REQUIRED_MODES)}")
     if problem.task:
-        rewards.get(problem.task)
+        _check_record(problem.task, problem.answer)
+
+
+def check_question(messages: Sequence[Mapping]) -> None:
+    """Raise ValueError unless the messages end with a question that is not empty."""
+    chat.validate(messages, allow_control=True)
+    last = messages[-1]
+    if last["role"] not in ("user", "tool"):
+        raise ValueError(f"the last message is the {last['role']}'s; wanted the user's")
+    if not str(last.get("content") or "").strip():
+        raise ValueError("the prompt is empty")
+
+
+def _check_record(task: str, answer: Mapping) -> None:
+    """Raise ValueError for an answer that the task could not score by."""
+    record = rewards.get(task).record
+    if lacking := [name for name in record if name not in answer]:
+        raise ValueError(
+            f"answer: a problem of {task!r} has {', '.join(record)}; this one lacks "
+            f"{', '.join(lacking)}"
+        )
+    for name, kind in record.items():
+        value = answer[name]
+        if kind in (str, list, dict) and not isinstance(value, kind):
+            raise ValueError(f"answer: {name} {value!r:.80} is no {kind.__name__}")
+        if name in NEVER_EMPTY and not value:
+            raise ValueError(f"answer: {name} is empty")
 
 
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:

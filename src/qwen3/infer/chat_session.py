@@ -22,6 +22,7 @@ from qwen3.infer import budget, requests
 from qwen3.infer.backend import tokenizer_of
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Completion, Request, SamplingParams
+from qwen3.infer.stop_strings import StopCut, text_before
 
 THINKING, CONTENT = "thinking", "content"
 
@@ -37,7 +38,7 @@ class ChatPiece(NamedTuple):
 class ChatAnswer:
     """An assistant's turn, as text and in its parts."""
 
-    text: str  # all that was generated, tags included, without the end token
+    text: str  # all that was generated, tags included, without the end token or stop string
     reasoning: str  # inside the <think> block
     content: str  # after it, without tool calls
     tool_calls: tuple[chat.ToolCall, ...]
@@ -61,7 +62,7 @@ def answer(tokenizer: Tokenizer, completion: Completion) -> ChatAnswer:
     ids = list(completion.tokens)
     if ids and ids[-1] in tokenizer.stop_ids:
         ids.pop()
-    text = tokenizer.decode(ids)
+    text = text_before(tokenizer, ids, completion.request.stop_strings)
     start = budget.start(completion.request.prompt, tokenizer)
     parsed = chat.parse(text, opened=start["phase"] == budget.THINK)
     return ChatAnswer(text, parsed.reasoning, parsed.content, parsed.tool_calls, completion)
@@ -225,11 +226,15 @@ class ChatStream:
         tokens = self.state.completion.tokens
         is_thinking = self.state.automaton["phase"] == budget.THINK
         text, sent = TextStream(self.tokenizer, thinking=is_thinking), 0
+        cut = StopCut(self.tokenizer.token_bytes, self.request.stop_strings)
         try:
             while not self.state.done:
                 self.engine.step()
                 sent, new = len(tokens), tokens[sent:]
-                yield from text.feed(new)
+                released, part = cut.feed_all(new)
+                yield from text.feed(released)
+                yield from text.feed_bytes(part)
+            yield from text.feed(cut.close())
             yield from text.close()
         finally:
             self.engine.abort([self.state])

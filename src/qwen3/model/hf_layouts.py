@@ -12,8 +12,12 @@ from collections.abc import Iterator, Mapping
 from qwen3.model.sizes import ModelConfig
 from qwen3.model.tensor_file import StoredTensor
 
-WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS = {
+    *("module", "_forward_module", "_orig_mod", "_fsdp_wrapped_module"),
+    "_checkpoint_wrapped_module",
+}
 TOP_LEVEL = ("embed_tokens", "layers", "norm", "lm_head")  # of the model, without "model."
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Computed from the config, so what a file holds of them is not needed.
 BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 _GATE_UP, _DOWN = ".mlp.experts.gate_up_proj", ".mlp.experts.down_proj"
@@ -36,6 +40,9 @@ def standard(stored: Mapping[str, StoredTensor], config: ModelConfig) -> dict[st
                     f"{tensor.path}: {stored_name} and {sources[name]} are both {name}"
                 )
             tensors[name], sources[name] = part, stored_name
+    if config.tied and EMBEDDING not in tensors and HEAD in tensors:
+        # Of two names for one tensor, savers of shared tensors keep the one or the other.
+        tensors[EMBEDDING] = tensors.pop(HEAD)
     return tensors
 
 

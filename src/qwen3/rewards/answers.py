@@ -14,6 +14,7 @@ from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
+from qwen3.infer.stop_strings import text_before
 from qwen3.rewards import Problem, response
 
 Score: TypeAlias = float | None  # 0..1; None for no verdict, or for a problem without a task
@@ -127,7 +128,8 @@ def sample_answers(
     owners = [problem for problem in problems for _ in range(samples)]
     openings = [turn_opening(tokenizer, request.prompt) for request in requests]
     texts = [
-        openings[i // samples] + tokenizer.decode(completion.tokens)
+        openings[i // samples]
+        + text_before(tokenizer, completion.tokens, completion.request.stop_strings)
         for i, completion in enumerate(completions)
     ]
     scores = score(list(zip(owners, texts, strict=True)))

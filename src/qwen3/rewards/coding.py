@@ -157,6 +157,8 @@ def grade(problem: Problem, answer: str) -> float:
     if code is None:
         return 0.0
     tests = [[driver.decode(value) for value in test] for test in record["tests"]]
+    if not tests:
+        raise NoVerdict("a problem without tests")
     try:
         run = sandbox.default().run(
             code,

@@ -68,6 +68,15 @@ class Task:
     examples: Sequence[tuple[Problem, str, float]] = field(repr=False)  # adversarial ones included
     require: Callable[[], None] = no_requirement  # raises where the machine cannot run the family
 
+    @property
+    def record(self) -> dict[str, type | None]:
+        """Field -> type of what the answer of every problem of the family holds, by its examples;
+        None where the types differ."""
+        answers = [problem.answer for problem, *_ in self.examples]
+        names = set.intersection(*map(set, answers)) if answers else set()
+        kinds = {name: {type(answer[name]) for answer in answers} for name in sorted(names)}
+        return {name: kind.pop() if len(kind) == 1 else None for name, kind in kinds.items()}
+
     def generate(
         self, seed: int, difficulty: float = 0.5, split: str = "train", mode: str = "any"
     ) -> Problem:

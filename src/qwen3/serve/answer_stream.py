@@ -16,6 +16,7 @@ from qwen3.data import chat
 from qwen3.data.chat_parse import CALL, CALL_END, read_call
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.chat_session import THINKING, TextStream
+from qwen3.infer.stop_strings import StopCut
 
 REASONING, CONTENT, TOOL_CALL = "reasoning_content", "content", "tool_calls"
 
@@ -26,54 +27,6 @@ class Delta(NamedTuple):
     kind: str  # REASONING, CONTENT or TOOL_CALL
     text: str = ""
     call: chat.ToolCall | None = None  # of TOOL_CALL, whole
-
-
-class StopCut:
-    """Passes tokens on until the first stop string, whose bytes and what follows are left out."""
-
-    def __init__(self, token_bytes: Sequence[bytes], strings: Sequence[str]):
-        self.token_bytes = token_bytes
-        self.strings = [string.encode() for string in strings]
-        self.held: list[int] = []  # tokens whose bytes may begin a stop string
-        self.text = b""  # theirs
-        self.stopped = False
-
-    def feed(self, token: int) -> tuple[list[int], bytes]:
-        """(tokens that are no part of a stop string, bytes of a token that one has cut)."""
-        if not self.strings or self.stopped:
-            return ([] if self.stopped else [token]), b""
-        self.held.append(token)
-        self.text += self.token_bytes[token]
-        starts = [at for string in self.strings if (at := self.text.find(string)) >= 0]
-        if not starts:
-            return self._release(len(self.text) - self._beginning()), b""
-        self.stopped = True
-        before = self.text[: min(starts)]
-        released = self._release(len(before))
-        return released, before[sum(len(self.token_bytes[i]) for i in released) :]
-
-    def close(self) -> list[int]:
-        """The tokens held back, where no stop string came."""
-        return [] if self.stopped else self.held
-
-    def _beginning(self) -> int:
-        """Bytes at the end of the text that begin a stop string."""
-        longest = min(max(map(len, self.strings)) - 1, len(self.text))
-        for size in range(longest, 0, -1):
-            if any(string.startswith(self.text[-size:]) for string in self.strings):
-                return size
-        return 0
-
-    def _release(self, size: int) -> list[int]:
-        """The held tokens that end within the first `size` bytes."""
-        count, end = 0, 0
-        for token in self.held:
-            if end + len(self.token_bytes[token]) > size:
-                break
-            count, end = count + 1, end + len(self.token_bytes[token])
-        released, self.held = self.held[:count], self.held[count:]
-        self.text = self.text[end:]
-        return released
 
 
 class Calls:

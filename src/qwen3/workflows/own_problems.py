@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qwen3.curate.files import check_problem, read_problem
+from qwen3.curate.files import check_problem, check_question, read_problem
 from qwen3.curate.message_forms import MESSAGES, read_messages, with_system
 from qwen3.data.chat_tools import read_tools
 from qwen3.data.jsonl import place, read_rows
@@ -92,14 +91,19 @@ def _problem(row: dict[str, Any], task: str, columns: Mapping[str, str]) -> Prob
     messages, tools = _messages(row, columns)
     tools = read_tools(_value(row, "tools", columns) or tools)
     reference = _value(row, "reference", columns)
-    problem = Problem(task, messages, {"reference": reference, "row": row}, tools=tools)
+    check_question(messages)
+    if task == "maths":
+        messages, answer = _maths(messages, reference, row)
+    else:
+        answer = {"reference": reference, "row": row}
+    problem = Problem(task, messages, answer, tools=tools)
     check_problem(problem)
-    return _maths(problem, row) if task == "maths" else problem
+    return problem
 
 
-def _maths(problem: Problem, row: dict[str, Any]) -> Problem:
-    """The problem with the form of its answer, and the final answer out of a worked reference."""
-    if (reference := problem.answer["reference"]) is None:
+def _maths(messages: list[dict], reference: Any, row: dict[str, Any]) -> tuple[list[dict], dict]:
+    """(the question with the form of its answer, the final answer out of a worked reference)."""
+    if reference is None:
         raise ValueError(f"no reference answer; {_known('reference', row)}")
     if isinstance(reference, bool) or not isinstance(reference, str | int | float):
         raise ValueError(f"reference answer {reference!r:.80} is neither text nor a number")
@@ -107,10 +111,9 @@ def _maths(problem: Problem, row: dict[str, Any]) -> Problem:
     gold = maths.boxed(gold) or gold
     if not gold:
         raise ValueError(f"the reference answer {reference!r:.80} is empty")
-    *before, question = problem.messages
+    *before, question = messages
     text = f"{question['content']} {maths.FORM}"
-    answer = maths.problem(text, gold).answer
-    return replace(problem, messages=[*before, {**question, "content": text}], answer=answer)
+    return [*before, {**question, "content": text}], maths.problem(text, gold).answer
 
 
 def _messages(row: dict[str, Any], columns: Mapping[str, str]) -> tuple[list[dict], Any]:
