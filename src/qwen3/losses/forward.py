@@ -28,8 +28,12 @@ Apply: TypeAlias = Callable[..., Any]
 
 
 def run(apply: Apply, params: Params, batch: Batch) -> tuple[Any, jax.Array]:
-    """(model output, hidden_MD) of a batch's tokens."""
-    output = apply(params, batch["tokens"], batch["positions"], batch["segment_ids"])
+    """(model output, hidden_MD) of a batch's tokens.
+
+    expert_ids in the batch is the sampler's routing, replayed (R3, arXiv 2510.11370).
+    """
+    replayed = (batch["expert_ids"],) if "expert_ids" in batch else ()
+    output = apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], *replayed)
     return output, flatten_rows(output.hidden_BTD)
 
 

@@ -49,7 +49,7 @@ def policy_gradient(
 
     batch, beside the usual: float32 [B, T] advantages, old_logp and/or rollout_logp, aligned with
     targets; reference_logp where there is a KL and frozen has no "reference" parameters; optional
-    mode (index into `forward.MODES`). frozen: () or a dict with "reference" and "entropy_coef".
+    mode (index into `forward.MODES`) and expert_ids (the sampler's routing). frozen: () or a dict with "reference" and "entropy_coef".
     Raises ValueError for a KL without a reference, an entropy bonus without its coefficient, and a
     sampler correction without rollout_logp.
     """
@@ -221,6 +221,9 @@ def _reference(
     if "reference" not in frozen:
         raise ValueError("a KL needs batch['reference_logp'] or frozen['reference'] parameters")
     params = jax.lax.stop_gradient(frozen["reference"])
+    batch = {
+        name: value for name, value in batch.items() if name != "expert_ids"
+    }  # its own routing
     return jax.lax.stop_gradient(token_log_probs(apply, params, batch, chunk=chunk)[0])
 
 

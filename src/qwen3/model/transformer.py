@@ -176,12 +176,42 @@ def forward(
 
 
 def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:
-    """apply(params, tokens, positions, segment_ids) -> Output: the model as the losses call it."""
+    """apply(params, tokens, positions, segment_ids, expert_ids=None) -> Output: the model as the
+    losses call it.
 
-    def apply(params: Any, tokens_BT: Any, positions_BT: Any, segments_BT: Any) -> Output:
-        return forward(params, config, tokens_BT, positions_BT, segments_BT, execution=execution)
+    expert_ids_BTR, R = layers x active experts: the routing of another run, replayed.
+    """
+
+    def apply(
+        params: Any,
+        tokens_BT: Any,
+        positions_BT: Any,
+        segments_BT: Any,
+        expert_ids_BTR: jax.Array | None = None,
+    ) -> Output:
+        replayed = None
+        if expert_ids_BTR is not None:
+            replayed = _replayed(config, expert_ids_BTR, segments_BT)
+        return forward(
+            params,
+            config,
+            tokens_BT,
+            positions_BT,
+            segments_BT,
+            execution=execution,
+            expert_ids_LBTA=replayed,
+        )
 
     return apply
+
+
+def _replayed(config: ModelConfig, ids_BTR: jax.Array, segments_BT: jax.Array) -> jax.Array:
+    """The routing of a batch as [L, B, T, A]; padding goes to the first experts, each once."""
+    active = config.active_experts
+    ids_BTLA = ids_BTR.reshape(*ids_BTR.shape[:2], config.layers, active)
+    is_token = (segments_BT > 0)[..., None, None]
+    ids_BTLA = jnp.where(is_token, ids_BTLA, jnp.arange(active, dtype=ids_BTLA.dtype))
+    return jnp.moveaxis(ids_BTLA, 2, 0)
 
 
 def logits(output: Output) -> jax.Array:

@@ -55,6 +55,8 @@ class Config(OnPolicyConfig):
     alarms: Alarms = Alarms()
     entropy: EntropyTarget | None = None  # steers entropy; None leaves it alone
     reference: str = ""  # run or folder for a KL (stages.start)
+    # Train a mixture of experts on the sampler's routing (R3, arXiv 2510.11370).
+    routing_replay: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,10 +76,12 @@ class Config(OnPolicyConfig):
                 f"scoring.overlong {self.scoring.overlong} tokens are more than "
                 f"max_tokens {self.sampling.max_tokens}"
             )
-        if self.model.moe and self.policy.ratio == "token":
+        if self.routing_replay and not self.model.moe:
+            raise ValueError(f"routing_replay: {self.model.name} has no experts to route to")
+        if self.model.moe and self.policy.ratio == "token" and not self.routing_replay:
             log.warning(
                 "token ratios on a mixture of experts: routing differs between sampler "
-                "and trainer; ratio 'sequence' (GSPO) is the stable choice"
+                "and trainer; ratio 'sequence' (GSPO) and routing_replay are the stable choices"
             )
 
 
@@ -112,7 +116,9 @@ def run(config: Config, workdir: str) -> TrainState:
             tx,
             builders.policy_gradient(config.model, setup.execution, config.policy),
             RewardedPhase(config, setup.batches, log_probs, trained.params, control),
-            setup.sampler(config.model, trained.params, shared_score),
+            setup.sampler(
+                config.model, trained.params, shared_score, record_experts=config.routing_replay
+            ),
             trained=trained,
             report=grpo.report,
             stored=stored,

@@ -80,10 +80,18 @@ class Setup:
     batches: RolloutBatches
 
     def sampler(
-        self, model: ModelConfig, params: Callable[[TrainState], Any], score: Scorer
+        self,
+        model: ModelConfig,
+        params: Callable[[TrainState], Any],
+        score: Scorer,
+        *,
+        record_experts: bool = False,
     ) -> Sampler:
-        """sample(state, prompts) -> scored rollouts of a `model` with the weights params(state)."""
-        backend = self.backend(model, params)
+        """sample(state, prompts) -> scored rollouts of a `model` with the weights params(state).
+
+        record_experts: with the routing of every token of a mixture of experts.
+        """
+        backend = self.backend(model, params, record_experts=record_experts)
 
         def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
             sampling = self.config.sampling
@@ -92,7 +100,11 @@ class Setup:
         return sample
 
     def backend(
-        self, model: ModelConfig, params: Callable[[TrainState], Any]
+        self,
+        model: ModelConfig,
+        params: Callable[[TrainState], Any],
+        *,
+        record_experts: bool = False,
     ) -> Callable[[TrainState], RolloutBackend]:
         """backend(state) -> what generates with a `model` of the weights params(state)."""
         config = self.config
@@ -108,6 +120,7 @@ class Setup:
                 length=config.length,
                 seed=config.seed,
                 version=int(state.step),
+                record_experts=record_experts,
             )
 
         return backend
