@@ -103,6 +103,7 @@ def engine_for(
     length: int,
     seed: int,
     version: int,
+    record_experts: bool = False,
 ) -> RolloutBackend:
     """An engine over the weights `params` of optimizer step `version`; prompt and answer have at
     most `length` + 1 tokens, as a row of `length` predicts all but the first.
@@ -120,6 +121,7 @@ def engine_for(
         mesh=mesh,
         execution=execution.replace(scan=False, remat="none"),
         max_length=context(model, length),
+        record_experts=record_experts,
     )
 
 
@@ -201,9 +203,20 @@ def token_sequence(rollout: Rollout, *, policy: bool) -> TokenSequence:
             "rollout_logp": answered(completion.log_probs),
             "old_logp": answered(rollout.old_log_probs or completion.log_probs),
         }
+        if completion.experts is not None:
+            fields["expert_ids"] = _shifted(completion.experts)
     weights = answered(~np.array(completion.forced, bool))
     ids = np.array([*prompt, *completion.tokens], np.int32)
     return TokenSequence(ids, weights, MODES.index(rollout.mode), fields)
+
+
+def _shifted(experts: np.ndarray) -> np.ndarray:
+    """Routing of the inputs, [n - 1, L, A], as a field of the n tokens, [n, L x A].
+
+    Slot t of a row reads input t and predicts token t + 1, where a sequence's fields stand.
+    """
+    flat = experts.reshape(len(experts), -1)
+    return np.concatenate([np.zeros_like(flat[:1]), flat])
 
 
 def sample_record(rollout: Rollout, prompt: str) -> dict[str, Any]:
@@ -243,7 +256,7 @@ def restore(record: dict[str, Any]) -> Rollout:
         "sampling": SamplingParams(**request["sampling"]),
         "stop_strings": tuple(request["stop_strings"]),
     }
-    completion |= {"request": Request(**request)}
+    completion |= {"request": Request(**request), "experts": _array(completion.get("experts"))}
     answer |= {"problem": Problem(**answer["problem"]), "completion": Completion(**completion)}
     return Rollout(**{**record, "answer": ScoredAnswer(**answer)})
 
@@ -265,8 +278,18 @@ def restore_flat(record: dict[str, Any], problem: Problem) -> Rollout:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """A dataclass's fields, but those of a completion that training does not read."""
+    """A dataclass's fields, but those that training does not read; the bytes of an array."""
+    if isinstance(value, np.ndarray):
+        return {"uint8": base64.b64encode(value.tobytes()).decode(), "shape": value.shape}
     return {name: item for name, item in vars(value).items() if name not in _NOT_STORED}
 
 
-_NOT_STORED = ("sampling_log_probs", "experts")
+def _array(stored: dict[str, Any] | None) -> np.ndarray | None:
+    """The uint8 array that `_fields` stored."""
+    if stored is None:
+        return None
+    flat = np.frombuffer(base64.b64decode(stored["uint8"]), np.uint8)
+    return flat.reshape(stored["shape"])
+
+
+_NOT_STORED = ("sampling_log_probs",)
