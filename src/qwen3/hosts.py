@@ -38,6 +38,7 @@ HOST_FOLDER = "QWEN3_HOST_DIR"  # environment variable of a launcher
 
 between_blocks: list[Callable[[], None]] = []  # what else `alive` does
 _exchanges = itertools.count()  # every process counts the same
+_told_in: list[int] = []  # exchanges in which this process left a text that is still there
 _last_heartbeat: dict[str, Any] = {}
 spent: dict[str, float] = {}  # seconds of this process by what they went into: "save", "input"...
 
@@ -74,7 +75,12 @@ def gathered_words(text: str) -> list[str]:
         return [text]
     number = next(_exchanges)
     _tell_hosts(number, text)
-    return [_told(number, process) for process in range(jax.process_count())]
+    texts = [_told(number, process) for process in range(jax.process_count())]
+    # All have come to this exchange, so what was told in earlier ones is read.
+    for earlier in [told for told in _told_in if told < number]:
+        _told_in.remove(earlier)
+        _service().key_value_delete(f"qwen3/{earlier}/{jax.process_index()}")
+    return texts
 
 
 def assert_equal(values: dict[str, str]) -> None:
@@ -99,6 +105,7 @@ def _tell_hosts(number: int, text: str) -> None:
     Unlike collectives it compiles nothing and does not mind that hosts come minutes apart.
     """
     _service().key_value_set(f"qwen3/{number}/{jax.process_index()}", text)
+    _told_in.append(number)
 
 
 def _told(number: int, process: int) -> str:

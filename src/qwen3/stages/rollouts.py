@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from qwen3 import hosts
 from qwen3.data import chat
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
@@ -160,13 +160,20 @@ def sample(
 
 
 def shared_score(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
-    """Process 0's scores, on all processes: a verifier may decide otherwise on another host."""
-    scores = score(pairs)
-    if jax.process_count() == 1:
-        return scores
-    sent = np.array([np.nan if value is None else value for value in scores], np.float64)
-    received = multihost_utils.broadcast_one_to_all(sent)
-    return [None if np.isnan(value) else float(value) for value in received]
+    """The scores of all answers, on all processes, each of which runs the verifiers of its share.
+
+    Hosts need not agree on what they would say (a time limit, say): one verdict counts.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return score(pairs)
+    own = [
+        None if value is None else float(value)
+        for value in score(pairs[jax.process_index() :: count])
+    ]
+    # Answer i is number i // count of process i % count.
+    shares = [json.loads(text) for text in hosts.gathered_words(json.dumps(own))]
+    return [shares[i % count][i // count] for i in range(len(pairs))]
 
 
 def unscored(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
