@@ -106,6 +106,7 @@ def test_what_the_package_imports_is_declared():
     called = {
         "absl": "absl-py",
         "orbax": "orbax-checkpoint",
+        "prometheus_client": "prometheus-client",
         "libtpu": "jax[tpu]",
             "lm_eval": "lm-eval",
             "prometheus_client": "prometheus-client",

@@ -66,9 +66,15 @@ def build(
     def prefill(params: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
         return decode.prefill(params, config, tokens, lengths, execution=execution)
 
-    def decode_block(params: Any, *arguments: Any) -> Any:
+    def decode_block(params: Any, *arguments: Any, alternatives: int = 0) -> Any:
         return decode.decode_steps(
-            params, config, *arguments, block=block, execution=execution, experts=experts
+            params,
+            config,
+            *arguments,
+            block=block,
+            execution=execution,
+            experts=experts,
+            alternatives=alternatives,
         )
 
     def release(slots: Slots, keep: jax.Array) -> Slots:
@@ -90,7 +96,12 @@ def build(
         prefill=within(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
         insert=within(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
         decode=within(
-            jax.jit(decode_block, donate_argnums=(1, 2), out_shardings=(*state, at.replicated))
+            jax.jit(
+                decode_block,
+                donate_argnums=(1, 2),
+                static_argnames=("alternatives",),
+                out_shardings=(*state, at.replicated),
+            )
         ),
         resize=within(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
         release=within(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),

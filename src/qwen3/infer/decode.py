@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from qwen3.infer import budget
+from qwen3.infer import budget, grammar
 from qwen3.infer.budget import Array
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.mesh import constrain
@@ -33,6 +33,17 @@ class DecodeOutput(NamedTuple):
     generated: Array  # whether the slot was active in this step
     exhausted: Array  # whether the thinking budget ran out at this token or before
     expert_ids_TLSA: Array | None  # uint8: the experts of each input, where they are recorded
+    # The most likely tokens of the model's distribution at temperature 1, where they are recorded.
+    top_ids_TSA: Array | None = None  # int32, the best first
+    top_log_probs_TSA: Array | None = None
+
+
+class SamplingLimits(NamedTuple):
+    """What the sampled tokens are chosen among, beside each slot's own rules."""
+
+    tables: budget.Tables  # of the thinking budget
+    allowed_V: jax.Array  # bool: ids that may be sampled at all
+    grammar_SW: jax.Array | None  # uint32: what grammars allow next, see `grammar.words`
 
 
 def prefill(
@@ -67,20 +78,25 @@ def decode_steps(
     allowed_V: jax.Array,
     most: jax.Array,
     finish: jax.Array,
+    grammar_SW: jax.Array | None = None,
     *,
     block: int,
     execution: Execution,
     experts: bool = False,
+    alternatives: int = 0,
 ) -> tuple[Slots, KVCache, DecodeOutput]:
     """Up to min(most, block) tokens for every active slot, until `finish` slots have finished.
 
     No slot may outgrow the cache: most <= its length - the longest active row. block is static,
-    most and finish are not, so one program serves all calls.
+    most and finish are not, so one program serves all calls. grammar_SW: uint32, the tokens that
+    grammars allow next, see `grammar.words`; it holds for one token, so most must be 1 then.
+    alternatives: how many of the most likely tokens to record beside each.
     """
     active_before = slots.active.sum()
 
     def step(slots: Slots, kv_cache: KVCache) -> tuple[Slots, KVCache, DecodeOutput]:
-        return _step(params, config, slots, kv_cache, tables, allowed_V, execution, experts)
+        limits = SamplingLimits(tables, allowed_V, grammar_SW)
+        return _step(params, config, slots, kv_cache, limits, execution, experts, alternatives)
 
     block_output = jax.tree.map(
         lambda x: jnp.zeros((block, *x.shape), x.dtype), jax.eval_shape(step, slots, kv_cache)[2]
@@ -107,10 +123,10 @@ def _step(
     config: ModelConfig,
     slots: Slots,
     kv_cache: KVCache,
-    tables: budget.Tables,
-    allowed_V: jax.Array,
+    limits: SamplingLimits,
     execution: Execution,
     experts: bool,
+    alternatives: int,
 ) -> tuple[Slots, KVCache, DecodeOutput]:
     """One token for each active slot."""
     active = slots.active
@@ -130,8 +146,11 @@ def _step(
         expert_ids_LSA = output.router.ids_BTA[:, :, 0].astype(jnp.uint8)
     logits_SV = transformer.logits(output)[:, 0]
     with jax.named_scope("sample"):
-        token, forced, sampling_log_probs, automaton = _sample(logits_SV, slots, tables, allowed_V)
+        token, forced, sampling_log_probs, automaton = _sample(logits_SV, slots, limits)
         log_probs = sampling.log_prob(logits_SV, token)
+    top: tuple[jax.Array | None, jax.Array | None] = (None, None)
+    if alternatives:
+        top = sampling.most_likely(logits_SV, alternatives, limits.allowed_V)
     automaton = jax.tree.map(
         lambda new, old: jnp.where(active, new, old), automaton, slots.automaton
     )
@@ -146,12 +165,14 @@ def _step(
             generated=active,
             exhausted=automaton.exhausted,
             expert_ids_TLSA=expert_ids_LSA,
+            top_ids_TSA=top[0],
+            top_log_probs_TSA=top[1],
         ),
     )
 
 
 def _sample(
-    logits_SV: jax.Array, slots: Slots, tables: budget.Tables, allowed_V: jax.Array
+    logits_SV: jax.Array, slots: Slots, limits: SamplingLimits
 ) -> tuple[jax.Array, jax.Array, jax.Array, budget.Automaton]:
     """(token, whether it is forced, log-probability it was sampled with, next state of the budget)
     of each slot, by its own rules.
@@ -161,13 +182,15 @@ def _sample(
         slots.rules,
         counts_BV=slots.counts_SV,
         seen_BV=slots.seen_SV,
-        allowed_BV=_allowed(slots, tables, allowed_V),
+        allowed_BV=_allowed(slots, limits),
         active_B=slots.active,
     )
     # A token's random numbers are those of its place in the sequence, whatever the slot.
     uniforms = sampling.uniforms(slots.key, slots.length + 1)
     sampled, log_total = sampling.draw(scores_SV, uniforms)
-    token, forced, automaton = budget.step(slots.automaton, sampled, slots.tokens_left, tables)
+    token, forced, automaton = budget.step(
+        slots.automaton, sampled, slots.tokens_left, limits.tables
+    )
     log_probs = jnp.where(forced, 0.0, sampling.at(scores_SV, token) - log_total)
     return token, forced, log_probs, automaton
 
@@ -190,8 +213,13 @@ def _advance(
     )
 
 
-def _allowed(slots: Slots, tables: budget.Tables, allowed_V: jax.Array) -> jax.Array:
-    """Rows that may not think never open a block; padded vocabulary rows are never sampled."""
-    opens_V = jnp.arange(allowed_V.shape[0]) == tables.think_open
-    allowed_SV = allowed_V & ~(opens_V & ~slots.automaton.may_think[:, None])
+def _allowed(slots: Slots, limits: SamplingLimits) -> jax.Array:
+    """bool [S, V]: rows that may not think never open a block, padded vocabulary rows are never
+    sampled, and a grammar's row has only what the grammar allows.
+    """
+    vocab = limits.allowed_V.shape[0]
+    opens_V = jnp.arange(vocab) == limits.tables.think_open
+    allowed_SV = limits.allowed_V & ~(opens_V & ~slots.automaton.may_think[:, None])
+    if limits.grammar_SW is not None:
+        allowed_SV &= grammar.unpacked(limits.grammar_SW, vocab)
     return constrain(allowed_SV, "batch", "act_vocab")

@@ -67,6 +67,9 @@ class RequestState:
         self.stop_strings: StopStrings | None = None
         if request.stop_strings and tokenizer is not None:
             self.stop_strings = StopStrings(tokenizer, request.stop_strings)
+        self.matcher = None if request.grammar is None else request.grammar.matcher()
+        # uint32 [words]: the tokens that the request's grammar allows next; None without one.
+        self.allowed = None if self.matcher is None else self.matcher.allowed()
         self.slot: int | None = None  # where it is decoded; None while it waits and at its end
         self.expert_ids: list[np.ndarray] = []  # [tokens, L, A] of each block, where recorded
 
@@ -104,6 +107,10 @@ class RequestState:
             count = stop_index + 1
             tokens = tokens[:count]
         self._append(tokens, output, version)
+        if self.matcher is not None and ending is None and active:
+            for token, forced in zip(tokens, output.forced[:count, slot], strict=True):
+                self.matcher.accept(token, forced=bool(forced))
+            self.allowed = self.matcher.allowed()
         if stop_index is not None or (ending is None and not active):
             by_id = tokens[-1] in self.stop_ids and not output.forced[count - 1, slot]
             natural = "budget-then-stop" if output.exhausted[count - 1, slot] else "stop"
@@ -119,6 +126,16 @@ class RequestState:
         completion.sampling_log_probs += output.sampling_log_probs[:count, slot].tolist()
         completion.forced += output.forced[:count, slot].tolist()
         completion.versions += [version] * count
+        if self.request.alternatives:
+            assert output.top_ids_TSA is not None and output.top_log_probs_TSA is not None
+            most = slice(self.request.alternatives)
+            for step in range(count):
+                ids, log_probs = (
+                    output.top_ids_TSA[step, slot],
+                    output.top_log_probs_TSA[step, slot],
+                )
+                pairs = zip(ids[most].tolist(), log_probs[most].tolist(), strict=True)
+                completion.alternatives.append(dict(pairs))
         if output.expert_ids_TLSA is not None:
             self.expert_ids.append(np.asarray(output.expert_ids_TLSA[:count, :, slot]))
 

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from qwen3.infer import budget as budgets
+from qwen3.infer.grammar import Grammar
 
 FINISH = ("stop", "length", "budget-then-stop", "abort")  # why an answer ended
+MOST_ALTERNATIVES = 20  # most likely tokens that may be recorded beside each token
 MOST_STOP_IDS = 8  # stop ids of one request; the device's table has this many columns
 
 
@@ -105,6 +107,10 @@ class Request:
     prompt_id: int | str | None = None  # names the prompt to the random numbers; None: its checksum
     sample: int = 0  # index among the samples of one prompt
     seed: int | None = None  # seed of the run; None: the engine's
+    alternatives: int = (
+        0  # most likely tokens to record beside each token, MOST_ALTERNATIVES at most
+    )
+    grammar: Grammar | None = None  # what the answer must be, e.g. JSON of a schema
 
     def samples(self, count: int) -> list[Request]:
         """`count` requests for the same prompt; they share its prefill."""
@@ -124,6 +130,8 @@ class Completion:
     versions: list[int] = field(default_factory=list)  # of the weights that generated the token
     finish: str | None = None  # one of FINISH; None while the answer is being generated
     error: str | None = None  # why it was aborted, if not by the caller
+    # Where the request asks for alternatives: {id: log-probability at temperature 1}, best first.
+    alternatives: list[dict[int, float]] = field(default_factory=list)
     # uint8 [len(prompt) + len(tokens) - 1, L, A]: the experts of every token that was an input.
     experts: np.ndarray | None = None
 
@@ -134,6 +142,7 @@ _INTEGERS: dict[str, tuple[int | None, bool, str]] = {
     "budget": (0, True, "at least 0, or None for no limit"),
     "answer_reserve": (0, True, "at least 0, or None for an eighth of the answer"),
     "sample": (0, False, "at least 0"),
+    "alternatives": (0, False, f"0 to {MOST_ALTERNATIVES}"),
     "seed": (None, True, "an integer, or None for the engine's seed"),
 }
 
@@ -149,6 +158,10 @@ def check_request(request: Request, *, vocab: int, max_length: int, has_tokenize
         value = getattr(request, name)
         if value is not None or not optional:
             check_integer(name, value, least, wanted)
+    if request.alternatives > MOST_ALTERNATIVES:
+        raise ValueError(f"alternatives {request.alternatives}: wanted 0 to {MOST_ALTERNATIVES}")
+    if request.grammar is not None and not hasattr(request.grammar, "matcher"):
+        raise ValueError(f"grammar {request.grammar!r:.80}: wanted a Grammar, or None")
     if request.thinking is not None and not isinstance(request.thinking, bool):
         raise ValueError(f"thinking {request.thinking!r:.80}: wanted True, False or None")
     if not isinstance(request.stop_text, str) or request.stop_text not in budgets.STOP_TEXTS:

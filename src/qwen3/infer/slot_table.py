@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer import admission, budget
+from qwen3.infer import admission, budget, grammar
 from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
+from qwen3.infer.requests import MOST_ALTERNATIVES
 from qwen3.infer.slots import KVCache, Slots
 
 
@@ -87,10 +88,35 @@ class SlotTable:
         [slots]: which slots the device would go on with), on the host.
         """
         most = min(self.cache_lengths.block, self.cache_length - self.longest + 1)
-        output = self._decode(params, most, finish)
+        allowed = self._grammars()
+        if allowed is not None:
+            most = 1  # what may follow is known once the next token is
+        alternatives = max((state.request.alternatives for state in self.requests), default=0)
+        # One more program, not one for each number of alternatives.
+        options = {"alternatives": MOST_ALTERNATIVES} if alternatives else {}
+        output = self._decode(params, most, finish, allowed, **options)
         return jax.device_get((output, self.slots.active))
 
-    def _decode(self, params: Any, most: int, finish: int) -> DecodeOutput:
+    def _grammars(self) -> np.ndarray | None:
+        """uint32 [S, words]: the tokens that each slot's grammar allows next; None for no grammar
+        in any slot.
+        """
+        if not any(state.allowed is not None for state in self.requests):
+            return None
+        rows = np.full((len(self.states), grammar.words(len(self.allowed))), grammar.ALL)
+        for state in self.requests:
+            if state.allowed is not None:
+                rows[state.slot] = state.allowed
+        return rows
+
+    def _decode(
+        self,
+        params: Any,
+        most: int,
+        finish: int,
+        allowed: np.ndarray | None = None,
+        **options: int,
+    ) -> DecodeOutput:
         self.slots, self.kv_cache, output = self.compiled.decode(
             params,
             self.slots,
@@ -99,6 +125,8 @@ class SlotTable:
             self.allowed,
             np.int32(most),
             np.int32(finish),
+            *(() if allowed is None else (allowed,)),
+            **options,
         )
         return output
 

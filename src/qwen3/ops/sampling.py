@@ -153,6 +153,19 @@ def log_prob(logits_BV: jax.Array, ids_B: jax.Array) -> jax.Array:
     return at(logits_BV, ids_B) - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
+def most_likely(
+    logits_BV: jax.Array, count: int, allowed_V: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(ids, log softmax(logits) of them), [B, count] each, of each row's largest logits.
+
+    allowed_V: False for padded rows of the vocabulary, which are no tokens however likely.
+    """
+    logits_BV = logits_BV.astype(jnp.float32)
+    tokens_BV = jnp.where(allowed_V, logits_BV, CUT)
+    best_BA, ids_BA = jax.lax.top_k(tokens_BV, min(count, logits_BV.shape[-1]))
+    return ids_BA, best_BA - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
+
+
 def uniforms(keys_B2: jax.Array, positions_B: jax.Array) -> jax.Array:
     """Two uniforms a row, [B, 2], that depend only on its key (uint32 [B, 2]) and position."""
 

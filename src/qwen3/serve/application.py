@@ -24,7 +24,7 @@ from qwen3.serve.answer_plan import AnswerPlan
 from qwen3.serve.api_errors import TYPES, ApiError
 from qwen3.serve.chat_body import chat_plan
 from qwen3.serve.completion_body import completion_plan
-from qwen3.serve.engine_thread import EngineStopped, EngineThread, AnswerJob, Overloaded
+from qwen3.serve.engine_thread import AnswerJob, EngineStopped, EngineThread, Overloaded
 from qwen3.serve.event_stream import DONE, ClientLeft, EventStream, event, unless_left
 from qwen3.serve.json_body import dumps, read_body
 from qwen3.serve.responses import AnswerReader, ResponseWriter

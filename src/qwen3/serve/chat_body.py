@@ -7,14 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jsonschema
+
+from qwen3.infer import budget
 from qwen3.infer.chat_session import chat_request
-from qwen3.infer.requests import Request
+from qwen3.infer.requests import MOST_ALTERNATIVES, Request
 from qwen3.serve import body_fields as fields
+from qwen3.serve.answer_grammar import turn_grammar
 from qwen3.serve.answer_plan import AnswerPlan, with_samples
 from qwen3.serve.api_errors import ApiError, invalid
 from qwen3.serve.served_model import ServedModel
 
-MOST_ALTERNATIVES = 20  # top_logprobs of OpenAI
+FORMAT = "response_format"
 
 FIELDS = fields.COMMON | {
     "messages": fields.sequence(),
@@ -48,6 +52,7 @@ def chat_plan(body: Mapping[str, Any], model: ServedModel) -> AnswerPlan:
         raise invalid("top_logprobs without logprobs", "top_logprobs")
     tools = _shown_tools(values)
     request = _request(values, model, tools)
+    request = _constrained(request, values, model, tools or ())
     requests = with_samples(request, values)
     model.check_requests(requests[:1], "messages")
     return AnswerPlan(
@@ -85,13 +90,77 @@ def _request(values: Mapping[str, Any], model: ServedModel, tools: Any) -> Reque
             stop_strings=fields.stop_strings(values),
         )
         sampling = dataclasses.replace(request.sampling, **fields.sampling_changes(values))
+        alternatives = values["top_logprobs"] or 0
     except ApiError:
         raise
     except (ValueError, RecursionError) as error:
         text = str(error)
         param = "tools" if text.startswith("tool") else "messages"
         raise invalid(text, param) from None
-    return dataclasses.replace(request, sampling=sampling)
+    return dataclasses.replace(request, sampling=sampling, alternatives=alternatives)
+
+
+def _constrained(
+    request: Request, values: Mapping[str, Any], model: ServedModel, tools: Sequence[Mapping]
+) -> Request:
+    """The request with the grammar of its response format and tool choice, if they ask for one."""
+    schema, functions = _schema(values["response_format"]), _callable(values["tool_choice"], tools)
+    calls_only = values["tool_choice"] not in (None, "none", "auto")
+    param = "tools" if calls_only else "response_format"
+    start = budget.start(request.prompt, model.tokenizer)
+    try:
+        grammar = turn_grammar(
+            model.grammar_tokens,
+            schema=schema,
+            functions=functions,
+            calls_only=calls_only,
+            parallel=values["parallel_tool_calls"],
+            thinking=start["phase"] == budget.THINK,
+            may_think=request.thinking is not False,
+        )
+    except (ValueError, RecursionError) as error:
+        raise invalid(str(error), param, "invalid_schema") from None
+    return dataclasses.replace(request, grammar=grammar)
+
+
+def _schema(response_format: Mapping[str, Any] | None) -> Any:
+    """The JSON schema of a response format; None for free text."""
+    kind = (response_format or {"type": "text"}).get("type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    described = (response_format or {}).get("json_schema")
+    if kind != "json_schema":
+        wanted = "text, json_object or json_schema"
+        raise invalid(f"response_format type {fields.shown(kind)}: wanted {wanted}", FORMAT)
+    if not isinstance(described, Mapping) or not isinstance(described.get("schema"), dict | bool):
+        raise invalid("response_format.json_schema has no schema", FORMAT)
+    schema = described["schema"]
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except (jsonschema.SchemaError, TypeError) as error:
+        reason = getattr(error, "message", error)
+        raise invalid(f"response_format: no JSON schema: {reason}"[:300], FORMAT) from None
+    return schema
+
+
+def _callable(choice: Any, tools: Sequence[Mapping]) -> list[tuple[str, Any]]:
+    """(name, schema of the arguments) of the functions that the choice leaves."""
+    functions = [tool.get("function", tool) for tool in tools]
+    named = [(f["name"], f.get("parameters") or {"type": "object"}) for f in functions]
+    if not isinstance(choice, Mapping):
+        return named
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    chosen = [pair for pair in named if pair[0] == name]
+    if choice.get("type") != "function" or not chosen:
+        known = ", ".join(name for name, _ in named)
+        raise invalid(
+            f"tool_choice {fields.shown(choice)}: wanted one function of {known:.200}",
+            "tool_choice",
+        )
+    return chosen
 
 
 def _message(i: int, message: Any) -> dict[str, Any]:

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from qwen3.infer.requests import Request, check_text
+from qwen3.infer.requests import MOST_ALTERNATIVES, Request, check_text
 from qwen3.serve import body_fields as fields
 from qwen3.serve.answer_plan import AnswerPlan, with_samples
 from qwen3.serve.api_errors import invalid
-from qwen3.serve.chat_body import MOST_ALTERNATIVES
 from qwen3.serve.served_model import ServedModel
 
 DEFAULT_TOKENS = 16  # of OpenAI's endpoint
@@ -38,6 +37,7 @@ def completion_plan(body: Mapping[str, Any], model: ServedModel) -> AnswerPlan:
             sampling=sampling,
             max_tokens=values["max_tokens"],
             stop_strings=fields.stop_strings(values),
+            alternatives=values["logprobs"] or 0,
         )
         requests += with_samples(request, values)
     model.check_requests(requests, "prompt")

@@ -70,7 +70,8 @@ class AnswerReader:
     def _entry(self, place: int) -> dict[str, Any]:
         completion = self.completion
         entry = self._token(completion.tokens[place], completion.log_probs[place])
-        entry["top_logprobs"] = []
+        tops = completion.alternatives[place] if self.plan.logprobs else {}
+        entry["top_logprobs"] = [self._token(i, log_prob) for i, log_prob in tops.items()]
         return entry
 
     def _token(self, token: int, log_prob: float) -> dict[str, Any]:

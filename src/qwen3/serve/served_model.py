@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import Request, SamplingParams, check_request
+from qwen3.serve.answer_grammar import GrammarTokens
 from qwen3.serve.api_errors import ApiError, invalid
 from qwen3.serve.body_fields import shown
 
@@ -26,6 +28,11 @@ class ServedModel:
     text_sampling: SamplingParams  # of plain completions
     chat_sampling: Any = None  # of chats, as `chat_request` takes it; None: the mode's preset
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
+
+    @cached_property
+    def grammar_tokens(self) -> GrammarTokens:
+        """The tokenizer as grammars see it."""
+        return GrammarTokens(self.tokenizer, self.vocab)
 
     @classmethod
     def of(cls, name: str, model: LanguageModel, engine: Engine) -> ServedModel:
