@@ -28,13 +28,14 @@ SMALL = sizes.ModelConfig(
     "small-moe", 3, 256, 512, 4, 2, vocab=1024, experts=8, active_experts=2, expert_ffn=128
 )
 DENSE = sizes.ModelConfig("small", 3, 256, 512, 4, 2, vocab=1024)
+SHALLOW = dataclasses.replace(DENSE, name="shallow", layers=1)
 LENGTH = 256
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
     patch = pytest.MonkeyPatch()
-    for model in (SMALL, DENSE):
+    for model in (SMALL, DENSE, SHALLOW):
         patch.setitem(sizes.SIZES, model.name, model)
     yield
     patch.undo()
@@ -137,6 +138,21 @@ def test_a_mistake_is_one_line_with_the_choices(arguments, complaint, capsys):
     assert complaint in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "model, topology",
+    [
+        ("shallow", "v4:2x2x1"),
+        pytest.param("small-moe", "v4:2x2x1", marks=pytest.mark.slow),
+        pytest.param("small-moe", "tpu7x:2x2x1", marks=pytest.mark.slow),
+    ],
+)
+def test_a_train_step_compiles_for_chips_of_two_cores(model, topology):
+    """A v4 chip is one device with all of its memory, a tpu7x chip two with half of it each."""
+    chip, step = chips.chip_of(topology), plan(setting(model=model, topology=topology))
+    assert step.fits and step.devices == 4 * chip.devices
+    assert step.limit == {"v4": 32, "tpu7x": 96}[chip.name] * 2**30
+
+
 def test_without_libtpu_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
     target.devices.cache_clear()
@@ -216,7 +232,7 @@ def test_every_row_of_the_table_fits_its_slice(row):
 
 
 def test_chips_are_as_many_devices_as_the_table_says():
-    for topology in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"):
+    for topology in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"):
         chip = chips.chip_of(topology)
         assert len(target.devices(topology)) == 4 * chip.devices
         assert dataclasses.asdict(chip)["source"].startswith("https://")
