@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen3.data.jsonl import write_rows
 from qwen3.rewards import maths, symbolic
 from qwen3.rewards.answer_equality import same
 from qwen3.rewards.final_answers import split
@@ -338,6 +339,16 @@ def test_answers_that_are_json_numbers_are_read_as_their_text(tmp_path):
     rows = [{"problem": "p", "solution": "s", "answer": n} for n in (204, 0, "025", 1.5)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [p.answer["gold"] for p in maths.read_math(path)] == ["204", "0", "025", "1.5"]
-    path.write_text(json.dumps({"problem": "p", "solution": "s", "answer": [1]}))
-    with pytest.raises(ValueError, match=r"answer \[1\] is neither text nor a number"):
-        maths.read_math(path)
+    path.write_text(json.dumps({"problem": "p", "answer": 7}) + "\n")
+    assert [p.answer["gold"] for p in maths.read_math(path)] == ["7"]
+    for row, words in (
+        (
+            {"problem": "p", "solution": "s", "answer": [1]},
+            r"answer \[1\] is neither text nor a num",
+        ),
+        ({"problem": "p", "solution": 3}, "neither a text 'solution' nor an 'answer'"),
+        ({"problem": 3, "answer": 7}, "the field 'problem' is '3', wanted a str"),
+    ):
+        write_rows(path, [{"problem": "p", "answer": 7}, row])
+        with pytest.raises(ValueError, match=f"aime.jsonl, line 2: {words}"):
+            maths.read_math(path)

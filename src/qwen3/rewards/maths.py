@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from qwen3.data.jsonl import read_rows
+from qwen3.data.jsonl import place, read_rows
 from qwen3.rewards import answer_equality
 from qwen3.rewards import maths_questions as questions
 from qwen3.rewards.latex_cleaning import clean
@@ -78,7 +78,9 @@ def read_gsm8k(path: str | Path) -> list[Problem]:
     for line, row in read_rows(path, fields={"question": str, "answer": str}):
         head, mark, gold = row["answer"].rpartition("####")
         if not mark or not isinstance(number(clean(gold)), ExactNumber):
-            raise ValueError(f"{path}:{line}: no number after #### in {row['answer'][-60:]!r}")
+            raise ValueError(
+                f"{place(path, line)}: no number after #### in {row['answer'][-60:]!r}"
+            )
         text = f"{row['question']} {FORM}"
         problems.append(problem(text, gold.strip().replace(",", ""), solution=head.strip()))
     return problems
@@ -87,28 +89,33 @@ def read_gsm8k(path: str | Path) -> list[Problem]:
 def read_math(path: str | Path) -> list[Problem]:
     """Problems of a MATH file: {problem, solution}, the answer in the solution's \\boxed{}.
 
-    An `answer` field, text or a JSON number as in AIME files, is taken instead where there is one.
-    difficulty is (level - 1) / 4. A record without one clear answer is left out. Raises ValueError
-    for an answer that is neither text nor a number.
+    An `answer` field, text or a JSON number as in AIME files, is taken instead where there is one,
+    and is enough. difficulty is (level - 1) / 4. A record without one clear answer is left out.
+    Raises ValueError naming file and line for a record without either field, and for an answer that
+    is neither text nor a number.
     """
     problems = []
-    for line, row in read_rows(path, fields={"problem": str, "solution": str}):
-        gold = _reference(row.get("answer"), f"{path}:{line}") or boxed(row["solution"])
+    for line, row in read_rows(path, fields={"problem": str}):
+        solution = row.get("solution")
+        if row.get("answer") is None and not isinstance(solution, str):
+            raise ValueError(f"{place(path, line)}: neither a text 'solution' nor an 'answer'")
+        solution = solution if isinstance(solution, str) else ""
+        gold = _reference(row.get("answer"), place(path, line)) or boxed(solution)
         if not gold:
             continue
         level = re.search(r"\d", str(row.get("level", "")))
         difficulty = (int(level[0]) - 1) / 4 if level else 0.5
         text = f"{row['problem']} {FORM}"
-        problems.append(problem(text, gold, difficulty=difficulty, solution=row["solution"]))
+        problems.append(problem(text, gold, difficulty=difficulty, solution=solution))
     return problems
 
 
-def _reference(value: Any, place: str) -> str:
+def _reference(value: Any, where: str) -> str:
     """The `answer` field of a record as text, "" if there is none."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{place}: answer {value!r} is neither text nor a number")
+        raise ValueError(f"{where}: answer {value!r} is neither text nor a number")
     return str(value).strip()
 
 
