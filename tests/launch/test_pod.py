@@ -2,9 +2,10 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
-from conftest import STAND_IN
+from conftest import ROOT, STAND_IN
 
 STEP = {
     "fits": True,
@@ -130,6 +131,20 @@ def test_plan_says_what_is_rented_and_the_commands(loopback, planned, tmp_path):
     planned({**STEP, "fits": False, "prediction": None})
     code, text = loopback("plan", **keys)
     assert code == 1 and "memory: does not fit" in text
+
+
+def test_pod_py_needs_the_standard_library_alone(loopback):
+    _, *words = loopback.argv("run", "--dry-run", BACKEND="loopback")
+    argv = [sys.executable, "-S", *words]
+    done = subprocess.run(argv, cwd=loopback.clone, capture_output=True, text=True)
+    assert done.returncode == 0 and "worker.sh start" in done.stdout, done.stderr
+
+
+def test_launch_stays_small():
+    """All lines of its programs, blank ones and comments too; not the page and the examples."""
+    files = [f for f in (ROOT / "launch").rglob("*") if f.suffix in (".py", ".sh", "")]
+    lines = sum(len(file.read_text().splitlines()) for file in files if file.is_file())
+    assert 800 < lines <= 900
 
 
 def test_the_environment_file_is_the_one_argument_that_is_needed(clone):

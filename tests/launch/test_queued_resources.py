@@ -6,6 +6,7 @@ Each scenario runs with a fake gcloud, and (`-m slow`) with the real one, agains
 import json
 import subprocess
 
+import pytest
 from fake_cloud import NO_CAPACITY
 
 QUICK = "experiments/trainer.py --steps 30 --pause 0.05"
@@ -162,20 +163,57 @@ def test_sweep_finds_pods_whose_hosts_fell_silent_and_deletes_only_ours(tpu, clo
     assert not cloud.requests and list(cloud.nodes) == ["stranger"]
 
 
-def test_a_zone_without_the_type_and_reservations_that_ended_are_refused(tpu, cloud):
+def nothing(tpu, cloud):
+    pass
+
+
+def without_the_type(tpu, cloud):
     cloud.types = {"v6e-16"}
-    code, text = tpu("up")
-    assert code == 2 and "ZONE=us-central2-b does not have TYPE=v4-16" in text
-    cloud.types = {"v4-16"}
-    keys = {"CAPACITY": "reserved", "RESERVATION": "spring"}
-    code, text = tpu("up", **keys)
-    assert code == 2 and "RESERVATION=spring in us-central2-b is not there" in text
-    cloud.reservations["spring"] = {"status": "READY", "deleteAtTime": "2026-05-01T00:00:00Z"}
-    code, text = tpu("up", **keys)
-    assert code == 2 and "is READY, until 2026-05-01" in text and not cloud.requests
 
 
-def test_without_credentials_the_line_says_how_to_get_them(tpu, cloud):
+def logged_out(tpu, cloud):
     del tpu.environment["CLOUDSDK_AUTH_DISABLE_CREDENTIALS"]
-    code, text = tpu("up")
-    assert code == 2 and "no credentials: gcloud auth login" in text and not cloud.requests
+
+
+def expired(tpu, cloud):
+    cloud.reservations["spring"] = {"status": "READY", "deleteAtTime": "2026-05-01T00:00:00Z"}
+
+
+def dirty(tpu, cloud):
+    (tpu.clone / "notes.txt").write_text("x")
+
+
+def used(tpu, cloud):
+    file = tpu.run / "pod" / "run.env"
+    file.parent.mkdir(parents=True)
+    file.write_text("RUN=toy\nENTRY=experiments/other.py\nTYPE=v4-16\nBUCKET=/b\nBACKEND=gke\n")
+    with file.open("a") as lines:
+        lines.write("PROJECT=p\nZONE=z\nCLUSTER=c\nIMAGE=i\n")
+
+
+SPRING = {"CAPACITY": "reserved", "RESERVATION": "spring"}
+# What is wrong: keys of the file, what has happened before, what is said.
+WRONG = {
+    "no such type": ({"TYPE": "v9-16"}, nothing, "there is no type 'v9-16'; known: v4-N"),
+    "a zone without it": ({}, without_the_type, "ZONE=us-central2-b does not have TYPE=v4-16"),
+    "an unknown key": ({"COLOUR": "red"}, nothing, "no key COLOUR; keys are RUN"),
+    "a dirty tree": ({}, dirty, "the tree is dirty (1 files, notes.txt): commit first"),
+    "no bucket": ({"BUCKET": "/no/bucket"}, nothing, "BUCKET=/no/bucket is not there, or not"),
+    "no credentials": ({}, logged_out, "no credentials: gcloud auth login"),
+    "no reservation": (SPRING, nothing, "RESERVATION=spring in us-central2-b is not there"),
+    "an expired reservation": (SPRING, expired, "is READY, until 2026-05-01"),
+    "a name in use": ({}, used, "RUN=toy is the name of another run, of ENTRY=experiments/other"),
+    "beyond the grant": ({"ALLOW": "v4-8@z:spot"}, nothing, "is not in ALLOW, and would be billed"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_one_line_and_nothing_is_created_or_billed(case, tpu, cloud):
+    keys, prepare, words = WRONG[case]
+    prepare(tpu, cloud)
+    try:
+        code, text = tpu("up", **keys)
+    finally:
+        (tpu.clone / "notes.txt").unlink(missing_ok=True)
+    assert code == 2 and words in text and len(text.splitlines()) == 1, text
+    assert requested(cloud) == 0 and not cloud.requests and not cloud.nodes
