@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 PROGRAMS = {
     "recipe": ("-m", "qwen3.cli", "recipe"),
     "recipe with made-up scores": (str(HERE / "nano.py"), "--made-up"),  # so that RL trains, too
+    "waiting recipe": (str(HERE / "waiting_recipe.py"),),
     "first stages": (str(HERE / "first_stages.py"),),
 }
 # What depends on the clock or the place, not on the run; "command" names the workdir.

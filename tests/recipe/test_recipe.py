@@ -3,6 +3,7 @@ whole recipe runs and goes on after an interruption."""
 
 import argparse
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -538,6 +539,25 @@ def test_two_recipes_do_not_share_a_workdir(tmp_path, capsys):
     assert "is open in this process already" in said and said.count("\n") == 1
     held.close()
     seed_run.open_workdir(tmp_path / "run", settings)
+
+
+@pytest.mark.parametrize("place", ["page", "results.json"])
+def test_a_full_disk_under_the_report_is_one_line_and_the_next_start_mends_it(
+    tmp_path, capsys, monkeypatch, place
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run_recipe, "run_stages", lambda *_: None)
+    monkeypatch.setattr(run_recipe, "results_of", lambda run: fake_results())
+    with monkeypatch.context() as broken:
+        broken.setattr(*((page, "write") if place == "page" else (os, "fsync")), full)
+        words = ["recipe", "--workdir", str(tmp_path / "run"), "--budget", "0"]
+        assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device; free space on that disk and start again" in said
+    assert said.count("\n") == 1
+    assert cli.main(words) == 0 and (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_start_that_is_killed_at_its_beginning_does_not_block_the_next(tmp_path):

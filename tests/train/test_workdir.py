@@ -25,6 +25,7 @@ from qwen3.train.metrics import MetricsFile
 from qwen3.train.run_config import RunConfig
 from qwen3.train.state import abstract, create
 from qwen3.train.workdir import Workdir
+from qwen3.train.workdir_lock import lock, unlock
 from qwen3.train.writing import WorkdirError, write_atomically
 
 OPTIM = OptimConfig(peak=0.1, warmup=2, schedule="constant")
@@ -391,6 +392,14 @@ def test_metrics_are_cut_back_to_the_resumed_step(tmp_path, caplog):
     begin(tmp_path / "run")
     assert resumed_step(tmp_path / "run") == 2
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == records([1, 2])
+
+
+def test_a_lock_is_freed_on_a_disk_that_went_read_only(tmp_path):
+    lock(tmp_path).close()
+    with open(tmp_path / "lock") as stream:  # as it cannot be written any more
+        unlock(stream)
+    assert stream.closed
+    unlock(lock(tmp_path))
 
 
 def test_folders_that_are_no_step_are_passed_over(tmp_path):

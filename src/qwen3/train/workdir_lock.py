@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -44,7 +45,8 @@ def lock(directory: epath.Path) -> TextIO:
 
 def unlock(stream: TextIO) -> None:
     """Free the workdir; the file stays, as another process may be about to lock it."""
-    stream.truncate(0)
+    with contextlib.suppress(OSError):  # a disk gone read-only: what failed there is told already
+        stream.truncate(0)
     stream.close()
 
 
