@@ -119,6 +119,7 @@ def config(name: str) -> Config:
         corpora={part: f"/data/{part}" for part in NAMES},
         held_out={part: f"/data/{part}-held-out" for part in NAMES},
         save_every=1_000,
+        save_minutes=10.0,  # what a preempted slice loses, at most
         execution={"remat": "full"},
         log=Log(every=10, tensorboard=True, peak_flops=V5P_PEAK),
     )
