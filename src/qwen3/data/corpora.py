@@ -80,7 +80,8 @@ class Corpus:
 
     def label(self, name: str) -> np.ndarray:
         """A label of all documents: codes int32 [documents] for words (-1: missing), or float32
-        [documents] for numbers (NaN: missing). ValueError naming the labels there are.
+        [documents] for numbers (NaN: missing). ValueError naming the labels there are, or one that
+        is damaged.
         """
         if name not in self.manifest["labels"]:
             raise ValueError(
@@ -88,7 +89,12 @@ class Corpus:
                 f"{sorted(self.manifest['labels'])}"
             )
         if name not in self._labels:
-            self._labels[name] = np.load(self.folder / f"label.{name}.npy", mmap_mode="r")
+            values = np.load(self.folder / f"label.{name}.npy", mmap_mode="r")
+            words = self.words(name)
+            fits = values.dtype == (np.float32 if words is None else np.int32)
+            if not fits or (words is not None and values.max(initial=-1) >= len(words)):
+                raise ValueError(f"{self.folder}: the label {name!r} has other words than its file")
+            self._labels[name] = values
         return self._labels[name]
 
     def words(self, name: str) -> list[str] | None:

@@ -21,7 +21,10 @@ MANIFEST = "checkpoint.json"
 # Orbax rewrites the first two when it commits, which is after the manifest was written.
 UNLISTED = ("_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST)
 # What reading a damaged manifest raises; RecursionError is for brackets nested thousands deep.
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    *(RecursionError, OverflowError),
+)
 BLOCK = 1 << 22  # bytes read at once for a checksum
 
 
