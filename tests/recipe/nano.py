@@ -39,7 +39,7 @@ def notebook(path):
     names = {}
     for cell in json.loads(Path(path).read_text())["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not source.startswith(("!", "%")):
+        if cell["cell_type"] == "code" and "%pip" not in source:
             exec(compile(source, "cell", "exec"), names)
 
 

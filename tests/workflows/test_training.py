@@ -7,15 +7,12 @@ import re
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import rich
 
 import qwen3
 from qwen3 import cli, rewards
-from qwen3.data.tokenizer import Tokenizer
-from qwen3.model.sizes import ModelConfig
 from qwen3.train import model_source
 from qwen3.workflows import own_problems, own_rewards, run_settings, training, training_cli
 
@@ -25,22 +22,6 @@ def reward(answer, reference):
     """The more often the wanted letter stands in the answer, up to four times, the better."""
     return min(answer.count(reference), 4) / 4
 '''
-
-
-@pytest.fixture(autouse=True)
-def clean_tasks(monkeypatch):
-    """Rewards that a test registers are forgotten after it."""
-    monkeypatch.setattr(rewards, "TASKS", dict(rewards.TASKS))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A tiny random model with a tokenizer, in the Hugging Face layout."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    tokenizer = Tokenizer.train(["write the letter e in the tree here now " * 20], 300)
-    size = ModelConfig("toy", 2, 32, 64, 2, 1, head_dim=16, vocab=384, tied=True, max_length=128)
-    qwen3.create(size, seed=3, tokenizer=tokenizer).save(folder)
-    return folder
 
 
 @pytest.fixture
@@ -73,24 +54,6 @@ def train(checkpoint, problems, reward, workdir, **changes):
         settings=QUIET,
     )
     return qwen3.rl(checkpoint, problems, **{**options, **changes})
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """The toy is trained on one of the suite's devices; nothing here depends on their number."""
-    with pytest.MonkeyPatch.context() as patch:
-        devices = jax.devices()[:1]
-        patch.setattr("qwen3.stages.grpo.make_mesh", lambda c: _mesh(c, devices))
-        patch.setattr("qwen3.stages.sft.make_mesh", lambda c: _mesh(c, devices))
-        patch.setattr("qwen3.stages.distill.make_mesh", lambda c: _mesh(c, devices))
-        patch.setattr("qwen3.stages.pretrain.make_mesh", lambda c: _mesh(c, devices))
-        yield
-
-
-def _mesh(config, devices):
-    from qwen3.mesh import make_mesh
-
-    return make_mesh(config, devices)
 
 
 def test_rl_on_own_problems_and_reward_raises_the_held_out_score(

@@ -39,6 +39,16 @@ def register(reward: str | Reward) -> str:
     return _add(_load(Path(file), function or DEFAULT_FUNCTION), reward)
 
 
+def write_example(path: str | Path) -> Path:
+    """Write a file with a reward to begin with, `example_reward`; one that is there stays."""
+    from qwen3.workflows import example_reward
+
+    path = Path(path)
+    if not path.exists():
+        path.write_text(inspect.getsource(example_reward), encoding="utf-8")
+    return path
+
+
 def _load(path: Path, name: str) -> Reward:
     """The function `name` of a file, which is run as Python runs a module."""
     if not path.is_file():
