@@ -24,7 +24,7 @@ class Row:
     """One step that is compiled."""
 
     model: str
-    topology: str  # slice, such as "v5p:4x4x4"
+    topology: str  # slice, such as "v5p:4x4x4", or "v5p:4x4x4*2" for two
     mesh: str  # axes, such as "fsdp=64"
     rows: int  # of a device
     length: int = 4096  # tokens of a row
@@ -39,6 +39,7 @@ class Row:
 
 ROWS = (
     Row("30b-a3b", "v5p:4x4x4", "fsdp=64", 4),
+    Row("30b-a3b", "v5p:4x4x4*2", "data=2,fsdp=64", 4),
     Row("8b", "v5p:2x4x4", "fsdp=32", 2, step="distill", teacher="32b"),
     Row("30b-a3b", "v5p:4x4x8", "fsdp=128", 2, step="distill", teacher="235b-a22b"),
     Row("30b-a3b", "v5p:4x4x4", "fsdp=64", 2, step="grpo"),
@@ -137,11 +138,13 @@ def line(row: Row, plan: dict) -> str:
     if prediction is None:
         cells += ["does not fit"] * 6
     else:
-        sent = sum(operation["bytes"] for operation in plan["collectives"])
+        sent = {operation["kind"]: operation["bytes"] for operation in plan["collectives"]}
+        between = sent.pop("between slices", 0.0)
+        across = f", {between / 1e9:.2f} GB between slices" if between else ""
         cells += [
             f"{plan['flops_ratio']:.3f}",
             f"{plan['flops_ratio_with_tiles']:.3f}",
-            f"{sent / 1e9:.0f} GB",
+            f"{sum(sent.values()) / 1e9:.0f} GB{across}",
             f"{prediction['seconds']:.2f} s ({prediction['bound']})",
             f"{prediction['mfu']:.0%}",
             f"{plan['compile_seconds']:.0f} s",
