@@ -117,6 +117,8 @@ CONFIGS = {
         ON_POLICY,
     )
 }
+TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS}  # for `qwen3 plan`
+TEACHERS = {"on_policy": "32b"}  # sizes of the teachers, for `qwen3 plan`
 CONFIG = REASONING
 RUNS = {sft.Config: sft.run, grpo.Config: grpo.run, distill.Config: distill.run}
 

@@ -126,6 +126,8 @@ def config(name: str) -> Config:
 
 
 CONFIGS = {name: config(name) for name in SLICES}
+CUBES = {64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8", 1024: "8x8x16", 2048: "8x16x16"}
+TOPOLOGIES = {name: f"v5p:{CUBES[slice.chips]}" for name, slice in SLICES.items()}  # qwen3 plan
 CONFIG = CONFIGS["0.6b"]
 
 

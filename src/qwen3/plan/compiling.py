@@ -187,8 +187,8 @@ def advice(setting: Setting) -> tuple[str, ...]:
         (not train or setting.length > 4096, "a smaller --batch-per-device"),
         (setting.step == "decode", "--mesh tensor=...: weights and caches over more devices"),
         (
-            setting.chunk > 256 and setting.step not in steps.GENERATION,
-            f"--chunk {setting.chunk // 2}: fewer rows of logits at once",
+            (setting.chunk or 0) > 256 and setting.step not in steps.GENERATION,
+            f"--chunk {(setting.chunk or 0) // 2}: fewer rows of logits at once",
         ),
         (setting.mesh.data > 1, "--mesh fsdp=... instead of data=...: weights over more devices"),
         (setting.length >= 16384, "--mesh context=...: positions over devices"),

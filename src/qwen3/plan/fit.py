@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from qwen3.config import MeshConfig
 from qwen3.model import sizes
 from qwen3.model.sizes import ModelConfig, flops_per_token
+from qwen3.ops.row_chunks import default_chunk
 from qwen3.plan import predict, target
 from qwen3.plan.chips import Chip, chip_of
 from qwen3.plan.compiling import CompiledStep, plan
@@ -80,7 +81,10 @@ def estimate(setting: Setting) -> FitEstimate:
     stored = counts.total / shards * (20 if train else 4)
     saved = live * model.layers * width * (2 + _SAVED[setting.remat]) if train else 0.0
     working = 2 * layer + live * 2 * (8 * width + 1.5 * routed / mesh.tensor)
-    loss = head * (10 if train else 2) + setting.chunk * model.vocab / mesh.tensor * 6
+    loss = (
+        head * (10 if train else 2)
+        + (setting.chunk or default_chunk(model.vocab)) * model.vocab / mesh.tensor * 6
+    )
     used = stored + saved + max(working, loss)
     return FitEstimate(setting, used, _seconds(setting, chip, counts.total, tokens, train))
 

@@ -20,8 +20,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan", help="memory, FLOPs and predicted speed of a step on TPUs that are not here"
     )
-    parser.add_argument("--model", required=True, help="a size, such as 30b-a3b")
-    where = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "experiment",
+        nargs="*",
+        help="instead of all other options: FILE [NAME [STAGE]], the step that an experiment runs",
+    )
+    parser.add_argument("--model", help="a size, such as 30b-a3b")
+    where = parser.add_mutually_exclusive_group()
     where.add_argument("--topology", help="such as v5e:4x4 or v5p:4x4x4")
     where.add_argument("--type", help="the same by Cloud's name, such as v6e-256 or v5litepod-16")
     parser.add_argument("--slices", type=int, default=1, help="as many of it, split along data")
@@ -74,8 +79,16 @@ def run(args: argparse.Namespace) -> int:
 
 def setting(args: argparse.Namespace) -> Setting:
     """The Setting that the arguments describe."""
+    from qwen3.plan import from_experiment
     from qwen3.plan.steps import Setting
 
+    if args.experiment:
+        place = topology(args) if args.type or args.topology else None
+        return from_experiment.setting(args.experiment, place)
+    if not args.model or not (args.type or args.topology):
+        raise ValueError(
+            "plan wants --model and --topology or --type, or the file of an experiment"
+        )
     changes = {"transport": args.transport, "expert_bound": args.expert_bound}
     return Setting(
         model=args.model,

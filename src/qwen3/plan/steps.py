@@ -40,11 +40,14 @@ class Setting:
     length: int = 4096  # tokens a row; for decode, places of a KV cache
     microbatches: int = 1
     remat: str = "full"  # what the backward pass recomputes
-    chunk: int = 1024  # rows of logits at once a device
+    chunk: int | None = 1024  # rows of logits at once a device; None: as a run chooses them
     teacher: str = "32b"  # size of the teacher, for distillation
     params_dtype: str = "float32"
     optim: OptimConfig = OptimConfig()  # only `moments`, the dtype of first moments, matters here
     execution: tuple[tuple[str, Any], ...] = ()  # changes to `Execution.for_mesh`
+    policy: Grpo = Grpo()  # the objective of step grpo
+    reference: bool = False  # whether step grpo holds a reference policy, in fp32
+    divergence: Distill = Distill()  # the loss of step distill
 
     def replace(self, **changes: Any) -> Setting:
         return dataclasses.replace(self, **changes)
@@ -123,15 +126,18 @@ def train(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
 
 def grpo(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     """GRPO's policy gradient on a batch of rollouts; sampling them is the decode step."""
-    policy = Grpo()
-    loss = builders.policy_gradient(model, execution(setting, mesh), policy)
-    return _optimizer_step(setting, model, mesh, loss, policy=policy)
+    loss = builders.policy_gradient(model, execution(setting, mesh), setting.policy)
+    frozen = {"reference": abstract_parameters(model, mesh)} if setting.reference else {}
+    extra = flops_per_token(model, setting.length, train=False) if setting.reference else 0.0
+    return _optimizer_step(
+        setting, model, mesh, loss, frozen=frozen, policy=setting.policy, flops=extra
+    )
 
 
 def distill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     """On-policy distillation with the teacher (bf16) on the same devices."""
     teacher = sizes.size(setting.teacher)
-    loss = builders.divergence(model, teacher, execution(setting, mesh), Distill())
+    loss = builders.divergence(model, teacher, execution(setting, mesh), setting.divergence)
     frozen = builders.teacher_shapes(teacher, mesh)
     extra = flops_per_token(teacher, setting.length, train=False)
     return _optimizer_step(setting, model, mesh, loss, frozen=frozen, flops=extra)

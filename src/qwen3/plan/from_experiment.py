@@ -1,0 +1,151 @@
+"""The step that an experiment's config runs, as a Setting: what is planned is what runs.
+
+    qwen3 plan experiments/pretrain_full.py 30b-a3b s2
+    qwen3 plan experiments/post_training_full.py reasoning_rl rollout --topology v5p:4x4x4
+
+Mesh, batch, length, microbatches, recomputation, kernels and objective are the config's. The slice
+is --topology, or the file's own `TOPOLOGIES[NAME]`. A stage of pretraining is named; of RL and
+distillation, "update" is the optimizer step and "rollout" the decode step of its engine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qwen3.model import sizes
+from qwen3.model.execution import Execution
+from qwen3.plan import target
+from qwen3.plan.steps import Setting
+from qwen3.stages import distill, grpo, pretrain, sft
+from qwen3.stages.on_policy import OnPolicyConfig
+from qwen3.stages.rollouts import context
+
+PARTS = ("update", "rollout")  # of a stage that trains on what its model samples
+
+
+def setting(words: Sequence[str], topology: str | None = None) -> Setting:
+    """The Setting of (file, name, stage), of which the last two may be missing.
+
+    Raises ValueError naming the choices.
+    """
+    module = _load(words[0])
+    name, config = _config(module, words[1] if len(words) > 1 else None)
+    place = topology or getattr(module, "TOPOLOGIES", {}).get(name)
+    if place is None:
+        raise ValueError(f"{words[0]} names no slice for {name}: give --topology or --type")
+    part = words[2] if len(words) > 2 else None
+    teachers: Mapping[str, str] = getattr(module, "TEACHERS", {})
+    base = Setting(
+        model=_size(config.model), topology=place, chunk=None, teacher=teachers.get(name, "32b")
+    )
+    build = next((row for kind, row in SETTINGS.items() if type(config) is kind), None)
+    if build is None:
+        raise ValueError(f"{words[0]} {name} is a {type(config).__name__}, which has no step")
+    return build(config, base, part, len(target.devices(place)))
+
+
+def _load(path: str) -> ModuleType:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is no file of an experiment")
+    spec = importlib.util.spec_from_file_location(f"experiment_{Path(path).stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _config(module: ModuleType, name: str | None) -> tuple[str, Any]:
+    configs = dict(getattr(module, "CONFIGS", {}))
+    if name is None and hasattr(module, "CONFIG"):
+        named = (key for key, value in configs.items() if value is module.CONFIG)
+        return next(named, "CONFIG"), module.CONFIG
+    if name is None or name not in configs:
+        raise ValueError(f"{module.__file__} has no config {name!r}; it has {', '.join(configs)}")
+    return name, configs[name]
+
+
+def _size(model: sizes.ModelConfig) -> str:
+    """The name of a published size. Raises ValueError for another model."""
+    if model.name not in sizes.SIZES or sizes.size(model.name) != model:
+        raise ValueError(f"{model.name} is not one of the sizes {', '.join(sizes.SIZES)}")
+    return model.name
+
+
+def _common(config: Any, base: Setting, rows: float, devices: int, **changes: Any) -> Setting:
+    """What all stages have in common: mesh, rows and kernels."""
+    kernels = dict(getattr(config, "execution", {}))
+    return base.replace(
+        batch_per_device=rows / devices,
+        remat=kernels.pop("remat", Execution().remat),
+        execution=tuple(kernels.items()),
+        **{"mesh": config.mesh, **changes},
+    )
+
+
+def _pretraining(config: pretrain.Config, base: Setting, part: str | None, devices: int) -> Setting:
+    stages = {stage.name: stage for stage in config.stages}
+    if (part or next(iter(stages))) not in stages:
+        raise ValueError(f"there is no stage {part!r}; there are {', '.join(stages)}")
+    stage = stages[part or next(iter(stages))]
+    return _common(
+        config,
+        base,
+        stage.data.batch,
+        devices,
+        mesh=config.mesh if stage.mesh is None else stage.mesh,
+        microbatches=stage.microbatches,
+        length=stage.data.length,
+        optim=stage.optim,
+    )
+
+
+def _fine_tuning(config: sft.Config, base: Setting, part: str | None, devices: int) -> Setting:
+    changes = {"length": config.length, "optim": config.optim}
+    return _common(config, base, config.batch, devices, microbatches=config.microbatches, **changes)
+
+
+def _on_policy(
+    config: OnPolicyConfig, base: Setting, part: str | None, devices: int, **changes: Any
+) -> Setting:
+    if (part or "update") not in PARTS:
+        raise ValueError(f"{config.name} has no part {part!r}; it has {', '.join(PARTS)}")
+    if part == "rollout":
+        length = context(config.model, config.length)
+        return _common(
+            config,
+            base,
+            config.sampling.slots,
+            devices,
+            step="decode",
+            length=length,
+        )
+    # At most one answer a row: what must fit is the phase whose answers are all long.
+    rows = config.prompts // config.minibatches * config.sampling.samples
+    changes |= {"length": config.length, "optim": config.optim}
+    changes["microbatches"] = config.microbatches
+    return _common(config, base, rows, devices, **changes)
+
+
+def _grpo(config: grpo.Config, base: Setting, part: str | None, devices: int) -> Setting:
+    changes = {"step": "grpo", "policy": config.policy, "reference": bool(config.reference)}
+    return _on_policy(config, base, part, devices, **changes)
+
+
+def _distill(config: distill.Config, base: Setting, part: str | None, devices: int) -> Setting:
+    changes = {"step": "distill", "divergence": config.divergence}
+    return _on_policy(config, base, part, devices, **changes)
+
+
+# kind of config -> (config, base, part, devices) -> Setting
+SETTINGS: dict[type, Callable[..., Setting]] = {
+    pretrain.Config: _pretraining,
+    sft.Config: _fine_tuning,
+    grpo.Config: _grpo,
+    distill.Config: _distill,
+}

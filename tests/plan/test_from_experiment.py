@@ -1,0 +1,126 @@
+"""The step that `qwen3 plan FILE NAME STAGE` compiles is the one that the experiment runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("libtpu")
+
+from qwen3.cli import main
+from qwen3.config import MeshConfig
+from qwen3.losses.grpo_config import Grpo
+from qwen3.model import sizes
+from qwen3.plan import from_experiment, target
+
+ROOT = Path(__file__).parents[2]
+PRETRAIN, POST = (str(ROOT / "experiments" / f"{n}_full.py") for n in ("pretrain", "post_training"))
+
+TINY = """
+from qwen3.config import MeshConfig, OptimConfig
+from qwen3.data.mixture import Stage
+from qwen3.losses.grpo_config import Grpo
+from qwen3.model.sizes import size
+from qwen3.stages import grpo, pretrain, sft
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
+
+OPTIM = OptimConfig(peak=1e-3, warmup=0, moments="bfloat16")
+def stage(name, length, batch):
+    return pretrain.StageConfig(
+        Stage(name, {"text": 1.0}, length, batch), 10, OPTIM, 1e4, microbatches=2
+    )
+CONFIGS = {
+    "pre": pretrain.Config(
+        size("tiny"),
+        (stage("s1", 256, 16), stage("s2", 512, 8)),
+        {"text": "/data"},
+        mesh=MeshConfig(fsdp=2, tensor=2),
+        execution={"remat": "dots"},
+    ),
+    "rl": grpo.Config(
+        model=size("tiny"), tokenizer="/t", tasks=(Share("lock"),), steps=4, optim=OPTIM,
+        sampling=Sampling(samples=4, max_tokens=64, slots=8), prompts=8, minibatches=2, length=256,
+        policy=Grpo(kl="k2", kl_coef=0.1), reference="/r",
+    ),
+    "other": sft.Config(size("tiny").replace(layers=3), "/t", ("/d",), 10, OPTIM, length=256),
+}
+CONFIG = CONFIGS["pre"]
+TOPOLOGIES = {"pre": "v5e:2x2"}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "tiny.py"
+    path.write_text(TINY)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def four_devices(monkeypatch):
+    """Which devices a slice has is not asked of the TPU's library."""
+    counts = {"v5e:2x2": 4, "v5p:4x4x4": 64, "v5p:4x8x8": 256, "v5p:8x16x16": 2048}
+    monkeypatch.setattr(target, "devices", lambda name: [None] * counts[name])
+
+
+def test_a_stage_of_pretraining_is_planned_as_it_runs(tiny):
+    setting = from_experiment.setting([tiny, "pre", "s2"])
+    assert (setting.model, setting.topology, setting.step) == ("tiny", "v5e:2x2", "train")
+    assert setting.mesh == MeshConfig(fsdp=2, tensor=2) and setting.microbatches == 2
+    assert (setting.length, setting.batch_per_device) == (512, 2.0)
+    assert (setting.remat, setting.chunk) == ("dots", None) and not setting.execution
+    assert setting.optim.moments == "bfloat16"
+    assert from_experiment.setting([tiny]).length == 256  # CONFIG and its first stage
+
+
+def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
+    update = from_experiment.setting([tiny, "rl"], "v5e:2x2")
+    assert (
+        update.step == "grpo" and update.reference and update.policy == Grpo(kl="k2", kl_coef=0.1)
+    )
+    assert update.batch_per_device * 4 == 8 // 2 * 4
+    rollout = from_experiment.setting([tiny, "rl", "rollout"], "v5e:2x2")
+    assert (rollout.step, rollout.length, rollout.batch_per_device) == ("decode", 257, 2.0)
+
+
+def test_the_full_experiments_name_their_slices():
+    setting = from_experiment.setting([PRETRAIN, "30b-a3b", "s3"])
+    assert setting.topology == "v5p:4x8x8" and setting.mesh.expert == 4
+    assert setting.length == 32_768 and setting.batch_per_device * 256 == 256
+    setting = from_experiment.setting([PRETRAIN, "235b-a22b", "s3"])
+    assert setting.mesh.context == 8 and setting.topology == "v5p:8x16x16"
+    setting = from_experiment.setting([POST, "on_policy"])
+    assert (setting.step, setting.teacher, setting.mesh.tensor) == ("distill", "32b", 4)
+    for name in ("cold_start", "reasoning_rl", "fusion", "general_rl", "off_policy"):
+        assert from_experiment.setting([POST, name]).length == 40_960
+    assert from_experiment.setting([POST, "reasoning_rl"]).policy.entropy
+
+
+def test_what_cannot_be_planned_is_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="no config 'past'; it has pre, rl, other"):
+        from_experiment.setting([tiny, "past"])
+    with pytest.raises(ValueError, match="no stage 's9'; there are s1, s2"):
+        from_experiment.setting([tiny, "pre", "s9"])
+    with pytest.raises(ValueError, match="no part 's1'; it has update, rollout"):
+        from_experiment.setting([tiny, "rl", "s1"], "v5e:2x2")
+    with pytest.raises(ValueError, match="names no slice for rl: give --topology"):
+        from_experiment.setting([tiny, "rl"])
+    with pytest.raises(ValueError, match="tiny is not one of the sizes 0.6b"):
+        from_experiment.setting([tiny, "other"], "v5e:2x2")
+    with pytest.raises(ValueError, match="is no file of an experiment"):
+        from_experiment.setting([str(tmp_path / "none.py")])
+
+
+def test_the_command_compiles_the_experiments_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()
+    small = sizes.ModelConfig("small", 2, 256, 512, 4, 2, vocab=1024)  # heads as kernels want them
+    monkeypatch.setitem(sizes.SIZES, "small", small)
+    path = tmp_path / "small.py"
+    path.write_text(TINY.replace('size("tiny")', 'size("small")'))
+    code = main(["plan", str(path), "pre", "s1", "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    assert code == 0 and plan["fits"] and plan["devices"] == 4
+    assert plan["setting"]["microbatches"] == 2 and plan["setting"]["mesh"]["tensor"] == 2
+    assert main(["plan", "--model", "small"]) == 2
+    assert "plan wants --model and --topology" in capsys.readouterr().err
