@@ -277,6 +277,11 @@ FORMS = [
         refusal=r"a sample has messages .* or ids, this one has problem, solution",
     ),
     Row(
+        "kakao/diatool-dpo#2",
+        {"messages": json.dumps([ASK, REPLY])},
+        {"messages": [ASK, REPLY]},
+    ),
+    Row(
         "THUDM/slime#1315",
         {"messages": "<|im_start|>user\nWhich?<|im_end|>\n"},
         refusal="a conversation is a list of messages",
@@ -317,6 +322,15 @@ def test_a_fractional_weight_stands_in_the_loss_mask(tokenizer):
 
 LINE = json.dumps({"messages": [ASK, REPLY]})
 BYTES = {
+    "hiyouga/LlamaFactory#8947 a list instead of lines": (
+        "a.json",
+        json.dumps([json.loads(LINE)], indent=2).encode(),
+    ),
+    "microsoft/promptflow#4202 a list, with a mark, packed": (
+        "a.json.gz",
+        gzip.compress(b"\xef\xbb\xbf" + f"[{LINE}]".encode()),
+    ),
+    "hiyouga/LlamaFactory#7982 lines in a file named .json": ("a.json", LINE.encode()),
     "huggingface/datasets#8241 a byte-order mark": ("a.jsonl", b"\xef\xbb\xbf" + LINE.encode()),
     "wbolster/jsonlines#68 a mark and blank lines": (
         "a.jsonl",
@@ -335,6 +349,21 @@ def test_a_file_is_read_however_it_was_saved(name, data, tokenizer, tmp_path):
     (expected,) = conversations.sequences(json.loads(LINE), tokenizer)
     (sequence,) = conversations.read(tmp_path / name, tokenizer)
     assert sequence.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_a_fault_in_a_list_is_named_by_its_row(tokenizer, tmp_path):
+    """hiyouga/LlamaFactory#8947."""
+    path = tmp_path / "a.json"
+    for row, words in (
+        (7, "a.json, row 2: a JSON int, not an object"),
+        ({}, "a.json, row 2: a sam"),
+    ):
+        path.write_text(json.dumps([json.loads(LINE), row]))
+        with pytest.raises(ValueError, match=words):
+            conversations.read(path, tokenizer)
+    path.write_text(f"[{LINE},\n{LINE}")
+    with pytest.raises(ValueError, match=r"a.json: not JSON \(Expecting ',' delimiter"):
+        conversations.read(path, tokenizer)
 
 
 def test_a_parquet_file_does_not_merge_the_arguments_of_calls(tokenizer, tmp_path):

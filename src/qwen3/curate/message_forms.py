@@ -89,6 +89,8 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
 def read_messages(messages: Any) -> tuple[list[dict[str, Any]], dict[int, float], Any]:
     """(messages in the form of `data.chat`, weights that are written at them, tools in a system
     message). Raises ValueError naming the message and what is wrong with it."""
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        messages = _loaded(messages, "messages")
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
         raise ValueError(f"a conversation is a list of messages, not {str(messages)[:80]!r}")
     result, weights, tools = [], {}, None

@@ -18,7 +18,7 @@ from qwen3.data.atomic import replacing
 from qwen3.data.unpacked import BadData, chunks, compression, optional
 
 LONGEST_LINE = 1 << 28  # bytes; a longer line is refused, as it is held in memory
-PARQUET = ".parquet"
+PARQUET, LIST = ".parquet", ".json"
 BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -31,19 +31,20 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, row) of a file of JSON lines, or of Parquet where its name ends so.
 
-    path: local or a URL, plain, .gz or .zst. Only "\\n" ends a line (a text may hold U+2028); blank
-    lines are passed over, a byte-order mark is dropped. fields: those that every row must have; a
-    mapping gives the types of their values too. Raises ValueError naming file, line and fault for a
-    row that is not a JSON object in UTF-8 (cut off, binary, nested too deep, a number of thousands
-    of digits, a lone surrogate) or has other fields; with `skipped` such rows are left out and
-    their messages appended to it. A compressed file that is cut off or damaged, and a file that is
-    not Parquet, is a ValueError in any case.
+    A file named .json may also be one JSON list of rows, which is read as a whole. path: local or a
+    URL, plain, .gz or .zst. Only "\\n" ends a line (a text may hold U+2028); blank lines are passed
+    over, a byte-order mark is dropped. fields: those that every row must have; a mapping gives the
+    types of their values too. Raises ValueError naming file, line and fault for a row that is not a
+    JSON object in UTF-8 (cut off, binary, nested too deep, a number of thousands of digits, a lone
+    surrogate) or has other fields; with `skipped` such rows are left out and their messages
+    appended to it. A compressed file that is cut off or damaged, a list that is no JSON, and a file
+    that is not Parquet, is a ValueError in any case.
     """
     path = str(path)
     if path.endswith(PARQUET):
         rows: Iterator[tuple[int, dict | BadData]] = enumerate(parquet.read(path), 1)
     else:
-        rows = _json_rows(path)
+        rows = _listed_rows(path) if _is_list(path) else _json_rows(path)
     for number, row in rows:
         if isinstance(row, dict):
             fault = _fault(row, fields)
@@ -68,11 +69,27 @@ def _fault(row: Mapping[str, Any], fields: Collection[str] | Mapping[str, type])
 
 def place(path: Any, number: int) -> str:
     """How messages name a row of a file: "a.jsonl, line 3", "a.parquet, row 3"."""
-    return f"{path}, {'row' if str(path).endswith(PARQUET) else 'line'} {number}"
+    return f"{path}, {'row' if _plain_name(path).endswith((PARQUET, LIST)) else 'line'} {number}"
+
+
+def _plain_name(path: Any) -> str:
+    """The name without the ending of its compression."""
+    return str(path).removesuffix(compression(str(path)) or "")
 
 
 def parse_row(data: bytes, where: str) -> dict[str, Any]:
     """One line of JSON in UTF-8 -> dict; BadData naming `where` and what is wrong with it."""
+    return _as_row(_parse(data, where), where)
+
+
+def _as_row(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise BadData(f"{where}: a JSON {type(value).__name__}, not an object")
+
+
+def _parse(data: bytes, where: str) -> Any:
+    """JSON in UTF-8; BadData naming `where` and what is wrong with it."""
     if b"\0" in data:
         raise BadData(f"{where}: binary data, not text (a zero byte)")
     try:
@@ -90,9 +107,7 @@ def parse_row(data: bytes, where: str) -> dict[str, Any]:
     except ValueError:
         fault = "a whole number of more digits than Python reads"
     else:
-        if isinstance(row, dict):
-            return row
-        fault = f"a JSON {type(row).__name__}, not an object"
+        return row
     raise BadData(f"{where}: {fault}")
 
 
@@ -127,6 +142,27 @@ def _json_rows(path: str) -> Iterator[tuple[int, dict | BadData]]:
                 yield number, parse_row(text, place(path, number))
             except BadData as error:
                 yield number, error
+
+
+def _is_list(path: str) -> bool:
+    """Whether a file that is named .json begins as a JSON list."""
+    if not _plain_name(path).endswith(LIST):
+        return False
+    beginnings = (chunk.removeprefix(BOM).lstrip() for chunk in chunks(path))
+    return next(filter(None, beginnings), b"").startswith(b"[")
+
+
+def _listed_rows(path: str) -> Iterator[tuple[int, dict | BadData]]:
+    data = bytearray()
+    for chunk in chunks(path):
+        data += chunk
+        if len(data) > LONGEST_LINE:
+            raise BadData(f"{path}: a list of more than {LONGEST_LINE >> 20} MiB; use JSON lines")
+    for number, value in enumerate(_parse(bytes(data), path), 1):
+        try:
+            yield number, _as_row(value, place(path, number))
+        except BadData as error:
+            yield number, error
 
 
 def _lines(path: str) -> Iterator[bytes]:
