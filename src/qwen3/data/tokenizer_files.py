@@ -147,8 +147,10 @@ def _stored_added_tokens(folder: Path) -> list[tuple[str, int, bool]]:
             if departure := _flags(token):
                 raise ValueError(departure)
             tokens[token["content"]] = (int(number), bool(token.get("special")))
-        if strange := [text for text in tokens if not isinstance(text, str)]:
-            raise ValueError(f"{strange[0]!r:.80} is no text")
+        for text in tokens:
+            if not isinstance(text, str):
+                raise ValueError(f"{text!r:.80} is no text")
+            text.encode()  # fails for a lone surrogate
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: added tokens are not readable: {error}") from error
     return sorted(((text, *token) for text, token in tokens.items()), key=lambda token: token[1])

@@ -1,8 +1,10 @@
 """What a folder says of its tokenizer beside the vocabulary: chat template, special texts, stops.
 
 A chat template stands in chat_template.jinja, tokenizer_config.json or, as older processors write
-it, chat_template.json; transformers prefers them in this order. The first Qwen3 release's template
-is built in (`data.chat`); any other is kept and rendered as it is (`data.folder_template`).
+it, chat_template.json; transformers prefers them in this order. Others by name, such as "tool_use",
+stand in a list there, or as files in additional_chat_templates beside chat_template.jinja. The
+template of Qwen3's first release is built in (`data.chat`); any other is kept and rendered as it is
+(`data.folder_template`).
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ SPECIAL_TEXTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")
+NAMED_TEMPLATES = "additional_chat_templates"  # folder of NAME.jinja
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def read(folder: str | Path) -> TokenizerSettings:
     folder = Path(folder)
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
-    templates = _templates(folder, config)
+    templates = _templates(folder, config, named=_named_templates(folder))
     template = next(iter(templates.values()), None)
     _warn_of_choice(folder, templates)
     stops = hf_generation.stop_ids(folder)
@@ -82,6 +85,8 @@ def write(settings: TokenizerSettings, folder: Path, added_tokens: Mapping[str, 
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)
     write_atomically(folder / "tokenizer_config.json", text + "\n")
+    for path in (folder / NAMED_TEMPLATES).glob("*.jinja"):
+        path.unlink()
     # Loaders prefer the first of these; one of an earlier tokenizer would hide the template above.
     if (folder / "chat_template.jinja").exists():
         write_atomically(folder / "chat_template.jinja", template)
@@ -91,15 +96,32 @@ def write(settings: TokenizerSettings, folder: Path, added_tokens: Mapping[str, 
 
 
 def names_template(folder: str | Path, template: str | None) -> bool:
-    """Whether the folder says that its chat template is `template` (None: the built-in one)."""
+    """Whether the folder's files, without folders in it, say that its chat template is `template`
+    (None: the built-in one)."""
     path = Path(folder) / "tokenizer_config.json"
-    templates = _templates(Path(folder), read_json(path) if path.is_file() else {})
+    templates = _templates(Path(folder), read_json(path) if path.is_file() else {}, named={})
     stored = next(iter(templates.values()), None)
     return is_built_in(stored) if template is None else stored == template
 
 
-def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """{file: its chat template}, the one that counts first. config: of tokenizer_config.json."""
+def _named_templates(folder: Path) -> dict[str, Path]:
+    """{name: file} of the templates beside the default one.
+
+    Raises ValueError where there are some and no default: transformers has none then either.
+    """
+    named = {path.stem: path for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
+    if named and not (folder / TEMPLATE_FILES[0]).is_file():
+        raise ValueError(f"{folder}: {NAMED_TEMPLATES} without a {TEMPLATE_FILES[0]}")
+    return named
+
+
+def _templates(
+    folder: Path, config: Mapping[str, Any], *, named: Mapping[str, Path]
+) -> dict[str, str]:
+    """{file: its chat template}, the one that counts first.
+
+    config: of tokenizer_config.json. named: files of templates beside chat_template.jinja.
+    """
     templates: dict[str, str] = {}
     for name in TEMPLATE_FILES:
         path = folder / name
@@ -107,7 +129,12 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
             continue
         try:
             if name.endswith(".jinja"):
-                stored: Any = path.read_text(encoding="utf-8")
+                texts = {"default": path, **named}
+                stored: Any = [
+                    {"name": key, "template": file.read_text(encoding="utf-8")}
+                    for key, file in texts.items()
+                ]
+                stored = stored if named else stored[0]["template"]
             else:
                 stored = (config if name == TEMPLATE_FILES[1] else read_json(path)).get(
                     "chat_template"
@@ -167,6 +194,8 @@ def _special_texts(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     for name in SPECIAL_TEXTS:
         value = config.get(name, SPECIAL_TEXTS[name])
         if name == "additional_special_tokens":
+            if not isinstance(value, list | tuple | None):
+                raise ValueError(f"{path}: {name} {value!r:.80} is no list of tokens")
             texts[name] = [_text(path, name, item) for item in value or ()]
         else:
             texts[name] = None if value is None else _text(path, name, value)
