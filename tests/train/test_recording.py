@@ -89,3 +89,11 @@ def test_a_workdir_keeps_the_checkpoints_that_are_asked_for(tmp_path, keep, step
         save = work.checkpoints.hook(2, lambda step: {})
         train(create(toy.init(), TX), STEP, toy.Source(), until=6, hooks=[save])
     assert work.checkpoints.steps() == steps
+
+
+def test_a_measurement_before_the_first_step_is_recorded_and_shown_as_step_0(tmp_path, capsys):
+    log = Log(every=4)
+    first, *rest = record(tmp_path, log, initial={"eval/score": 0.25})
+    assert first == {"step": 0, "stage": "s2", "eval/score": 0.25}
+    assert [line["step"] for line in rest] == [4]
+    assert capsys.readouterr().err.splitlines()[0] == "stage s2  step 0/6  held out 0.250"

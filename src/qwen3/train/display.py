@@ -15,6 +15,7 @@ from rich.table import Table
 COLUMNS = (
     ("loss", "loss", "{:.4f}"),
     ("correct", "correct", "{:.3f}"),
+    ("eval/score", "held out", "{:.3f}"),
     ("learning_rate", "rate", "{:.3g}"),
     ("grad_norm", "grad", "{:.3g}"),
     ("tokens_per_second", "tokens/s", "{:,.0f}"),
@@ -55,12 +56,9 @@ class Display:
 
     def cells(self, step: int, values: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(heading, text) of every column."""
-        left = (self._until - step) * values.get("seconds", 0.0)
-        head = [
-            ("stage", self._stage),
-            ("step", f"{step}/{self._until}"),
-            ("ETA", duration(left)),
-        ]
+        head = [("stage", self._stage), ("step", f"{step}/{self._until}")]
+        if "seconds" in values:
+            head.append(("ETA", duration((self._until - step) * values["seconds"])))
         return head + [
             (heading, form.format(values[metric]))
             for metric, heading, form in COLUMNS
