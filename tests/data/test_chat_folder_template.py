@@ -11,7 +11,7 @@ import pytest
 from folder_templates import OWN, TEMPLATES, THINKING, TOOLS, dialogue
 
 from qwen3.config import digest
-from qwen3.data import chat
+from qwen3.data import chat, tokenizer_settings
 from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.chat_template import CHAT_TEMPLATE
 from qwen3.data.folder_template import training_tokens
@@ -344,6 +344,27 @@ def test_named_templates_are_chosen_as_transformers_does(folder):
         assert tokenizer.decode(chat_prompt_ids(tokenizer, messages, tools=tools)) == expected
     with pytest.raises(ValueError, match="chat template not readable: .*with a default"):
         Tokenizer.load(folder(named[1:]))
+
+
+def test_named_templates_in_files_are_those_of_a_list(folder, tiny, tmp_path):
+    """As transformers writes them since 4.53; saved again they are one template in one file."""
+    path = folder(None)
+    (path / "chat_template.jinja").write_text(OWN)
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates" / "tool_use.jinja").write_text(THINKING)
+    tokenizer = Tokenizer.load(path)
+    assert not tokenizer_settings.names_template(path, tokenizer.chat_template)
+    tokenizer.save(tmp_path / "again")
+    for used in (tokenizer, Tokenizer.load(tmp_path / "again")):
+        for seed in range(10):
+            messages, tools = dialogue(seed)
+            expected = reference(THINKING if tools else OWN, messages, tools)
+            assert used.decode(chat_prompt_ids(used, messages, tools=tools)) == expected
+    (path / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="additional_chat_templates without a chat_template.jinja"):
+        Tokenizer.load(path)
+    tiny.save(path)
+    assert Tokenizer.load(path).chat_template is None
 
 
 def test_a_run_knows_its_tokenizer_by_the_template_too(tiny, folder):

