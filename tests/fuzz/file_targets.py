@@ -243,6 +243,15 @@ def rows_file(name):
     return open_target
 
 
+def json_list(folder):
+    """One JSON list of rows."""
+
+    def change(data, rng):
+        return damage.bent_text(ROWS, rng) if rng.random() < 0.5 else damage.damaged(data, rng)
+
+    return damaged_file(folder, "a.json", json.dumps(ROWS, indent=1).encode(), change), each_way
+
+
 def one_row(folder):
     """A line of JSON from anywhere."""
     return lambda rng: damage.bent_text(ROWS[0], rng), lambda data: parse_row(data, str(folder))
@@ -498,6 +507,7 @@ FILES = [
     Target("tokenizer", tokenizer, CHARTER, 5_000, 60, named=True),
     Target("ranks", rank_file, CHARTER, 5_000, 200, named=True),
     Target("JSON lines", rows_file("a.jsonl"), CHARTER, 5_000, 100, named=True),
+    Target("JSON list", json_list, CHARTER, 5_000, 100, named=True),
     Target("gzip", rows_file("a.jsonl.gz"), CHARTER, 5_000, 100, named=True),
     Target("zstd", rows_file("a.jsonl.zst"), CHARTER, 5_000, 100, named=True),
     Target("Parquet", rows_file("a.parquet"), CHARTER, 5_000, 100, named=True),

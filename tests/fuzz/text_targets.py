@@ -300,7 +300,7 @@ def engine_requests(engine):
 def targets(tokenizer, engine):
     """name -> target of all that is text."""
     scorers = [
-        Target(name, scorer(task), (), *((1_600, 4) if name == "coding" else (8_000, 30)))
+        Target(name, scorer(task), (), *((1_600, 8) if name == "coding" else (8_000, 60)))
         for name, task in TASKS.items()
     ]
     return [

@@ -1,7 +1,6 @@
 """Every row of the table keeps the promises of a Task."""
 
 import json
-import random
 import re
 import time
 from dataclasses import asdict, replace
@@ -164,70 +163,6 @@ def test_adversarial_answers_score_zero(task, split):
             assert task.score(problem, text) == 0.0, text[:200]
 
 
-ALPHABET = "abc XYZ 019 +-*/()[]{}<>|\\\"'`#$%^&_=.,:;!?\n\t é 锁 周 ∑ 🤷 \u202e\u0000"
-PIECES = (
-    "<think>",
-    "</think>",
-    "<think>\n\n</think>\n\n",
-    "<|im_end|>",
-    "<|im_start|>",
-    "Answer:",
-    "\\boxed{",
-    "\\frac{1}{0}",
-    "\\sqrt[",
-    "{{{{",
-    "}}}}",
-    "```python\n",
-    "```",
-    "def f(:\n",
-    "<tool_call>\n",
-    "\n</tool_call>",
-    '{"name": ',
-    "[[[[[[",
-    "NaN",
-    "1e999",
-    "0/0",
-    "9" * 400,
-    "| a | b |\n|---|---|\n",
-    "\\infty",
-    "\\begin{pmatrix}",
-    "\\int_0^1",
-    "x=y=z",
-    "\\text{",
-)
-
-
-def fuzz(task, problem, rng):
-    """A mangled oracle, or noise."""
-    text = task.oracle(problem) if rng.random() < 0.7 else ""
-    head, _, body = text.rpartition("\n\n")
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randint(0, len(body))
-        piece = rng.choice(PIECES) if rng.random() < 0.6 else "".join(rng.choices(ALPHABET, k=9))
-        cut = rng.choice((0, 0, 1, 5, len(body)))
-        body = body[:at] + piece * rng.choice((1, 1, 2, 50)) + body[at + cut :]
-    return f"{head}\n\n{body}" if rng.random() < 0.8 else head + body
-
-
-def fuzz_task(task, count):
-    rng, slowest, verdicts = random.Random(task.name), 0.0, []
-    for seed in range(count):
-        problem = task.generate(seed % 50, difficulty=(seed % 11) / 10, split=SPLITS[seed % 2])
-        text, start = fuzz(task, problem, rng), time.monotonic()
-        score = task.score(problem, text)
-        assert score is None or 0.0 <= score <= 1.0, text
-        slowest = max(slowest, time.monotonic() - start)
-        verdicts.append(score)
-    # A model must not be able to dodge a zero often: no verdict is for the rare broken verifier.
-    assert verdicts.count(None) <= 0.05 * count
-    assert slowest < 60
-
-
-@EVERY
-def test_no_scorer_raises_or_hangs_on_fuzzed_outputs(task):
-    fuzz_task(task, 15 if task.name in RUNS_CODE else 60)
-
-
 LONG = [
     piece + unit * (60_000 // len(unit)) + end
     for piece, unit, end in [
@@ -270,12 +205,6 @@ def test_long_hostile_answers_are_scored_at_once(task):
         start = time.monotonic()
         assert task.score(problem, text) == 0.0, text[:20]
         assert time.monotonic() - start < 5, text[:20]
-
-
-@EVERY
-@pytest.mark.slow
-def test_no_scorer_raises_or_hangs_on_ten_thousand_fuzzed_outputs(task):
-    fuzz_task(task, 10_000 // len(TASKS) + 1)
 
 
 def test_an_unknown_task_split_difficulty_or_mode_is_named_with_the_choices():
