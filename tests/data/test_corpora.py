@@ -85,6 +85,25 @@ def test_a_full_disk_leaves_the_old_corpus_and_no_rubbish(rows, tokenizer, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "rows.jsonl"]
 
 
+def test_a_corpus_is_on_the_disk_before_it_has_its_name(rows, tokenizer, tmp_path, monkeypatch):
+    events, fsync, rename = [], os.fsync, os.rename
+
+    def synced(number):
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{number}")))
+        fsync(number)
+
+    def renamed(source, target):
+        events.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    corpus = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c")
+    before = events[: events.index("renamed")]
+    assert {file.name for file in corpus.folder.rglob("*")} <= {*before}
+    assert events[-1] == tmp_path.name
+
+
 def test_what_a_killed_build_left_is_cleared_away_or_put_back(rows, tokenizer, tmp_path):
     first = prepare(JsonLinesFiles(rows), tokenizer, tmp_path / "c").hash
     left = tmp_path / f".c.building.{socket.gethostname()}.{2**22 + 1}"

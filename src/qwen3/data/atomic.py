@@ -33,7 +33,7 @@ def replacing(path: Any) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(target)
-        _sync_names(beside.parent)
+        sync(beside.parent)
     except BaseException:
         # A file system that went read-only refuses this too; the first error is the one to tell.
         with suppress(OSError):
@@ -53,9 +53,12 @@ def _uploading(url: str) -> Iterator[IO[bytes]]:
         system.put_file(file.name, target)
 
 
-def _sync_names(folder: Path) -> None:
-    """Flush the names in a folder to the disk: without it a crash may undo a renaming."""
-    number = os.open(folder, os.O_RDONLY)
+def sync(path: str | os.PathLike[str]) -> None:
+    """Flush a file's content, or the names in a folder, to the disk (fsync).
+
+    Without it a crash can undo a renaming, or leave a renamed file empty.
+    """
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen3.data.atomic import sync
 from qwen3.data.document import Document, Source
 from qwen3.data.token_store import sample, sha256, write
 from qwen3.data.tokenizer import Tokenizer
@@ -143,7 +144,10 @@ def prepare(
         building.mkdir(parents=True)
         manifest = facts | {"key": key} | write(several, tokenizer, building)
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
+        for path in (*building.rglob("*"), building):
+            sync(path)
         _move(building, folder, rebuild)
+        sync(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = building.parent

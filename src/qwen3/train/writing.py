@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -61,11 +60,6 @@ def write_atomically(path: epath.Path, text: str) -> None:
 
 
 def sync(path: epath.Path) -> None:
-    """Flush a file's content, or a directory's names, to the disk (fsync)."""
-    if remote(path):
-        return
-    number = os.open(os.fspath(path), os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    """`data.atomic.sync` of a path of a workdir; object stores need none."""
+    if not remote(path):
+        atomic.sync(path)
