@@ -36,8 +36,6 @@ from qwen3.supervise.environment import command, environment, secrets
 from qwen3.supervise.first_error import CASCADE, first_error, hung_at
 from qwen3.supervise.pod_settings import PodSettings
 
-NAME, HOST = os.environ["QWEN3_NAME"], Path(os.environ["QWEN3_HOST_DIR"])
-RUN = epath.Path(os.environ["FOLDER"])
 # Chips are let go of only seconds after the process that held them died.
 HEALTH = """for _ in {1..20}; do
   lsof -t /dev/vfio/[0-9]* /dev/accel* 2> /dev/null || break
@@ -55,11 +53,17 @@ class Supervisor:
     """Attempts, one after another, until there is a reason to stop."""
 
     def __init__(self) -> None:
+        self.name, self.folder = os.environ["QWEN3_NAME"], Path(os.environ["QWEN3_HOST_DIR"])
+        self.bucket = epath.Path(os.environ["FOLDER"])
         self.stop, self.lock = "", threading.Lock()
         self.settings = settings = PodSettings.of(os.environ)
         self.program = command(settings)
         self.environment = {**os.environ, **environment(settings), **secrets(settings)}
-        self.state: dict[str, Any] = {"host": NAME, "start": os.environ["START"], "checkpoint": 0}
+        self.state: dict[str, Any] = {
+            "host": self.name,
+            "start": os.environ["START"],
+            "checkpoint": 0,
+        }
         signal.signal(signal.SIGTERM, self._told)
         threading.Thread(target=self._report_for_ever, daemon=True).start()
 
@@ -73,10 +77,10 @@ class Supervisor:
             failures = 0 if self.state["checkpoint"] > newest else failures + 1
             same = failures > 1 and error == previous and not CASCADE.search(error)
             if code in (0, 2):
-                self.stop_everywhere("done" if code == 0 else f"host {NAME}: {error}")
+                self.stop_everywhere("done" if code == 0 else f"host {self.name}: {error}")
             elif not self.stop and (same or failures >= self.settings.TRIES):
                 self.stop_everywhere(
-                    f"host {NAME}: {failures} attempts, no new checkpoint: {error}"
+                    f"host {self.name}: {failures} attempts, no new checkpoint: {error}"
                 )
             newest, previous = self.state["checkpoint"], error
             wait = time.monotonic() + min(2**failures, 300)
@@ -89,7 +93,7 @@ class Supervisor:
     def attempt(self, health: bool) -> int:
         """Run the process to its end; 128 + n if signal n ended it."""
         for name in ("heartbeat.json", "exit.json"):
-            (HOST / name).unlink(missing_ok=True)
+            (self.folder / name).unlink(missing_ok=True)
         number = self.state["attempt"] + 1
         fresh = {"error": "", "spent": {}, "hung": 0, "step": self.state["checkpoint"]}
         self.report("attempt", state="running", attempt=number, **fresh)
@@ -105,7 +109,7 @@ class Supervisor:
                 env=self.environment,
                 start_new_session=True,
             )
-        (HOST / "child").write_text(str(child.pid))
+        (self.folder / "child").write_text(str(child.pid))
         self.attend(child)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -126,7 +130,7 @@ class Supervisor:
                 child.terminate()
             if asked and now > asked + self.settings.STOP_SECONDS:
                 os.killpg(child.pid, signal.SIGKILL)
-            beat = last_beat()
+            beat = self.last_beat()
             silent = now - max(beat, begun)
             settings = self.settings
             minutes = settings.HANG_MINUTES if beat > begun else settings.START_MINUTES
@@ -139,7 +143,7 @@ class Supervisor:
 
     def error(self, code: int) -> str:
         """One line on how the attempt ended: the program's words, the log's, or the exit code."""
-        log, own = self.log().read_text(errors="replace"), read(HOST / "exit.json")
+        log, own = self.log().read_text(errors="replace"), read(self.folder / "exit.json")
         if code in (0, 42):
             return "told to stop, and saved" if code else ""
         if self.state["hung"]:
@@ -153,8 +157,8 @@ class Supervisor:
         """Tell the supervisors of all hosts to stop, by a file in the bucket."""
         self.stop = self.stop or reason
         with contextlib.suppress(OSError):
-            if not (RUN / "pod" / "stop").exists():
-                put(RUN / "pod" / "stop", reason.encode())
+            if not (self.bucket / "pod" / "stop").exists():
+                self.put(self.bucket / "pod" / "stop", reason.encode())
 
     def report(self, event: str, **about: Any) -> None:
         """Note an event and exchange news with the bucket; one that does not answer is left."""
@@ -166,23 +170,37 @@ class Supervisor:
     def exchange(self, event: str = "") -> None:
         """Read the newest checkpoint and the reason to stop; upload state, events and log."""
         with self.lock:
-            seals = (RUN / "work" / "checkpoints").glob("*/checkpoint.json")
+            seals = (self.bucket / "work" / "checkpoints").glob("*/checkpoint.json")
             steps = [int(seal.parent.name) for seal in seals if seal.parent.name.isdigit()]
-            stop = RUN / "pod" / "stop"
+            stop = self.bucket / "pod" / "stop"
             self.stop = self.stop or (stop.read_text() if stop.exists() else "")
-            self.state |= {**read(HOST / "heartbeat.json"), "beat": last_beat()}
+            self.state |= {**read(self.folder / "heartbeat.json"), "beat": self.last_beat()}
             self.state |= {"checkpoint": max(steps, default=0), "time": time.time()}
             if event:
-                with (HOST / "events.jsonl").open("a") as lines:
+                with (self.folder / "events.jsonl").open("a") as lines:
                     lines.write(json.dumps({**self.state, "event": event}) + "\n")
-            folder = RUN / "pod" / os.environ["START"] / NAME
-            put(folder / "state.json", json.dumps(self.state).encode())
-            for file in (HOST / "events.jsonl", self.log()):
+            folder = self.bucket / "pod" / os.environ["START"] / self.name
+            self.put(folder / "state.json", json.dumps(self.state).encode())
+            for file in (self.folder / "events.jsonl", self.log()):
                 if file.exists():
-                    put(folder / file.name, file.read_bytes()[-LOG_BYTES:])
+                    self.put(folder / file.name, file.read_bytes()[-LOG_BYTES:])
+
+    def put(self, path: epath.Path, content: bytes) -> None:
+        """Write at once or not at all: object stores do so by themselves."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path if "://" in str(path) else path.with_name(f"{path.name}.{self.name}")
+        new.write_bytes(content)
+        if new != path:
+            new.replace(path)
+
+    def last_beat(self) -> float:
+        """When the process last made progress: its heartbeat, or metrics in a local workdir."""
+        files = self.folder / "heartbeat.json", Path(str(self.bucket / "work" / "metrics.jsonl"))
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
     def log(self) -> Path:
-        return HOST / f"attempt-{self.state.get('attempt', 0)}.log"
+        """The log of the newest attempt."""
+        return self.folder / f"attempt-{self.state.get('attempt', 0)}.log"
 
     def _report_for_ever(self) -> None:
         while True:
@@ -193,7 +211,7 @@ class Supervisor:
                 print(f"the bucket does not answer: {error}", flush=True)
 
     def _told(self, *_: object) -> None:
-        told = HOST / "stop"
+        told = self.folder / "stop"
         self.stop = self.stop or (told.read_text().strip() if told.exists() else "signal")
 
 
@@ -204,21 +222,6 @@ def read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value
-
-
-def put(path: epath.Path, content: bytes) -> None:
-    """Write at once or not at all: object stores do so by themselves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path if "://" in str(path) else path.with_name(f"{path.name}.{NAME}")
-    new.write_bytes(content)
-    if new != path:
-        new.replace(path)
-
-
-def last_beat() -> float:
-    """When the process last made progress: its heartbeat, or metrics in a local workdir."""
-    files = HOST / "heartbeat.json", Path(str(RUN / "work" / "metrics.jsonl"))
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 def preemption() -> str:
