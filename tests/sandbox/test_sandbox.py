@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -450,9 +451,14 @@ def test_without_isolation_code_is_refused_until_allowed(monkeypatch):
         TASKS["coding"].require()
     with pytest.raises(SandboxUnavailable):  # never a silent zero, never "no verdict"
         TASKS["coding"].score(DOUBLE, "```python\ndef double(x): return 2 * x\n```")
+    left = Path(tempfile.gettempdir()) / "candidate-999999999-x"  # of a warden that was killed
+    left.mkdir(exist_ok=True)
+    (left / "file").write_text("x")
     box = Sandbox(workers=1, limits=QUICK, allow_unisolated=True)
     assert box.run("def f(): return 1", "f", [()]).calls == (("value", 1),)
-    assert box.probe()["level"] == "rlimits"
+    assert box.probe()["level"] == "rlimits" and not left.exists()
+    (warden,) = [child.process.pid for child in box._pool.children]
+    assert not [name for name in os.listdir(left.parent) if name.startswith(f"candidate-{warden}-")]
     daemon = """
         import os, time
         def f():

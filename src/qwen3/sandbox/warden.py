@@ -42,6 +42,7 @@ def _load(name: str) -> Any:
 namespaces, seccomp, cgroups = map(_load, ("namespaces", "seccomp", "cgroups"))
 
 GRACE = 5.0  # seconds that init gets to go before the outer process is killed
+FOLDER = "candidate-"  # then the warden's number: a folder of a job without namespaces
 PIPES = ("job", "answers", "life", "note", "go")
 # Which end of each pipe is the warden's: 0 reads, 1 writes.
 OURS = {"job": 1, "answers": 0, "life": 1, "note": 0, "go": 1}
@@ -216,6 +217,18 @@ def _children() -> list[int]:
     return pids
 
 
+def new_folder() -> str:
+    """An empty folder for one job; those of wardens that were killed at work go."""
+    parent = tempfile.gettempdir()
+    for name in os.listdir(parent):
+        owner = name.removeprefix(FOLDER).split("-")[0]
+        if name.startswith(FOLDER) and owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=parent)
+    os.chmod(folder, 0o777)
+    return folder
+
+
 def _raise(fd: int) -> int:
     """A copy of a file with a number from 200 on, closed on exec; the file itself is closed."""
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)
@@ -259,8 +272,7 @@ def main() -> None:
         request = json.loads(line)
         config["folder"] = None
         if config["level"] != "namespaces":
-            config["folder"] = tempfile.mkdtemp(prefix="candidate-")
-            os.chmod(config["folder"], 0o777)
+            config["folder"] = new_folder()
         try:
             result = run(config, request["payload"].encode(), request["seconds"])
         except OSError as error:
