@@ -1,7 +1,9 @@
 """Reports, checkpoints and reasons to stop go through gs:// as through a folder."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -71,6 +73,12 @@ def test_a_host_reports_to_a_bucket_and_stops_when_the_bucket_says_so(gcs, host,
     assert "resumed at 0" in reports["attempt-1.log"]
     events = [json.loads(line)["event"] for line in reports["events.jsonl"].splitlines()]
     assert events == ["supervise", "attempt", "end", "left"]
+    status = [sys.executable, "-m", "qwen3.supervise.status_cli", "gs://bucket/runs/toy", "--stdin"]
+    settings = (host.code / "run.env").read_text()
+    done = subprocess.run(
+        status, input=settings, env={**os.environ, **gcs}, capture_output=True, text=True
+    )
+    assert f"newest checkpoint: {state['checkpoint']}" in done.stdout and "stopped" in done.stdout
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith("gs:")]
 
 

@@ -94,6 +94,18 @@ def test_a_host_has_one_run_at_a_time_and_stop_and_kill_end_it(host):
     host.until(lambda: not os.path.exists(f"/proc/{child}") or zombie(child))
 
 
+def test_setup_copies_the_data_or_says_why_not(host, tmp_path):
+    (tmp_path / "corpora" / "s1").mkdir(parents=True)
+    (tmp_path / "corpora" / "s1" / "rows").write_text("1")
+    host = host(DATA=f"{tmp_path / 'corpora'} {tmp_path / 'disk'}")
+    assert host.worker("setup") == "@pod 0.0 ready"
+    assert (tmp_path / "disk" / "s1" / "rows").read_text() == "1"
+    settings = host.code / "run.env"
+    settings.write_text(settings.read_text() + f"DATA='/nowhere {tmp_path / 'other'}'\n")
+    words = host.worker("setup")
+    assert words.startswith("@pod 0.0 failed: DATA=/nowhere") and "cannot be copied" in words
+
+
 def zombie(pid):
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
