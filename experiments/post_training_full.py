@@ -68,7 +68,7 @@ REASONING = grpo.Config(
     entropy=EntropyTarget(start=1.0, end=1.2),
     prompts=256,
     minibatches=4,
-    microbatches=4,
+    microbatches=64,  # one answer of full length at a time on each four chips
     length=LENGTH,
     init_from="gs://BUCKET/cold_start",
     mesh=SPLIT,

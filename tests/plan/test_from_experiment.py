@@ -11,7 +11,7 @@ from qwen3.cli import main
 from qwen3.config import MeshConfig
 from qwen3.losses.grpo_config import Grpo
 from qwen3.model import sizes
-from qwen3.plan import from_experiment, target
+from qwen3.plan import compiling, from_experiment, target
 
 ROOT = Path(__file__).parents[2]
 PRETRAIN, POST = (str(ROOT / "experiments" / f"{n}_full.py") for n in ("pretrain", "post_training"))
@@ -124,3 +124,21 @@ def test_the_command_compiles_the_experiments_step(tmp_path, capsys, monkeypatch
     assert plan["setting"]["microbatches"] == 2 and plan["setting"]["mesh"]["tensor"] == 2
     assert main(["plan", "--model", "small"]) == 2
     assert "plan wants --model and --topology" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "message, gigabytes",
+    [
+        ("RESOURCE_EXHAUSTED: ... Used 120.50G of 95.74G hbm. Exceeded by 24.8G.", 120.5),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (671.91G) exceeds available HBM (95.74G).",
+            671.91,
+        ),
+    ],
+)
+def test_a_compiler_that_is_out_of_memory_says_how_much_is_wanted(message, gigabytes):
+    used, reason = compiling.out_of_memory(message)
+    assert used == gigabytes * 2**30 and reason in message
+    with pytest.raises(RuntimeError, match="the TPU compiler failed: INTERNAL"):
+        compiling.out_of_memory("INTERNAL: something else")

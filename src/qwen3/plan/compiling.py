@@ -163,6 +163,11 @@ def _counted(
 
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What the TPU compiler says when memory is short: at the end, and when temporaries alone exceed it.
+_SHORT = (
+    re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm"),
+    re.compile(r"HLO temporaries \(([\d.]+)([KMGT])\) exceeds available HBM \([\d.]+[KMGT]\)"),
+)
 
 
 def out_of_memory(message: str) -> tuple[float, str]:
@@ -170,8 +175,8 @@ def out_of_memory(message: str) -> tuple[float, str]:
 
     Raises RuntimeError for any other failure.
     """
-    match = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message)
-    if not match:
+    match = next(filter(None, (pattern.search(message) for pattern in _SHORT)), None)
+    if match is None:
         raise RuntimeError(f"the TPU compiler failed: {message.strip()[:2000]}")
     return float(match.group(1)) * _UNITS[match.group(2)], match.group(0)
 
