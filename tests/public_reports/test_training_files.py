@@ -235,6 +235,24 @@ FORMS = [
         {"messages": [ASK, REPLY, ASK, REPLY], "trained": [3]},
     ),
     Row(
+        "huggingface/trl#2131",
+        {
+            "prompt": [
+                {"from": "human", "value": "Which?"},
+                {"from": "gpt", "value": "This."},
+                {"from": "human", "value": "Which?"},
+            ],
+            "completion": [{"from": "gpt", "value": "This."}],
+            "system": "Be brief.",
+        },
+        {"messages": [SYSTEM, ASK, REPLY, ASK, REPLY], "trained": [4]},
+    ),
+    Row(
+        "huggingface/trl#2131",
+        {"prompt": 7, "completion": "This."},
+        refusal="a conversation is a list of messages, not '7'",
+    ),
+    Row(
         "huggingface/trl#2020",
         {"prompt": "Which?", "completion": "This."},
         {"messages": [ASK, REPLY]},

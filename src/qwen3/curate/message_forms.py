@@ -65,25 +65,32 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
     if not any(row.get(name) is not None for name in ROW_FIELDS):
         raise ValueError(f"{WANTED}, this one has {', '.join(map(str, row)) or 'nothing'}")
     row = chat.known_fields(row, ROW_FIELDS, "sample")
-    given = [name for name in MESSAGES if name in row]
-    if {"prompt", "completion"} <= set(row) and not given:
-        prompt = _turns(row["prompt"], "user")
-        messages = [*prompt, *_turns(row["completion"], "assistant")]
-        answered = {i: 0.0 for i, m in enumerate(prompt) if m.get("role") == "assistant"}
-    elif len(given) == 1 and not {"prompt", "completion"} & set(row):
-        messages, answered = row[given[0]], {}
-    else:
-        raise ValueError(f"{WANTED}, this one has {', '.join(row) or 'none of them'}")
-    messages, weights, tools = read_messages(messages)
+    messages, weights, tools = _given(row)
     messages, shift = with_system(messages, row.get("system"))
     if row.get("tools") and tools:
         raise ValueError("tools both beside the messages and in the system message")
     return Conversation(
         messages,
         read_tools(row.get("tools") or tools),
-        {i + shift: w for i, w in {**weights, **answered}.items()} or None,
+        {i + shift: weight for i, weight in weights.items()} or None,
         _switch(row),
     )
+
+
+def _given(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[int, float], Any]:
+    """What `read_messages` gives, of a row's messages, or of its prompt and completion, of which
+    the prompt's answers have no weight."""
+    given = [name for name in MESSAGES if name in row]
+    parted = {"prompt", "completion"} & set(row)
+    if len(given) == 1 and not parted:
+        return read_messages(row[given[0]])
+    if given or len(parted) != 2:
+        raise ValueError(f"{WANTED}, this one has {', '.join(row) or 'none of them'}")
+    prompt, _, tools = read_messages(_turns(row["prompt"], "user"))
+    completion, weights, _ = read_messages(_turns(row["completion"], "assistant"))
+    answered = {i: 0.0 for i, message in enumerate(prompt) if message["role"] == "assistant"}
+    later = {len(prompt) + i: weight for i, weight in weights.items()}
+    return [*prompt, *completion], answered | later, tools
 
 
 def read_messages(messages: Any) -> tuple[list[dict[str, Any]], dict[int, float], Any]:
