@@ -1,4 +1,4 @@
-"""A run may be given more steps: in all, or in the last of its stages, but not in an earlier one."""
+"""A run may be given more steps: in all or in the last of its stages, not in an earlier one."""
 
 import pytest
 
