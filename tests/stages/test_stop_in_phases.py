@@ -7,6 +7,7 @@ import os
 import signal
 from functools import partial
 
+import jax
 import post
 import pytest
 import toy_pretraining
@@ -15,7 +16,8 @@ from qwen3 import hosts, rewards
 from qwen3.curate.files import write_problems
 from qwen3.eval.perplexity import HeldOut
 from qwen3.infer.engine import Engine
-from qwen3.stages import grpo, pretrain
+from qwen3.mesh import make_mesh
+from qwen3.stages import grpo, pretrain, start
 from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.train.checkpoint import load_params, steps_in
 from qwen3.train.preemption import Stopped
@@ -106,3 +108,19 @@ def test_held_out_sets_are_left_after_a_batch_and_measured_by_the_next_start(tmp
     post.assert_same_trees(load_params(work), load_params(straight))
     assert (work / "evaluation.json").read_text() == (straight / "evaluation.json").read_text()
     assert post.records(work) == post.records(straight)
+
+
+def test_an_import_is_left_between_two_layers(tmp_path, monkeypatch):
+    """On several hosts, that is, where a signal does not end the process at once."""
+    calls = []
+
+    def told():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Stopped
+
+    post.save_hf(tmp_path / "hf", post.model())
+    monkeypatch.setattr(hosts, "between_blocks", [told])
+    with pytest.raises(Stopped):
+        start.parameters(str(tmp_path / "hf"), post.model(), make_mesh(post.ONE, jax.devices()[:1]))
+    assert len(calls) == 3

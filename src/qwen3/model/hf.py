@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from qwen3 import hosts
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.hosts import local_folder
@@ -65,12 +66,14 @@ def _read(
     dtype = jnp.dtype(dtype or jnp.result_type(*{t.dtype for ts in members for t in ts}))
     shape, block_shape = names.our_shape(row, config), names.their_shape(row, config)
     block_sharding = NamedSharding(sharding.mesh, names.their_spec(row, sharding.spec))
+    hosts.alive()
     if not row.stacked:
         block = _block(members[0], row, block_shape, block_sharding)
         return _converter(row.ours, row.theirs, shape, dtype, sharding)(block)
     fill = _filler(row.ours, row.theirs, shape, dtype, sharding)
     stack = _empty((config.layers, *shape), dtype, sharding)()
     for layer, tensors in enumerate(members):
+        hosts.alive()
         stack = fill(stack, _block(tensors, row, block_shape, block_sharding), layer)
         stack.block_until_ready()  # else blocks queue up on the host faster than devices take them
     return stack
