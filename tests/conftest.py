@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 FOLDERS = [TESTS.parent / "experiments", TESTS.parent / "launch"]
 FOLDERS += [TESTS / "train", TESTS / "stages", TESTS / "hosts"]
@@ -26,3 +28,13 @@ if "host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".cache/jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_a_url():
+    """Nothing that was meant for an object store may be written beside the program."""
+    places = {Path.cwd(), TESTS.parent}
+    yield
+    for place in {*places, Path.cwd()}:
+        written = [name for name in ("gs:", "gcs:", "s3:") if (place / name).exists()]
+        assert not written, f"{place} has a folder {written[0]}: a URL was taken for a path"
