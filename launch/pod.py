@@ -9,6 +9,7 @@ pod is absent or lost; 4 a host hangs.
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from pods.run import Run, archive, commit, quote
 
 def plan(run: Run, options: Namespace) -> int:
     """What the pod is, whether the step fits, what it may cost, and the commands that follow."""
-    fits, words = quote(run)
+    fits, words = (True, "a dry run: nothing is compiled") if run.dry else quote(run)
     print(words)
     run = Run(run.file, dry)
     up(run, options)
@@ -205,11 +206,11 @@ def main() -> int:
     """Read the command line and do what the verb says."""
     parser = argparse.ArgumentParser(description="; ".join(__doc__.splitlines()[:1]))
     parser.add_argument("verb", choices=VERBS)
-    parser.add_argument("file", metavar="RUN.env")
+    parser.add_argument("file", metavar="RUN.env", type=os.path.abspath)
     parser.add_argument("host", nargs="?", default="0.0", help="logs: SLICE.HOST")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     parser.add_argument("--yes", action="store_true", help="no question; watch: down at the end")
-    parser.add_argument("--html", metavar="FILE", help="status: write a page")
+    parser.add_argument("--html", type=os.path.abspath, help="status: write a page")
     parser.add_argument("--first-error", action="store_true", help="logs: what went wrong first")
     options = parser.parse_args()
     try:

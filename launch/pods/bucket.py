@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from pods.command import Refused, qwen3
 from pods.run import Run
 
-# Hosts' reports, events and metrics are small; the rest is not fetched.
-LEFT_OUT = r"(.*/)?(checkpoints|samples|profile|tensorboard|hosts)/.*"
+LEFT_OUT = r"(.*/)?(checkpoints|samples|profile|tensorboard|hosts)/.*"  # large: not fetched
 
 
 def check(run: Run) -> None:

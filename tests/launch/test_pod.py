@@ -140,6 +140,16 @@ def test_pod_py_needs_the_standard_library_alone(loopback):
     assert done.returncode == 0 and "worker.sh start" in done.stdout, done.stderr
 
 
+def test_files_are_found_from_anywhere_and_a_dry_run_compiles_nothing(loopback, planned):
+    arguments = planned({**STEP, "fits": False})
+    python, pod, verb, file, *_ = loopback.argv("plan", PLAN="--model 9b")
+    argv = [python, loopback.clone / pod, verb, "run.env", "--dry-run"]
+    done = subprocess.run(argv, cwd=loopback.folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "worker.sh start" in done.stdout, done.stderr
+    with pytest.raises(FileNotFoundError):
+        arguments()
+
+
 def test_launch_stays_small():
     """All lines of its programs, blank ones and comments too; not the page and the examples."""
     files = [f for f in (ROOT / "launch").rglob("*") if f.suffix in (".py", ".sh", "")]
