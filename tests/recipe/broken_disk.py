@@ -41,8 +41,9 @@ class Disk:
         (self.path / "filler").unlink(missing_ok=True)
 
     def mend_read_only(self) -> None:
-        """Unmount it, which fails while a process is at work there, and mount it again."""
+        """Unmount it, which fails while a process works there; check it, and mount it again."""
         self._run("umount", str(self.path))
+        subprocess.run(["e2fsck", "-f", "-y", str(self._image)], capture_output=True)
         self._mount()
 
     def close(self) -> None:

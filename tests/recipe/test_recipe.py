@@ -467,6 +467,8 @@ def test_text_in_plots_does_not_overlap():
     ("arguments", "words"),
     [
         (["--budget", "7"], "give one of 0, 1, 5, 15, 60"),
+        (["--budget", "nan"], "--budget nan: give one of"),
+        (["--workers", "0"], "--workers 0: give 1 to 64"),
         (["--seeds", "0"], "give 1 to 9"),
         (["--tasks", "nowhere.jsonl"], "--tasks nowhere.jsonl: there is no such file"),
     ],
@@ -529,6 +531,14 @@ def test_a_workdir_that_cannot_serve_is_refused_in_one_line_and_left_alone(
     assert said.startswith(f"qwen3 recipe: --workdir {workdir}") and words in said
     assert said.count("\n") == 1 and "Errno" not in said
     assert contents(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(capsys):
+    for workdir in ("/proc/recipe", "/dev/null/recipe"):  # for the superuser too
+        assert cli.main(["recipe", "--workdir", workdir, "--budget", "0"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"qwen3 recipe: --workdir {workdir}: ") and said.count("\n") == 1
+        assert said.endswith("; give a folder that can be written\n")
 
 
 def test_two_recipes_do_not_share_a_workdir(tmp_path, capsys):

@@ -107,6 +107,16 @@ def test_a_failure_is_told_and_ends_the_run(tmp_path, perform, kind, words):
         workers.run(job, perform, 1, Silent())
 
 
+def test_a_worker_that_dies_before_its_first_job_is_told(tmp_path):
+    worker = workers.Worker(work, 0, 1)
+    worker.process.kill()
+    worker.process.join()
+    worker.give("one", workers.Job((tmp_path, "one"), (), tmp_path / "one.txt"))
+    with pytest.raises(workers.Failed, match="one: its process died with exit code -9"):
+        worker.take()
+    worker.close()
+
+
 def test_a_log_that_cannot_be_written_does_not_hide_the_error(tmp_path):
     full = {"one": workers.Job((tmp_path, "one"), (), Path("/dev/full"))}
     with pytest.raises(ValueError, match="one cannot be made"):

@@ -20,7 +20,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.train import input_digests, optim
 from qwen3.train.checkpoint import steps_in
 from qwen3.train.cut_back import cut_back
-from qwen3.train.manifest import MANIFEST, read_manifest
+from qwen3.train.manifest import MANIFEST, UNLISTED, read_manifest
 from qwen3.train.metrics import MetricsFile
 from qwen3.train.run_config import RunConfig
 from qwen3.train.state import abstract, create
@@ -424,6 +424,11 @@ def test_config_and_manifest_are_on_the_disk_before_a_run_relies_on_them(tmp_pat
     begin(tmp_path / "run")
     for name in ("config.json.new", f"{MANIFEST}.new", "resume.json.new", "run", "checkpoints"):
         assert name in synced
+    # And all of a checkpoint before the file that says so.
+    checkpoint = tmp_path / "run" / "checkpoints" / "2"
+    before = synced[: synced.index(f"{MANIFEST}.new")]
+    for path in checkpoint.rglob("*"):
+        assert path.name in (before if path.name not in UNLISTED else synced), path
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one_never_half(tmp_path):

@@ -65,7 +65,8 @@ class Worker:
 
     def give(self, name: str, job: Job) -> None:
         self.job = name
-        self.pipe.send((job.arguments, str(job.log)))
+        with contextlib.suppress(ConnectionError):  # it died; `take` will tell
+            self.pipe.send((job.arguments, str(job.log)))
 
     def take(self) -> str:
         """The name of the finished job. Raises what it raised; Stopped if a signal stopped it."""
@@ -73,7 +74,7 @@ class Worker:
         assert job is not None
         try:
             error = self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             self._raise_death(job)
         if error is not None:
             raise error

@@ -36,7 +36,7 @@ from qwen3.train.checkpoint_folder import (
     sweep,
 )
 from qwen3.train.loop import Hook
-from qwen3.train.manifest import problem, read_manifest, write_manifest
+from qwen3.train.manifest import problem, read_manifest, sync_unlisted, write_manifest
 from qwen3.train.restoring import CheckpointMismatch, load_params, read_state
 from qwen3.train.retention import LAST_THREE, Keep
 from qwen3.train.run_config import RunConfig, plain
@@ -168,6 +168,7 @@ class Checkpoints:
         with self._explained(step):
             self._orbax.wait_until_finished()
             if self._primary:
+                sync_unlisted(self.directory / str(step))
                 sync(self.directory)
         self._saving = {}
         if self._primary:

@@ -10,12 +10,13 @@ import contextlib
 import json
 import zlib
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Any
 
 from etils import epath
 
 from qwen3.config import digest
-from qwen3.train.writing import remote, write_atomically
+from qwen3.train.writing import remote, sync, write_atomically
 
 MANIFEST = "checkpoint.json"
 # Orbax rewrites the first two when it commits, which is after the manifest was written.
@@ -29,10 +30,25 @@ BLOCK = 1 << 22  # bytes read at once for a checksum
 
 
 def write_manifest(path: epath.Path, about: dict) -> None:
-    """Write the manifest of all files below `path`; `about` is what `read_manifest` returns."""
-    manifest = {**about, "files": {name: _fingerprint(path / name) for name in _files(path)}}
+    """Write the manifest of all files below `path`; `about` is what `read_manifest` returns.
+
+    They are on the disk before it is: a crash of the machine leaves no manifest without its files.
+    """
+    names = _files(path)
+    manifest = {**about, "files": {name: _fingerprint(path / name) for name in names}}
+    folders = {str(folder) for name in names for folder in PurePath(name).parents}
+    for name in [*names, *folders]:
+        sync(path / name)
     text = json.dumps({**manifest, "digest": digest(manifest)}, indent=1)
     write_atomically(path / MANIFEST, text)
+
+
+def sync_unlisted(path: epath.Path) -> None:
+    """Flush the files of a committed checkpoint that its manifest does not list."""
+    for name in UNLISTED:
+        if (path / name).exists():
+            sync(path / name)
+    sync(path)
 
 
 def read_manifest(path: Any) -> dict:
