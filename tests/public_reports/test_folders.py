@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import qwen3
 from qwen3.data.chat_prompt import chat_prompt_ids
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.model import hf, hf_config, hf_folder, hf_generation
+from qwen3.model import hf, hf_config, hf_folder, hf_generation, hf_lora
 from qwen3.model.sizes import ModelConfig
 
 NANO = ModelConfig("nano", 2, 32, 64, 2, 1, head_dim=16, vocab=384, tied=True, max_length=64)
@@ -198,6 +198,66 @@ def test_a_folder_that_is_not_whole_is_refused_by_name(source, saved, tmp_path):
     change(tmp_path / "model")
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         params_of(tmp_path / "model")
+
+
+# Adapters: their names of tensors, and forms that would be merged wrongly.
+
+QUERY = "model.layers.0.self_attn.q_proj"
+ADAPTERS = {
+    "huggingface/peft#309": (f"base_model.model.{QUERY}.lora_@.weight", {}, ""),
+    "MakazhanAlpamys/Soup#351": (f"base_model.model._orig_mod.{QUERY}.lora_@.weight", {}, ""),
+    "MakazhanAlpamys/Soup#351 in front": (
+        f"_orig_mod.base_model.model.{QUERY}.lora_@.weight",
+        {},
+        "",
+    ),
+    "huggingface/peft#2681": (
+        f"_fsdp_wrapped_module.base_model.model.{QUERY}.lora_@.weight",
+        {},
+        "",
+    ),
+    "thinking-machines-lab/tinker-cookbook#75": (
+        f"base_model.model.{QUERY}.lora_@.default.weight",
+        {},
+        "",
+    ),
+    "axolotl-ai-cloud/axolotl#3673": (
+        f"base_model.model.{QUERY}.lora_@.weight",
+        {"alpha_pattern": {"q_proj": 64}},
+        "alpha_pattern .* is not supported",
+    ),
+    "hiyouga/LlamaFactory#7665": (
+        f"base_model.model.{QUERY}.lora_@.weight",
+        {"modules_to_save": ["embed_tokens"]},
+        "modules_to_save .* is not supported",
+    ),
+    "huggingface/peft#436": (
+        "base_model.model.model.embed_tokens.lora_@.weight",
+        {},
+        "embed_tokens.lora_A.weight is no adapter of a matrix",
+    ),
+}
+
+
+@pytest.mark.parametrize("name, changes, words", ADAPTERS.values(), ids=ADAPTERS)
+def test_an_adapter_is_read_under_any_name_or_refused_by_name(name, changes, words, tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        name.replace("@", "A"): rng.normal(size=(2, 32)).astype(np.float32),
+        name.replace("@", "B"): rng.normal(size=(32, 2)).astype(np.float32),
+    }
+    save_file(tensors, tmp_path / hf_lora.WEIGHTS)
+    edit(tmp_path / hf_lora.CONFIG, r=2, lora_alpha=4, **changes)
+    if words:
+        with pytest.raises(ValueError, match=words):
+            hf_lora.read(tmp_path, NANO)
+        return
+    adapters, settings = hf_lora.read(tmp_path, NANO)
+    first, second = tensors.values()
+    query = {key: np.asarray(value) for key, value in adapters["attention"]["query"].items()}
+    np.testing.assert_array_equal(query["a"][0].reshape(32, 2), first.T)
+    np.testing.assert_array_equal(query["b"][0].reshape(2, 32), second.T)
+    assert settings.targets == ("query",) and not query["a"][1].any()
 
 
 # What config.json says of positions.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from qwen3.model import hf_folder, hf_names, lora, tensor_file
+from qwen3.model import hf_folder, hf_layouts, hf_names, lora, tensor_file
 from qwen3.model.hf_config import Number
 from qwen3.model.lora import MATRICES, LoraConfig
 from qwen3.model.sizes import ModelConfig
@@ -35,7 +35,8 @@ _OTHER_FORMS = {
     "alpha_pattern": {},
     "layers_pattern": None,
 }
-_TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<weight>.+)\.lora_(?P<factor>[AB])\.weight")
+# The adapter's own name, "default" in memory, stands in files that were not written by PEFT.
+_TENSOR = re.compile(r"(?P<weight>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
 
 
 def has_adapter(folder: Path) -> bool:
@@ -78,7 +79,7 @@ def _factors(folder: Path, model: ModelConfig, rank: int) -> dict[str, dict[str,
     factors: dict[str, dict[str, Any]] = {}
     for name, stored in tensor_file.read_header(folder / WEIGHTS).items():
         match = _TENSOR.fullmatch(name)
-        matrix = matrices.get(match["weight"]) if match else None
+        matrix = matrices.get(_matrix_name(match["weight"])) if match else None
         if match is None or matrix is None:
             raise ValueError(
                 f"{folder / WEIGHTS}: {name} is no adapter of a matrix of {model.name}"
@@ -97,6 +98,13 @@ def _factors(folder: Path, model: ModelConfig, rank: int) -> dict[str, dict[str,
             )
         factors[matrix.name][key][matrix.place] = value.reshape(shapes[key])
     return {name: {k: jnp.asarray(v) for k, v in pair.items()} for name, pair in factors.items()}
+
+
+def _matrix_name(name: str) -> str:
+    """An adapter's matrix as checkpoints name it, without PEFT's prefix and wrappers' names."""
+    parts = [part for part in name.split(".") if part not in hf_layouts.WRAPPERS]
+    inner = ".".join(parts).removeprefix("base_model.model.")
+    return hf_layouts.standard_name(inner)
 
 
 class _Matrix(NamedTuple):
