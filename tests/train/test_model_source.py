@@ -103,9 +103,15 @@ def test_a_revision_of_a_local_folder_is_refused(folders):
 
 
 def test_a_run_holds_the_commit_and_finds_it_in_another_cache(
-    hub, folders, tmp_path, monkeypatch, one_device
+    hub, folders, tmp_path, monkeypatch, one_device, caplog
 ):
+    caplog.set_level("INFO", "qwen3")
     run = tuned("org/nano", tmp_path / "run")
+    # 2,048 of 30,912 parameters, 4 bytes each; Adam keeps two moments of every trained one.
+    assert (
+        "LoRA of rank 2: 6.63% of the model's 0.03 M parameters are trained, 0.01 MB, with 0.02 MB "
+        "of optimizer state instead of 0.25 MB"
+    ) in caplog.messages
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert FIRST in stored["init_from"] and FIRST in stored["tokenizer"]
     before = logits(run.workdir)

@@ -110,7 +110,7 @@ def _start_line(lora: LoraConfig, state: TrainState, base: Any) -> str:
     """How much is trained, and what the optimizer's state takes with and without adapters."""
     (params, optimizer), whole = memory(state), _bytes(base)
     return (
-        f"LoRA of rank {lora.rank}: {params / whole:.2%} of the model's {whole / 4e6:,.1f} M "
-        f"parameters are trained, {params / 1e6:,.1f} MB, with {optimizer / 1e6:,.1f} MB of "
-        f"optimizer state instead of {optimizer / params * whole / 1e6:,.0f} MB"
+        f"LoRA of rank {lora.rank}: {params / whole:.2%} of the model's {whole / 4e6:,.2f} M "
+        f"parameters are trained, {params / 1e6:,.2f} MB, with {optimizer / 1e6:,.2f} MB of "
+        f"optimizer state instead of {optimizer / params * whole / 1e6:,.2f} MB"
     )
