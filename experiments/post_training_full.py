@@ -45,6 +45,7 @@ def fine_tuning(name: str, model: str, steps: int, peak: float, init_from: str) 
         OptimConfig(peak=peak, final=0.1, warmup=min(50, steps // 10)),
         name=name,
         batch=128,
+        microbatches=8,  # one row at a time on each four chips
         length=LENGTH,
         too_long="drop",
         init_from=init_from,
@@ -64,7 +65,7 @@ REASONING = grpo.Config(
     name="reasoning_rl",
     policy=Grpo(tis_cap=2.0, entropy=True),
     scoring=Scoring(binarise=1.0, overlong=4096),
-    sampling=Sampling(samples=16, max_tokens=LONGEST, slots=1024),
+    sampling=Sampling(samples=16, max_tokens=LONGEST, slots=256),
     entropy=EntropyTarget(start=1.0, end=1.2),
     prompts=256,
     minibatches=4,
@@ -98,9 +99,9 @@ ON_POLICY = distill.Config(
     steps=200,
     optim=OptimConfig(peak=5e-6, schedule="constant", warmup=0, weight_decay=0.0),
     name="on_policy",
-    sampling=Sampling(samples=4, max_tokens=LONGEST, slots=512),
+    sampling=Sampling(samples=4, max_tokens=LONGEST, slots=256),
     prompts=256,
-    microbatches=8,
+    microbatches=64,  # as above
     length=LENGTH,
     init_from="gs://BUCKET/off_policy",
     mesh=SPLIT,
