@@ -8,17 +8,17 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECONDS = 900  # for a run to end
+SECONDS = 3600  # for a run to end, on a machine that others load
 
 
 class Hosts:
-    """`count` processes of one program with two emulated devices each; their output is in files."""
+    """`count` processes of one program, each of emulated devices; their output is in files."""
 
-    def __init__(self, folder, program, *words, count=2, environment=None, each=()):
+    def __init__(self, folder, program, *words, count=2, devices=2, environment=None, each=()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        flags = f"--xla_force_host_platform_device_count={2 if count > 1 else 4}"
+        flags = f"--xla_force_host_platform_device_count={devices}"
         common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | (environment or {})
         self.folders, self.processes = [], []
         for number in range(count):

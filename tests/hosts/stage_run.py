@@ -14,10 +14,10 @@ import post
 import toy_pretraining
 from together import compile_together
 
+from qwen3.run import main
 from qwen3 import rewards
 from qwen3.config import MeshConfig
 from qwen3.losses.distill import Distill
-from qwen3.run import main
 from qwen3.stages import distill, grpo, pretrain, sft, teacher_logits
 from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.stages.rollouts import Sampling
@@ -40,8 +40,8 @@ def experts(folder, data):
     return pretraining(folder, data, model=toy_pretraining.MOE, mesh=EXPERTS)
 
 
-def fine_tuning(folder, data, **changes):
-    values = dict(
+def fine_tuning(folder, data, stored=None):
+    return sft.Config(
         model=post.model(),
         tokenizer=post.tokenizer_folder(),
         data=(data,),
@@ -49,10 +49,10 @@ def fine_tuning(folder, data, **changes):
         optim=post.CONSTANT,
         batch=ROWS,
         length=128,
+        stored=stored,
         mesh=MESH,
         log=post.QUIET,
     )
-    return sft.Config(**{**values, **changes})
 
 
 def reinforcement(folder, data):
@@ -69,8 +69,9 @@ def logits(folder, data):
 
 
 def off_policy(folder, data):
-    files = (f"{folder}/logits/logits-00000.npz",)
-    return fine_tuning(folder, "", data=files, stored=Distill(kind="forward_kl"))
+    return fine_tuning(
+        folder, f"{folder}/logits/logits-00000.npz", stored=Distill(kind="forward_kl")
+    )
 
 
 def on_policy(folder, data):

@@ -1,7 +1,8 @@
 """Programs of several emulated hosts compile together, however loaded the machine is.
 
-A collective on CPUs waits 30 seconds for the other hosts (TPUs wait as long as it takes), and a
-host may still be compiling then. So every program that spans hosts is compiled by all before one
+The first collective of a group of devices on CPUs connects their hosts, and waits 30 seconds for
+that; no setting of XLA's changes it. (Later ones wait half an hour, and TPUs as long as it takes.)
+A host may still be compiling then. So every program that spans hosts is compiled by all before one
 runs it.
 """
 
