@@ -148,6 +148,8 @@ def test_conversations_tools_and_options_nested_too_deep_are_refused(depth, toke
         read_tools([json.dumps({"name": "f", "parameters": nested(depth)})])
     with pytest.raises(ValueError, match="the options: nested deeper than 100 levels"):
         chat_request(tokenizer, messages[:2], stop_ids=nested(depth))
+    with pytest.raises(ValueError, match="the options: nested deeper than 100 levels"):
+        chat_request(tokenizer, messages[:2], thinking_budget=nested(depth))
 
 
 SMALL = {

@@ -108,7 +108,8 @@ def chat_request(
     conversation or tool.
     """
     chat.validate(messages, allow_control=True)
-    chat.check_depth((sampling, *options.values()), "the options")
+    values = (sampling, thinking, thinking_budget, *options.values())
+    chat.check_depth(values, "the options")
     tools = read_tools(tools)
     check_tools(tools)
     for i, message in enumerate(messages):
