@@ -132,8 +132,8 @@ def test_metrics_count_what_was_served(model):
             client.chat.completions.create(**LONG | {"n": 0})
         metrics = client.get("/../metrics", cast_to=str)
     for line in (
-        'qwen3_responses_total{endpoint="/v1/chat/completions",status="200"} 1.0',
-        'qwen3_responses_total{endpoint="/v1/chat/completions",status="400"} 1.0',
+        'qwen3_responses_total{endpoint="chat",status="200"} 1.0',
+        'qwen3_responses_total{endpoint="chat",status="400"} 1.0',
         "qwen3_completion_tokens_total 10.0",
         "qwen3_answers_running 0.0",
         "qwen3_answers_waiting 0.0",

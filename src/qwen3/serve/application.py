@@ -94,7 +94,7 @@ class ServerApp:
 
     # What is refused.
 
-    def _guarded(self, endpoint: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    def _guarded(self, endpoint: Any) -> Callable[[HttpRequest], Any]:
         """The endpoint behind the checks of host and key, with errors in OpenAI's form."""
 
         async def guarded(request: HttpRequest) -> Response:
@@ -107,7 +107,8 @@ class ServerApp:
             except ClientLeft:
                 self.metrics.clients_left.inc()
                 response = Response(status_code=499)  # nobody reads it
-            self.metrics.responses.labels(request.url.path[:40], response.status_code).inc()
+            # The endpoint's name, not the path: a client could make up any number of paths.
+            self.metrics.responses.labels(endpoint.__name__, response.status_code).inc()
             return response
 
         return guarded
