@@ -101,7 +101,7 @@ class Pod:
         file = self.run / "work" / "metrics.jsonl"
         return file.read_text().count("\n") if file.exists() else 0
 
-    def until(self, what, seconds=240):
+    def until(self, what, seconds=900):
         """Wait until what() is true."""
         limit = time.monotonic() + seconds
         while not what():
