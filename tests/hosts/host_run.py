@@ -26,6 +26,7 @@ from qwen3.train.workdir import Workdir
 class Config:
     steps: int = 12
     every: int = 2  # steps between checkpoints
+    minutes: float = 0.0  # or minutes, by the clock of process 0
     pause: float = 0.0  # seconds a batch
     fault: str = ""  # "crash", "hang"
     host: int = 1  # the one that fails
@@ -60,7 +61,9 @@ def run(config, workdir):
         restored = work.restore(template)
         state = restored.state if restored else fresh(toy.init, tx, template)
         logging.getLogger("qwen3").info("begins at %d", int(state.step))
-        save = work.checkpoints.hook(config.every, lambda at: {"position": at})
+        save = work.checkpoints.hook(
+            config.every, lambda at: {"position": at}, minutes=config.minutes
+        )
         step = make_step(toy.loss, tx)
         train(state, step, Source(config, mesh), until=config.steps, hooks=[save])
 

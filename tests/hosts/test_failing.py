@@ -1,6 +1,7 @@
 """What the other hosts do when one fails, differs or hangs."""
 
 import json
+import os
 import signal
 import time
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from processes import Hosts
 
-from qwen3.train.checkpoint import load_params
+from qwen3.train.checkpoint import load_params, steps_in
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=1800):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -25,8 +26,9 @@ def test_an_exception_of_one_host_ends_all_within_seconds_and_the_run_goes_on(tm
     try:
         wait_for(lambda: crash.processes[1].poll() is not None)
         begun = time.monotonic()
-        codes = crash.codes(30)
-        assert time.monotonic() - begun < 5
+        codes = crash.codes()
+        # Five seconds where the machine is ours.
+        assert time.monotonic() - begun < 5 * max(1, os.getloadavg()[0] / os.cpu_count())
     finally:
         crash.kill()
     assert codes[1] == 1 and codes[0] != 0, crash.text(0) + crash.text(1)
@@ -41,8 +43,13 @@ def test_an_exception_of_one_host_ends_all_within_seconds_and_the_run_goes_on(tm
 
     again = Hosts(tmp_path, "host_run.py", *words)
     assert again.codes() == [0, 0], again.text(0) + again.text(1)
-    straight = Hosts(tmp_path / "straight", "host_run.py", "--workdir", str(tmp_path / "other"))
+    # Saved by time alone, and at the end: the hosts agree on when.
+    changes = [f"--set={change}" for change in ("every=100", "minutes=0.002", "pause=0.13")]
+    words = ["--workdir", str(tmp_path / "other"), *changes]
+    straight = Hosts(tmp_path / "straight", "host_run.py", *words)
     assert straight.codes() == [0, 0]
+    assert steps_in(tmp_path / "run" / "checkpoints") == [8, 10, 12]
+    assert len(steps_in(tmp_path / "other" / "checkpoints")) > 1
     resumed, whole = load_params(tmp_path / "run"), load_params(tmp_path / "other")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
@@ -64,7 +71,7 @@ def test_a_host_that_hangs_prints_its_stack_when_asked(tmp_path):
 def test_hosts_that_were_told_different_things_say_which(tmp_path, other):
     words = ["--workdir", str(tmp_path / "run")]
     hosts = Hosts(tmp_path, "host_run.py", *words, each=[(), other])
-    codes = hosts.codes(60)
+    codes = hosts.codes()
     assert 0 not in codes
     name = "config" if "steps=14" in other else "workdir"
     assert any(f"process 1 has {name} '" in hosts.text(number) for number in (0, 1))
