@@ -117,7 +117,7 @@ def check_completion(state):
 
 def engine_leaks(engine, params, count):
     rng = random.Random(count)
-    soak_engine(engine, params, 60, rng)
+    soak_engine(engine, params, max(60, count // 4), rng)  # what is compiled stays
     before = counters()
     refused = soak_engine(engine, params, count, rng)
     assert refused > 0
@@ -199,7 +199,7 @@ def workdir_leaks(path, count):
     use(count)
     assert len(list((path / "checkpoints").iterdir())) == 3, "the rule keeps three"
     assert bytes_below(path) <= 1.1 * disk + 4096
-    return grown(before, 32)
+    return grown(before, 64)  # tensorstore and orbax keep some 0.1 MB a save
 
 
 def test_a_workdir_in_use_leaks_nothing(tmp_path):
