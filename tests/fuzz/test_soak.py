@@ -3,12 +3,13 @@
 import gc
 import os
 import random
-import sys
 import threading
-from pathlib import Path
 
 import jax
 import pytest
+from attack_runs import below, wardens
+from attacks_on_ends import ORPHANS
+from attacks_on_verdicts import FORGERIES
 from file_targets import OPTIM, SETTINGS
 from text_targets import ANY, REQUEST
 
@@ -21,12 +22,6 @@ from qwen3.sandbox.runner import Limits, Sandbox
 from qwen3.train import optim
 from qwen3.train.state import abstract, create
 from qwen3.train.workdir import Workdir
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sandbox" / "attacks"))
-
-from attack_runs import below, wardens  # noqa: E402
-from attacks_on_ends import ORPHANS  # noqa: E402
-from attacks_on_verdicts import FORGERIES  # noqa: E402
 
 LENGTH = 64
 LONG = pytest.mark.slow

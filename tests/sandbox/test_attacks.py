@@ -10,11 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-FOLDER = Path(__file__).parent / "attacks"
-sys.path.insert(0, str(FOLDER))
-
-from attack_runs import (  # noqa: E402
+from attack_runs import (
     ENDS,
     QUICK,
     Trainer,
@@ -24,16 +20,17 @@ from attack_runs import (  # noqa: E402
     stalled,
     too_much_memory,
 )
-from attacks_on_ends import MEMORY, ORPHANS, TIME  # noqa: E402
-from attacks_on_reach import FILES, HEAD, NETWORK, REACH  # noqa: E402
-from attacks_on_verdicts import FORGERIES, texts  # noqa: E402
+from attacks_on_ends import MEMORY, ORPHANS, TIME
+from attacks_on_reach import FILES, HEAD, NETWORK, REACH
+from attacks_on_verdicts import FORGERIES, texts
 
-from qwen3 import sandbox  # noqa: E402
-from qwen3.rewards import TASKS, response  # noqa: E402
-from qwen3.rewards.coding import problem  # noqa: E402
-from qwen3.sandbox import runner  # noqa: E402
-from qwen3.sandbox.runner import Sandbox  # noqa: E402
+from qwen3 import sandbox
+from qwen3.rewards import TASKS, response
+from qwen3.rewards.coding import problem
+from qwen3.sandbox import runner
+from qwen3.sandbox.runner import Sandbox
 
+FOLDER = Path(__file__).parent / "attacks"
 PYTHON = "/usr/bin/python3"  # an interpreter that every user may run
 SOURCE = Path(runner.__file__).parents[2]
 

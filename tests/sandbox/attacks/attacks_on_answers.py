@@ -1,14 +1,10 @@
 """Answers of models that are broken or hostile, in every family but coding."""
 
 import random
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "fuzz"))
+import damage
 
-import damage  # noqa: E402
-
-from qwen3.rewards import TASKS, response  # noqa: E402
+from qwen3.rewards import TASKS, response
 
 FAMILIES = [task for name, task in TASKS.items() if name != "coding"]
 
