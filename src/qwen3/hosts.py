@@ -2,7 +2,7 @@
 
 One process runs on every host. Decisions are made in process 0 and told to the others (`decided`),
 inputs are compared before training (`assert_equal`), and a launcher sees how each host is doing by
-two small files in the folder QWEN3_HOST_DIR: heartbeat.json and exit.json (supervise/supervisor.py).
+two small files in the folder QWEN3_HOST_DIR: heartbeat.json and exit.json (`supervise.supervisor`).
 
 Importing this module turns fsspec's cache of listings off for Google Cloud Storage: it would hide
 the files that other hosts write, for which orbax then waits without end.

@@ -49,9 +49,9 @@ def policy_gradient(
 
     batch, beside the usual: float32 [B, T] advantages, old_logp and/or rollout_logp, aligned with
     targets; reference_logp where there is a KL and frozen has no "reference" parameters; optional
-    mode (index into `forward.MODES`) and expert_ids (the sampler's routing). frozen: () or a dict with "reference" and "entropy_coef".
-    Raises ValueError for a KL without a reference, an entropy bonus without its coefficient, and a
-    sampler correction without rollout_logp.
+    mode (index into `forward.MODES`) and expert_ids (the sampler's routing). frozen: () or a dict
+    with "reference" and "entropy_coef". Raises ValueError for a KL without a reference, an entropy
+    bonus without its coefficient, and a sampler correction without rollout_logp.
     """
     used_BT = (batch["weights"] > 0).astype(jnp.float32)
     with jax.named_scope("log_probs"):
