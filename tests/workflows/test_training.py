@@ -200,6 +200,15 @@ def test_adapters_are_merged_where_the_run_is_loaded_and_exported(
     np.testing.assert_array_equal(
         qwen3.load(folder).logits([[5, 6, 7]]), trained.logits([[5, 6, 7]])
     )
+    adapter = tmp_path / "adapter"
+    assert cli.main(["export", str(run.workdir), str(adapter), "--adapter"]) == 0
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        p.name for p in adapter.iterdir()
+    }
+    np.testing.assert_allclose(
+        qwen3.load(adapter).logits([[5, 6, 7]]), trained.logits([[5, 6, 7]]), atol=1e-5
+    )
+    assert cli.main(["export", str(checkpoint), str(tmp_path / "none"), "--adapter"]) == 2
 
 
 def test_the_command_trains_prints_scores_and_exports(

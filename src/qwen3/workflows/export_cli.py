@@ -18,16 +18,29 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--best", action="store_true", help="of a run: the best on held-out problems, not the last"
     )
+    parser.add_argument(
+        "--adapter", action="store_true", help="of a run with LoRA: the adapters alone, for PEFT"
+    )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    """Load, merge adapters, write."""
+    """Load, merge adapters unless they alone are asked for, write."""
+    import jax
+
+    from qwen3.config import MeshConfig
     from qwen3.infer import language_model
+    from qwen3.mesh import make_mesh
+    from qwen3.train import model_source
     from qwen3.workflows.training_run import TrainingRun
 
     model = TrainingRun(Path(options.model)).best if options.best else options.model
+    if options.adapter:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        model_source.find(model).save_adapter(options.folder, mesh)
+        print(f"{options.folder}: the adapters of {model}, as PEFT loads them")
+        return 0
     language_model.load(model).save(options.folder, dtype=options.dtype)
     print(f"{options.folder}: written; `qwen3 chat {options.folder}` talks to it")
     return 0
