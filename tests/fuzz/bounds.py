@@ -48,13 +48,14 @@ def attack(target: Target, folder: Path, cases: int, seed: str = "") -> Outcome:
     def stop(*_: Any) -> None:
         raise Hang
 
-    old = signal.signal(signal.SIGPROF, stop)
+    # Of user time: SIGPROF, the other timer of processor time, belongs to profilers.
+    old = signal.signal(signal.SIGVTALRM, stop) or signal.SIG_DFL
     try:
         for case in range(cases):
             rng = random.Random(f"{target.name}/{seed}/{case}")
             data, error = make(rng), None
             start = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, 10 * target.seconds)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 10 * target.seconds)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -62,10 +63,10 @@ def attack(target: Target, folder: Path, cases: int, seed: str = "") -> Outcome:
             except target.errors as documented:
                 error = documented
             except BaseException as other:
-                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
                 text = f"case {case}: {type(other).__name__}: {other!s:.300}; input {data!r:.300}"
                 raise AssertionError(text) from other
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             used = time.process_time() - start
             assert used <= target.seconds, f"case {case}: {used:.2f} s; input {data!r:.300}"
             if error is not None and target.named:
@@ -73,6 +74,6 @@ def attack(target: Target, folder: Path, cases: int, seed: str = "") -> Outcome:
             slowest = max(slowest, used)
             ends["accepted" if error is None else type(error).__name__] += 1
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, old)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, old)
     return Outcome(ends, slowest)

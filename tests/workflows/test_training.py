@@ -283,14 +283,24 @@ def test_sft_distill_and_pretrain_take_the_same_names(checkpoint, tmp_path, one_
 # --- problems -------------------------------------------------------------------------------------
 
 
-def test_usual_column_names_are_understood_and_others_are_mapped():
+@pytest.fixture
+def mine():
+    """The name of a reward of the user's own, as a run registers it before it reads problems."""
+
+    def mine(answer, reference):
+        return float(answer == reference)
+
+    return own_rewards.register(mine)
+
+
+def test_usual_column_names_are_understood_and_others_are_mapped(mine):
     rows = [{"question": "2+2?", "answer": "4"}, {"prompt": "3+3?", "reference": "6"}]
-    first, second = own_problems.read(rows, "mine")
+    first, second = own_problems.read(rows, mine)
     assert first.messages == [{"role": "user", "content": "2+2?"}]
     assert first.answer["reference"] == "4" and second.answer["reference"] == "6"
     (mapped,) = own_problems.read(
         [{"frage": "2+2?", "loesung": 4, "sys": "Be brief."}],
-        "mine",
+        mine,
         columns={"prompt": "frage", "reference": "loesung", "system": "sys"},
     )
     assert [message["role"] for message in mapped.messages] == ["system", "user"]
@@ -317,17 +327,17 @@ def test_maths_problems_take_the_number_after_the_hashes_and_ask_for_a_box():
         ({"prompt": ""}, {}, "row 0"),
     ],
 )
-def test_rows_that_are_no_problem_are_named(row, columns, words):
+def test_rows_that_are_no_problem_are_named(row, columns, words, mine):
     with pytest.raises(ValueError, match=words):
-        own_problems.read([row], "mine", columns=columns)
+        own_problems.read([row], mine, columns=columns)
 
 
-def test_the_same_prompt_is_always_on_the_same_side():
+def test_the_same_prompt_is_always_on_the_same_side(mine):
     rows = [{"prompt": f"p{i % 30}", "reference": "x"} for i in range(60)]
-    train, held = own_problems.held_out(own_problems.read(rows, "mine"), 0.1)
+    train, held = own_problems.held_out(own_problems.read(rows, mine), 0.1)
     texts = [{problem.messages[0]["content"] for problem in side} for side in (train, held)]
     assert not texts[0] & texts[1] and len(train) + len(held) == 60 and len(texts[1]) >= 3
-    again, _ = own_problems.held_out(own_problems.read(rows[::-1], "mine"), 0.1)
+    again, _ = own_problems.held_out(own_problems.read(rows[::-1], mine), 0.1)
     assert {problem.messages[0]["content"] for problem in again} == texts[0]
     with pytest.raises(ValueError, match="held_out 1.5"):
         own_problems.held_out(train, 1.5)
