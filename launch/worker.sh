@@ -29,7 +29,7 @@ mkdir -p "$QWEN3_HOST_DIR" && cd "$code" || exit 1
 
 mark() { echo "@pod $QWEN3_NAME ${*//$'\n'/ | }"; }
 
-in_use() { [[ -f "$lock" ]] && ! flock -n "$lock" true; }
+in_use() { [[ -f "$lock" ]] && ! flock -w 2 "$lock" true; }  # one that ends takes a moment
 
 install() { # the packages of this commit
   local wanted

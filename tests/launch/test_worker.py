@@ -85,7 +85,8 @@ def test_a_host_has_one_run_at_a_time_and_stop_and_kill_end_it(host):
     assert host.ends()[-1][0] == 42
     assert host.worker("kill") == "@pod 0.0 kill"  # of nothing
     (host.bucket / "runs/toy/pod/stop").unlink(missing_ok=True)
-    assert host.worker("start").startswith("@pod 0.0 started")
+    # The worker before says that it stopped, and then takes a moment to end.
+    host.until(lambda: host.worker("start").startswith("@pod 0.0 started"))
     host.until(
         lambda: host.state()["state"] == "running" and (host.home / "qwen3/toy/host/child").exists()
     )
