@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qwen3
+from qwen3 import cli
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval import harness, ifeval_official
 from qwen3.eval.items import Item
@@ -140,6 +141,20 @@ def test_tasks_equal_lm_evals_own_backend(tmp_path):
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lm_eval_hf.json"
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--budget", "1,2"], "--budget 1,2: lm-eval's tasks run with one at a time"),
+        (["--samples", "2"], "--samples is of suites"),
+        (["--max-tokens", "2"], "--max-tokens is of suites"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(flags, words, capsys):
+    assert cli.main(["eval", "nowhere", "--lm-eval", "gsm8k", *flags]) == 2
+    assert words in capsys.readouterr().err
+
 
 PROMPT = Item(
     "1",

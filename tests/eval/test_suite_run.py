@@ -202,6 +202,16 @@ def test_a_grader_that_dies_gives_no_verdict_and_not_0(model, tmp_path, monkeypa
     assert row.score is None and row.no_verdict == 1.0 and np.isfinite(row.tokens)
 
 
+def test_an_answer_that_the_engine_could_not_finish_has_no_verdict(model, tmp_path):
+    suite_files.write(tmp_path, suite_files.EXAMPLES["gsm8k"])
+    suite = SUITES["gsm8k"]
+    item = suite.items(tmp_path)[0]
+    suite_run = SuiteRun(suite, arms(suite, settings())[1], [item], [], tmp_path / "x.jsonl")
+    failed = Completion(Request([1]), [5], finish="abort", error="not finite")
+    record = _scored(model, suite_run, item, 0, failed)
+    assert record["score"] is None and record["error"] == "not finite"
+
+
 def test_a_question_that_the_context_does_not_hold_has_no_verdict(model, tmp_path):
     rows = [{"question": "How many? " * n, "answer": "#### 1"} for n in (1, 400)]
     suite_files.write(tmp_path, suite_files.Example("gsm8k/test.jsonl", rows))

@@ -105,8 +105,13 @@ def _harness(options: argparse.Namespace) -> int:
     from qwen3.eval import harness
     from qwen3.infer.language_model import load
 
-    [name] = options.what
-    [budget] = _budgets(options.budget)[:1]
+    for name in ("data", "samples", "max_tokens", "skip_missing"):
+        if getattr(options, name):
+            raise ValueError(f"--{name.replace('_', '-')} is of suites; lm-eval's tasks say it")
+    [name], budgets = options.what, _budgets(options.budget)
+    if len(budgets) > 1:
+        raise ValueError(f"--budget {options.budget}: lm-eval's tasks run with one at a time")
+    [budget] = budgets
     thinking = {"think": True, "no_think": False, "both": None}[options.mode]
     lm = harness.EngineLM(
         load(name), thinking=thinking, budget=budget, slots=options.slots, seed=options.seed

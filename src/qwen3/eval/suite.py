@@ -52,7 +52,6 @@ class Suite:
     samples: int = 1
     max_tokens: int = OUTPUT
     stop: tuple[str, ...] = ()
-    writing: bool = False  # presence penalty 1.5 in both modes (report, 4.6)
     needs: str = ""  # what this machine must have besides files: "sandbox", "judge", ...
     departs: str = ""  # from the report's protocol, in words
     published: str = ""  # row of the report's scores that this compares with

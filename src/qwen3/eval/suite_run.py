@@ -25,7 +25,7 @@ from qwen3.eval.likelihood import encode_pair, log_likelihoods
 from qwen3.eval.suite import Suite
 from qwen3.infer import chat_session
 from qwen3.infer.language_model import LanguageModel
-from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
+from qwen3.infer.requests import PRESETS, Completion, Request
 from qwen3.rewards import Problem
 
 log = logging.getLogger("qwen3")
@@ -269,7 +269,7 @@ def request(
         thinking=run.arm.mode == "think",
         thinking_budget=run.arm.budget,
         tools=tools,
-        sampling=_sampling(suite, run.arm.mode),
+        sampling=PRESETS[PRESET_OF[run.arm.mode]],
         **common,
     )
 
@@ -287,11 +287,6 @@ def _too_long(item: Item, sample: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def _sampling(suite: Suite, mode: str) -> SamplingParams:
-    preset = PRESET_OF[mode]
-    return PRESETS["thinking_writing" if suite.writing and mode == "think" else preset]
-
-
 def _scored(
     model: LanguageModel, run: SuiteRun, item: Item, sample: int, completion: Completion
 ) -> dict[str, Any]:
@@ -306,7 +301,10 @@ def _scored(
         text = text.split(stop)[0]
     is_unfinished = is_chat and run.arm.mode == "think" and completion.finish == "length"
     opened = is_unfinished and "</think>" not in answer.text and not answer.content
-    verdict = Verdict(0.0) if opened or completion.error else run.suite.score(item, text)
+    if completion.error:  # the engine failed, not the answer
+        verdict = Verdict(None)
+    else:
+        verdict = Verdict(0.0) if opened else run.suite.score(item, text)
     return {
         "item": item.id,
         "sample": sample,
