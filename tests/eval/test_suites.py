@@ -5,7 +5,7 @@ import suite_files
 
 from qwen3.eval import suites
 from qwen3.eval.items import Item
-from qwen3.eval.suite_run import right_option
+from qwen3.eval.suite_answers import right_option
 from qwen3.eval.suites import SUITES
 
 UNCALLED = ("bfcl_irrelevance", "bfcl_live_irrelevance")  # no call is right

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from qwen3.eval import intervals
 from qwen3.eval.intervals import Estimate
-from qwen3.eval.suite_run import stored
+from qwen3.eval.suite_records import stored
 
 
 class Difference(NamedTuple):

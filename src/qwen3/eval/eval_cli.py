@@ -71,7 +71,8 @@ def _list() -> Table:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     from qwen3.eval import suite_report, suites
-    from qwen3.eval.suite_run import EvalSettings, run
+    from qwen3.eval.suite_records import EvalSettings
+    from qwen3.eval.suite_run import run
     from qwen3.infer.language_model import load
 
     [name] = options.what

@@ -19,7 +19,7 @@ from qwen3.data.atomic import write_atomically
 from qwen3.eval import intervals
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.pass_at_k import pass_at_k
-from qwen3.eval.suite_run import SuiteRun
+from qwen3.eval.suite_records import SuiteRun
 
 
 @dataclass(frozen=True)
