@@ -68,7 +68,6 @@ setup() {
 
 run() {
   exec 9>> "$lock"
-  # `start` holds it for a moment when it looks.
   flock -w 3 9 || { mark "running $(< "$lock")"; exit 1; }
   echo "$RUN $START $$" > "$lock"
   rm -f -- "$QWEN3_HOST_DIR"/*
@@ -82,6 +81,7 @@ run() {
 
 start() {
   local log="$HOME/qwen3/supervisor.log" _
+  flock -n "$lock" truncate -s 0 "$lock" # who gets it writes its name there
   if [[ -d /run/systemd/system && "$BACKEND" == queued_resources ]]; then
     # The process is given time to save when the machine shuts down.
     sudo systemd-run --quiet --collect --unit="qwen3-$RUN-$START" --uid="$(id -u)" \
@@ -91,7 +91,7 @@ start() {
     setsid nohup bash "$code/launch/worker.sh" run < /dev/null >> "$log" 2>&1 &
   fi
   for _ in {1..200}; do
-    in_use && { mark started; return; }
+    [[ -s "$lock" ]] && { mark started; return; } # it may have ended since: a run of seconds
     sleep 0.3
   done
   mark "failed: $(tail -n 1 "$log")"

@@ -48,14 +48,19 @@ def started(pod, **keys):
     return pod
 
 
+def events(pod, kind):
+    """What supervisors noted of that kind, by host and time."""
+    files = pod.run.glob("pod/*/*/events.jsonl")
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    rows.sort(key=lambda row: (row["host"], row["time"]))
+    return [row for row in rows if row["event"] == kind]
+
+
 def done(pod, **keys):
     """Until the run is done; how each attempt of each host ended: (host, code, error)."""
     pod.until(lambda: pod("status", **keys)[1].count(" done ") == 2)
-    rows = []
-    for file in pod.run.glob("pod/*/*/events.jsonl"):
-        rows += [json.loads(line) for line in file.read_text().splitlines()]
     assert checkpoints(pod)[-1] == 30
-    return sorted((row["host"], row["code"], row["error"]) for row in rows if row["event"] == "end")
+    return sorted((row["host"], row["code"], row["error"]) for row in events(pod, "end"))
 
 
 @pytest.mark.slow
@@ -88,6 +93,12 @@ def test_a_hanging_host_is_noticed_its_stack_is_shown_and_all_start_again(pod):
     hung = {host: error for host, code, error in ends if error.startswith("hung: no step for")}
     assert "tiny_pod.py" in hung["0.1"] and "in __getitem__" in hung["0.1"]
     assert all("most recent call first" in pod.log(host) for host in ("0.0", "0.1"))
+    # Both have been killed and started again within the watchdog's six seconds, and ten more.
+    silent = {row["host"]: row["beat"] for row in events(pod, "end") if row["hung"]}
+    again = {row["host"]: row["time"] for row in events(pod, "attempt") if row["attempt"] == 2}
+    waited = {host: again[host] - silent["0.1"] for host in again}
+    print("seconds from the last step to the second attempt:", waited)
+    assert len(waited) == 2 and max(waited.values()) < 60 * keys["HANG_MINUTES"] + 10
 
 
 @pytest.mark.slow

@@ -95,6 +95,16 @@ def test_a_host_has_one_run_at_a_time_and_stop_and_kill_end_it(host):
     host.until(lambda: not os.path.exists(f"/proc/{child}") or zombie(child))
 
 
+def test_a_run_that_is_over_within_moments_was_started_all_the_same(host):
+    host = host()
+    stop = host.bucket / "runs/toy/pod/stop"
+    stop.parent.mkdir(parents=True)
+    stop.write_text("done")  # by another host, faster than this one
+    for _ in range(2):
+        assert host.worker("start") == "@pod 0.0 started"
+        host.until(lambda: host.state().get("state") == "done")
+
+
 def test_setup_copies_the_data_or_says_why_not(host, tmp_path):
     (tmp_path / "corpora" / "s1").mkdir(parents=True)
     (tmp_path / "corpora" / "s1" / "rows").write_text("1")

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,12 @@ class Disk:
     def mend_read_only(self) -> None:
         """Unmount it, which fails while a process works there; check it, and mount it again."""
         self._run("umount", str(self.path))
-        subprocess.run(["e2fsck", "-f", "-y", str(self._image)], capture_output=True)
+        while subprocess.check_output(["losetup", "--associated", str(self._image)]):
+            time.sleep(0.1)  # until the kernel has written what it still had of it
+        done = subprocess.run(["e2fsck", "-f", "-y", str(self._image)], capture_output=True)
+        assert done.returncode in (0, 1), done  # 1: errors, and all of them were mended
         self._mount()
+        assert os.access(self.path, os.W_OK), "the disk is mended, and yet mounted read-only"
 
     def close(self) -> None:
         if os.path.ismount(self.path):
