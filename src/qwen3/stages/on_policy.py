@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.backend import RolloutBackend
+from qwen3.infer.http_backend import HttpBackend, RolloutServer
+from qwen3.infer.language_model import LanguageModel
 from qwen3.model.execution import Execution
 from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
@@ -45,6 +48,7 @@ class OnPolicyConfig:
     problems: str = ""  # file of problems for the share of tasks named "file"
     too_long: str = "error"  # problems of the file whose prompt leaves no room: "error" or "drop"
     sampling: Sampling = Sampling()
+    server: RolloutServer = RolloutServer()  # answers of vLLM or SGLang instead of the own engine
     prompts: int = 32  # groups of a phase
     minibatches: int = 1  # optimizer steps of a phase, among which its groups are divided
     microbatches: int = 1  # parts of a batch whose gradients are added up, for less memory
@@ -66,6 +70,8 @@ class OnPolicyConfig:
             raise ValueError(
                 f"{self.prompts} prompts a phase do not divide into {self.minibatches} minibatches"
             )
+        if self.server.url and self.sampling.budget is not None:
+            raise ValueError(f"sampling.budget {self.sampling.budget} needs the own engine")
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,8 @@ class Setup:
     ) -> Callable[[TrainState], RolloutBackend]:
         """backend(state) -> what generates with a `model` of the weights params(state)."""
         config = self.config
+        if config.server.url:
+            return self._served(model, params, record_experts=record_experts)
 
         def backend(state: TrainState) -> RolloutBackend:
             return rollouts.engine_for(
@@ -122,6 +130,37 @@ class Setup:
                 version=int(state.step),
                 record_experts=record_experts,
             )
+
+        return backend
+
+    def _served(
+        self,
+        model: ModelConfig,
+        params: Callable[[TrainState], Any],
+        *,
+        record_experts: bool,
+    ) -> Callable[[TrainState], RolloutBackend]:
+        """backend(state) -> the server, once it has the weights params(state)."""
+        if record_experts or jax.process_count() > 1:
+            reason = "tells no routing" if record_experts else "serves one process"
+            raise ValueError(f"rollout server {self.config.server.url} {reason}; use the engine")
+
+        def export(weights: Any, folder: str) -> None:
+            LanguageModel(model, weights, mesh=self.mesh, tokenizer=self.tokenizer).save(folder)
+
+        config = self.config
+        server = HttpBackend(
+            config.server,
+            self.tokenizer,
+            vocab=model.vocab,
+            max_length=rollouts.context(model, config.length),
+            seed=config.seed,
+            export=export,
+        )
+
+        def backend(state: TrainState) -> RolloutBackend:
+            server.update(params(state), int(state.step))
+            return server
 
         return backend
 
