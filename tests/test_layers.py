@@ -19,16 +19,17 @@ LAYERS = [
     {"infer"},
     {"sandbox"},
     {"rewards"},
+    {"environments"},
     {"eval", "curate"},
     {"stages"},
     {"plan", "run", "doctor"},
     {"workflows", "supervise"},
-    {"recipe", "serve"},
+    {"recipe", "serve", "research"},
     {"cli"},
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 # What `import qwen3` offers to people; code imports the modules.
-FACADE = ("load", "create", "rl", "sft", "distill", "pretrain")
+FACADE = ("load", "create", "rl", "sft", "reward_model", "distill", "pretrain")
 WITHOUT = {"ops": {"flax", "qwen3.config"}, "losses": {"flax", "qwen3.config"}}
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from qwen3 import rewards
+from qwen3 import environments
 from qwen3.curate.message_forms import read_messages
 from qwen3.data import chat
 from qwen3.data.chat_tools import read_tools
@@ -82,7 +82,7 @@ def check_question(messages: Sequence[Mapping]) -> None:
 
 def _check_record(task: str, answer: Mapping) -> None:
     """Raise ValueError for an answer that the task could not score by."""
-    record = rewards.get(task).record
+    record = environments.get(task).record
     if lacking := [name for name in record if name not in answer]:
         raise ValueError(
             f"answer: a problem of {task!r} has {', '.join(record)}; this one lacks "

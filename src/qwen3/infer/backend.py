@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer.request_state import TokenChunk
+from qwen3.infer.request_state import RequestState, TokenChunk
 from qwen3.infer.requests import Completion, Request
 
 
@@ -40,6 +40,30 @@ class RolloutBackend(Protocol):
 
     def update(self, params: Any, version: int) -> None:
         """New weights, from the next token on."""
+        ...
+
+
+@runtime_checkable
+class TurnBackend(RolloutBackend, Protocol):
+    """A backend that takes new requests while others are worked on, as the engine does: turns of
+    many conversations go on beside each other.
+    """
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a conversation, at most."""
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> list[RequestState]:
+        """Queue requests; `step` works on them. ValueError for one that cannot be served."""
+        ...
+
+    def step(self) -> None:
+        """Work on the requests for a while; those that are done then say so."""
+        ...
+
+    def abort(self, states: Sequence[RequestState]) -> None:
+        """Give requests up; those that are finished are no error."""
         ...
 
 

@@ -6,8 +6,8 @@ Any `RolloutBackend` generates: token ids go in and come out, text is made for s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 
 from qwen3 import rewards
 from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
@@ -17,8 +17,21 @@ from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
 from qwen3.infer.stop_strings import text_before
 from qwen3.rewards import Problem, response
 
+T = TypeVar("T")
 Score: TypeAlias = float | None  # 0..1; None for no verdict, or for a problem without a task
 Scorer: TypeAlias = Callable[[Sequence[tuple[Problem, str]]], list[Score]]
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The course of an episode of several turns, whose completion holds all of its tokens."""
+
+    turns: list[list[int]]  # [start, end) of each of the policy's turns in the completion's tokens
+    texts: list[str]  # of each turn, as the environment read it
+    stop: str  # why the episode ended, one of environments.episode.STOPS
+    cut: bool = False  # whether one of the episode's limits ended it
+    calls: int = 0  # tool calls, valid or not
+    messages: list[dict[str, Any]] = field(default_factory=list)  # of both sides, after the problem
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,7 @@ class ScoredAnswer:
     completion: Completion  # token ids and all that the backend knows of them
     text: str  # the turn: all that follows <|im_start|>assistant, be it in the prompt
     score: Score = None
+    transcript: Transcript | None = None  # of an episode of several turns; None for one answer
 
     @classmethod
     def from_text(cls, problem: Problem, text: str, score: Score = None) -> ScoredAnswer:
@@ -37,13 +51,41 @@ class ScoredAnswer:
 
     @property
     def cut(self) -> bool:
-        """Whether a thinking budget ended the thought."""
-        return any(self.completion.forced)
+        """Whether a thinking budget ended a thought."""
+        return any(self.of_turns(self.completion.forced))
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each of the policy's turns."""
+        return [self.text] if self.transcript is None else self.transcript.texts
+
+    @property
+    def written(self) -> list[int]:
+        """The tokens of the policy's turns, without those of an environment."""
+        return self.of_turns(self.completion.tokens)
+
+    def of_turns(self, values: list[T]) -> list[T]:
+        """Those of the values of all tokens that belong to the policy's turns."""
+        if self.transcript is None:
+            return values
+        return [value for start, end in self.transcript.turns for value in values[start:end]]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a limit ended it: that of the tokens, or one of an episode."""
+        if self.transcript is None:
+            return self.completion.finish == "length"
+        return self.transcript.cut
+
+    @property
+    def formed(self) -> bool:
+        """Whether every turn is well-formed, in the problem's mode, and answers something."""
+        return all(response.formed(text, self.problem.mode) for text in self.texts)
 
     @property
     def turn(self) -> response.Response | None:
-        """Thinking and answer; None for a malformed turn."""
-        return response.read(self.text)
+        """Thinking and answer, of an episode the last turn's; None for a malformed turn."""
+        return response.read(self.texts[-1])
 
     def thinking_tokens(self, think_close: int) -> int:
         """Tokens that the model itself wrote in its thinking block, all where it never closed."""
@@ -54,7 +96,10 @@ class ScoredAnswer:
     def conversation(self) -> dict:
         """A sample for supervised fine-tuning. Raises ValueError for a malformed turn."""
         if self.turn is None:
-            raise ValueError(f"a malformed turn makes no conversation: {self.text[:80]!r}")
+            raise ValueError(f"a malformed turn makes no conversation: {self.texts[-1][:80]!r}")
+        if self.transcript is not None:
+            messages = [*self.problem.messages, *self.transcript.messages]
+            return {"messages": messages, "tools": self.problem.tools}
         reply = {
             "role": "assistant",
             "content": self.turn.answer,
@@ -88,18 +133,34 @@ def ask(
     enable_thinking False: the hard switch of the template. options: further fields of
     `infer.requests.Request` (budget, max_tokens, thinking, ...). Raises as `sample_answers` does.
     """
-    requests = [
+    requests = requests_for(
+        tokenizer,
+        problems,
+        enable_thinking=enable_thinking,
+        sampling=sampling,
+        seed=seed,
+        **options,
+    )
+    answers = sample_answers(backend, tokenizer, problems, requests, samples=samples, score=score)
+    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+
+
+def requests_for(
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    *,
+    enable_thinking: bool | None = None,
+    **options: Any,
+) -> list[Request]:
+    """A request for each problem, numbered in their order; options: fields of Request."""
+    return [
         Request(
             prompt_ids(problem, tokenizer, enable_thinking=enable_thinking),
-            sampling=sampling,
             prompt_id=number,
-            seed=seed,
             **options,
         )
         for number, problem in enumerate(problems)
     ]
-    answers = sample_answers(backend, tokenizer, problems, requests, samples=samples, score=score)
-    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
 
 def sample_answers(

@@ -2,7 +2,8 @@
 
 The report (4.2) names GRPO, large batches, many rollouts a query, off-policy steps and steered
 entropy, and publishes no values; general RL (4.4) is this stage with a mixture of tasks in both
-modes. Departures: see `losses.grpo`; tools are single calls, not yet dialogues with an environment.
+modes, and of worlds (`qwen3.environments`) whose episodes take several turns. Departures: see
+`losses.grpo` and `environments.agent_loop`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,35 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from qwen3.losses import grpo
 from qwen3.losses.grpo_config import Grpo
 from qwen3.mesh import make_mesh
-from qwen3.stages import builders, on_policy, start
+from qwen3.model.execution import Execution
+from qwen3.rewards.judge_backends import JudgeSettings
+from qwen3.stages import builders, judges, on_policy, start
+from qwen3.stages.curriculum import Curriculum, DifficultyBands
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
 from qwen3.stages.groups import Refill, Scoring, learnable, set_advantages
 from qwen3.stages.on_policy import OnPolicyConfig
 from qwen3.stages.phases import Group, Phase, minibatches
+from qwen3.stages.reward_kinds import (
+    JUDGE,
+    REWARD_MODEL,
+    FamilyReward,
+    KindScorer,
+    RewardKinds,
+    by_reward_model,
+    check_rewards,
+    kind_metrics,
+)
+from qwen3.stages.reward_scores import RewardModel
 from qwen3.stages.rollout_batches import RolloutBatches
 from qwen3.stages.rollouts import Rollout, shared_score, token_sequence
 from qwen3.train import optim
@@ -51,10 +68,15 @@ class Config(OnPolicyConfig):
     name: str = "grpo"
     policy: Grpo = Grpo()  # the objective
     scoring: Scoring = Scoring()  # from scores to rewards and advantages
+    # What rewards the answers of families: rule, judge, reward model; the rule where none is named.
+    rewards: tuple[FamilyReward, ...] = ()
+    reward_model: str = ""  # run of stages.reward_model, or an exported folder
+    judge: JudgeSettings = JudgeSettings()  # the model that judges
     refill: Refill = Refill()  # dynamic sampling
     alarms: Alarms = Alarms()
     entropy: EntropyTarget | None = None  # steers entropy; None leaves it alone
     reference: str = ""  # run or folder for a KL (stages.start)
+    curriculum: Curriculum = Curriculum()  # bands of difficulty that follow the pass rate
     # Train a mixture of experts on the sampler's routing (R3, arXiv 2510.11370).
     routing_replay: bool = False
 
@@ -76,6 +98,7 @@ class Config(OnPolicyConfig):
                 f"scoring.overlong {self.scoring.overlong} tokens are more than "
                 f"max_tokens {self.sampling.max_tokens}"
             )
+        check_rewards(self.rewards, judge=self.judge, reward_model=self.reward_model)
         if self.routing_replay and not self.model.moe:
             raise ValueError(f"routing_replay: {self.model.name} has no experts to route to")
         if self.model.moe and self.policy.ratio == "token" and not self.routing_replay:
@@ -94,11 +117,16 @@ def run(config: Config, workdir: str) -> TrainState:
     RuntimeError) when fewer than `minibatches` groups have rewards that differ.
     """
     mesh = make_mesh(config.mesh)
-    setup = on_policy.set_up(config, mesh, writer=config.model, scored=True)
+    unruled = any(not reward.family for reward in config.rewards)
+    bands = DifficultyBands(config.curriculum)
+    setup = on_policy.set_up(
+        config, mesh, writer=config.model, scored=not unruled, band=bands.range
+    )
     rate = optim.schedule(config.optim, config.steps)
     tx = optim.build(config.optim, rate)
     with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trained = setup.begin(work, tx)
+        bands.restore(stored.get("bands"))
         frozen = {}
         if config.reference:
             frozen["reference"] = start.parameters(config.reference, config.model, mesh)
@@ -109,13 +137,14 @@ def run(config: Config, workdir: str) -> TrainState:
             # As the step was taken: the coefficient moves after the step is written.
             derived["entropy_coef"] = partial(_coefficient, control)
         log_probs = builders.log_probs(config.model, setup.execution)
+        kinds = reward_kinds(config, mesh, setup.execution, work)
         return on_policy.train_in_phases(
             setup,
             work,
             state,
             tx,
             builders.policy_gradient(config.model, setup.execution, config.policy),
-            RewardedPhase(config, setup.batches, log_probs, trained.params, control),
+            RewardedPhase(config, setup.batches, log_probs, trained.params, control, kinds, bands),
             setup.sampler(
                 config.model, trained.params, shared_score, record_experts=config.routing_replay
             ),
@@ -124,7 +153,7 @@ def run(config: Config, workdir: str) -> TrainState:
             stored=stored,
             frozen=frozen,
             derived=derived,
-            extra=lambda: {"entropy": control and control.state()},
+            extra=lambda: {"entropy": control and control.state(), "bands": bands.state()},
             hooks=[] if control is None else [control.hook()],
         )
 
@@ -133,11 +162,33 @@ def _coefficient(control: EntropyControl, step: int) -> float:
     return control.coefficient
 
 
+def reward_kinds(
+    config: Config, mesh: Mesh, execution: Execution, work: Workdir
+) -> RewardKinds | None:
+    """What scores by the judge and the reward model; None where the rules' scores are all.
+
+    A judge is checked before anything is sampled. Raises ValueError for one that pays for hostile
+    answers, naming them, or that does not reply.
+    """
+    if not config.rewards:
+        return None
+    scorers: dict[str, KindScorer] = {}
+    if config.reward_model:
+        dtype = execution.dtype
+        model = RewardModel.load(config.reward_model, mesh, dtype, **config.execution)
+        scorers[REWARD_MODEL] = by_reward_model(model)
+    if not config.judge.off:
+        judge = judges.open_judge(config.judge, mesh, execution, Path(work.path))
+        judges.check_on_hosts(judge)
+        scorers[JUDGE] = judges.by_judge(judge, shared=bool(config.judge.url))
+    return RewardKinds(config.rewards, scorers)
+
+
 class RewardedPhase:
     """GRPO's method: groups whose answers differ, advantages, old log-probabilities.
 
     log_probs(params, batch) -> [B, T]: the trainer's, see `builders.log_probs`. params(state): the
-    whole parameters of the policy.
+    whole parameters of the policy. kinds: scores by judge and reward model; None for rules alone.
     """
 
     def __init__(
@@ -147,13 +198,19 @@ class RewardedPhase:
         log_probs: Callable,
         params: Callable[[TrainState], Any],
         control: EntropyControl | None = None,
+        kinds: RewardKinds | None = None,
+        bands: DifficultyBands | None = None,
     ):
         self._config, self._batches, self._log_probs = config, batches, log_probs
+        self._kinds, self._bands = kinds, bands
         self._params, self._control, self._checked = params, control, False
         self.refill = config.refill
 
     def select(self, rollouts: Sequence[Rollout]) -> tuple[list[Group], Counter[str]]:
-        return learnable(rollouts, self._config.scoring, self._config.sampling.max_tokens)
+        if self._kinds is not None:
+            self._kinds(rollouts)
+        config = self._config
+        return learnable(rollouts, config.scoring, config.sampling.max_tokens, config.rewards)
 
     def batch(self, part: Sequence[Rollout]) -> dict:
         by_row = {} if self._control is None else {"entropy_coef": self._control.coefficient}
@@ -161,13 +218,18 @@ class RewardedPhase:
         return self._batches.batch(sequences, **by_row)
 
     def columns(self, rollout: Rollout) -> dict[str, Any]:
-        return {"reward": rollout.reward, "advantage": rollout.advantage}
+        scores = {"scores": rollout.scores} if rollout.scores else {}
+        return {**scores, "reward": rollout.reward, "advantage": rollout.advantage}
 
     def prepare(self, phase: Phase, state: TrainState) -> tuple[list[Group], dict[str, float]]:
         config = self._config
-        set_advantages(phase.groups, config.scoring.scale)
+        set_advantages(phase.groups, config.scoring, config.sampling.max_tokens, config.rewards)
         parts = minibatches(self._trained(phase.groups), config.minibatches)
         metrics = _group_metrics(phase, config.prompts)
+        if self._kinds is not None:
+            metrics |= kind_metrics(phase.sampled)
+        if self._bands is not None:
+            metrics |= self._bands.update(phase.sampled)
         if config.policy.old == "recomputed" or not self._checked:
             params = self._params(state)
             for part in parts:

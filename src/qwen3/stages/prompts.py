@@ -6,13 +6,15 @@ A run asks for prompts 0, 1, 2, ... and stores how far it got: none is lost or t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias
 
 import numpy as np
 
-from qwen3 import rewards
+from qwen3 import environments, rewards
 from qwen3.curate.files import read_problems
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.losses.forward import MODES
@@ -33,7 +35,10 @@ __all__ = [
 
 log = logging.getLogger("qwen3")
 
+Band: TypeAlias = Callable[[str, tuple[float, float]], tuple[float, float]]
+
 ANY = ("any",)
+REASONING = "reasoning"  # the group of families that general RL must not forget
 FILE = "file"  # the task of a share that takes the problems of the stage's file
 TOO_LONG = ("error", "drop")
 
@@ -46,7 +51,7 @@ class Share:
     model thinks unless the task sets a mode itself.
     """
 
-    task: str  # of rewards.TASKS, or "file" for the stage's file of problems
+    task: str  # of rewards.TASKS or environments.WORLDS, or "file" for the stage's file of problems
     weight: float = 1.0  # chance of the task, relative to the other shares'
     difficulty: tuple[float, float] = (0.0, 1.0)  # range that a problem's is drawn from
     modes: tuple[str, ...] = ANY  # modes that a prompt's is drawn from
@@ -66,7 +71,9 @@ class Prompts:
 
     Raises ValueError for a mixture without weight, a task or mode that does not exist, a file
     without a share for it or the reverse, and where the machine cannot run a task (as its `require`
-    says).
+    says). reasoning: part of the prompts that reasoning families give, whatever the weights are;
+    None leaves it to these. band(family, difficulty): the range within a share's that difficulties
+    are drawn from.
     """
 
     def __init__(
@@ -76,6 +83,8 @@ class Prompts:
         *,
         seed: int,
         problems: Sequence[Problem] = (),
+        reasoning: float | None = None,
+        band: Band = lambda family, whole: whole,
     ):
         self._shares = [share for share in shares if share.weight > 0]
         if not self._shares or any(share.weight < 0 for share in shares):
@@ -88,20 +97,46 @@ class Prompts:
                 "the name of their share"
             )
         self._problems, self._tokenizer, self._seed = list(problems), tokenizer, seed
+        self._reasoning, self._band = reasoning, band
+        self._pools = {} if reasoning is None else self._of_reasoning(reasoning)
         for name in {problem.task for problem in problems if problem.task}:
-            rewards.get(name).require()
+            environments.get(name).require()
 
     def __getitem__(self, number: int) -> Prompt:
         rng = Random(f"prompt/{self._seed}/{number}")
-        share = rng.choices(self._shares, [share.weight for share in self._shares])[0]
+        shares = self._pool(number)
+        share = rng.choices(shares, [share.weight for share in shares])[0]
         if share.task == FILE:
             problem = self._from_file(number)
         else:
-            low, high = share.difficulty
-            task, seed = rewards.get(share.task), rng.getrandbits(40)
+            low, high = self._band(share.task, share.difficulty)
+            task, seed = environments.get(share.task), rng.getrandbits(40)
             problem = task.generate(seed, rng.uniform(low, high), "train")
         problem = in_mode(problem, rng.choice(share.modes))
         return Prompt(number, problem, tuple(prompt_ids(problem, self._tokenizer)))
+
+    def _of_reasoning(self, part: float) -> dict[bool, list[Share]]:
+        """The shares of reasoning families, and the others. Raises ValueError where a part of the
+        prompts is asked for that no share gives."""
+        pools: dict[bool, list[Share]] = {True: [], False: []}
+        for share in self._shares:
+            tasks = {p.task for p in self._problems} if share.task == FILE else {share.task}
+            pools[all(task and group_of(task) == REASONING for task in tasks)].append(share)
+        if not (0 < part < 1 and pools[True] and pools[False]):
+            raise ValueError(
+                f"reasoning {part}: wanted a part of the prompts between 0 and 1, and shares of "
+                f"both kinds; there are {len(pools[True])} of reasoning and {len(pools[False])} "
+                "others"
+            )
+        return pools
+
+    def _pool(self, number: int) -> list[Share]:
+        """The shares that prompt `number` is drawn from: of any n prompts in a row, n x reasoning
+        (rounded up or down) are of reasoning families."""
+        if self._reasoning is None:
+            return self._shares
+        part = self._reasoning
+        return self._pools[math.floor((number + 1) * part) > math.floor(number * part)]
 
     def _from_file(self, number: int) -> Problem:
         """Every problem once before any comes again, whatever else the mixture holds."""
@@ -112,6 +147,11 @@ class Prompts:
         return self._problems[order[place]]
 
 
+def group_of(task: str) -> str:
+    """The report's group of a family (rewards.task.GROUPS); worlds are of "agent"."""
+    return "agent" if task in environments.WORLDS else rewards.get(task).group
+
+
 def in_mode(problem: Problem, mode: str) -> Problem:
     """With the flag of `mode`, unless the problem asks for a mode itself."""
     return problem if mode == "any" or problem.mode != "any" else problem.flagged(mode)
@@ -119,7 +159,7 @@ def in_mode(problem: Problem, mode: str) -> Problem:
 
 def _check(share: Share) -> None:
     if share.task != FILE:
-        rewards.get(share.task).require()
+        environments.get(share.task).require()
     low, high = share.difficulty
     if not 0 <= low <= high <= 1:
         raise ValueError(f"difficulty {share.difficulty} of {share.task!r} is no range in 0..1")

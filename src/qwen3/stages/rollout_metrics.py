@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from qwen3.rewards import response
+from qwen3.rewards.answers import Transcript
+from qwen3.stages.prompts import group_of
 from qwen3.stages.rollouts import Rollout, by_prompt
 from qwen3.train.loop import Hook
 from qwen3.train.metrics import MEASURED
@@ -20,9 +22,9 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """
     if not rollouts:
         return {}
-    lengths = np.array([len(rollout.completion.tokens) for rollout in rollouts])
-    texts = [rollout.answer.text for rollout in rollouts]
-    different = {(rollout.prompt, *rollout.completion.tokens) for rollout in rollouts}
+    lengths = np.array([rollout.length for rollout in rollouts])
+    texts = ["\n".join(rollout.answer.texts) for rollout in rollouts]
+    different = {(rollout.prompt, *rollout.answer.written) for rollout in rollouts}
     finishes = sorted({str(rollout.completion.finish) for rollout in rollouts})
     judged = [rollout for rollout in rollouts if rollout.answer.score is not None]
     return {
@@ -31,14 +33,27 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "answer_tokens_max": float(lengths.max()),
         "truncated": _share(rollout.truncated for rollout in rollouts),
         "duplicates": 1.0 - len(different) / len(rollouts),
-        "malformed": _share(response.read(text) is None for text in texts),
+        "malformed": _share(not all(map(response.read, r.answer.texts)) for r in rollouts),
         "repeated": _share(map(repeats, texts)),
-        "no_verdict": 1.0 - len(judged) / len(rollouts),
+        "no_verdict": 1.0 - sum(r.score is not None for r in rollouts) / len(rollouts),
         **{
             f"finish/{name}": _share(rollout.completion.finish == name for rollout in rollouts)
             for name in finishes
         },
+        **_episode_metrics([r.answer.transcript for r in rollouts if r.answer.transcript]),
         **_score_metrics(judged),
+    }
+
+
+def _episode_metrics(transcripts: Sequence[Transcript]) -> dict[str, float]:
+    """Turns and tool calls of episodes, and the share of each reason why they stop; {} for none."""
+    if not transcripts:
+        return {}
+    stops = sorted({transcript.stop for transcript in transcripts})
+    return {
+        "turns": float(np.mean([len(transcript.turns) for transcript in transcripts])),
+        "calls": float(np.mean([transcript.calls for transcript in transcripts])),
+        **{f"stop/{name}": _share(t.stop == name for t in transcripts) for name in stops},
     }
 
 
@@ -54,6 +69,7 @@ def _score_metrics(judged: Sequence[Rollout]) -> dict[str, float]:
         "pass_at_group": _share(score == 1.0 for score in best),
         **_score_by(judged, lambda rollout: rollout.task),
         **_score_by(judged, lambda rollout: rollout.mode),
+        **_by_group(judged),
     }
 
 
@@ -66,6 +82,24 @@ def _score_by(judged: Sequence[Rollout], key: Callable[[Rollout], str]) -> dict[
     for rollout in judged:
         parts.setdefault(key(rollout), []).append(rollout)
     return {f"score/{name}": float(np.mean(_scores(part))) for name, part in sorted(parts.items())}
+
+
+def _by_group(judged: Sequence[Rollout]) -> dict[str, float]:
+    """group/NAME: mean over the families of one of the report's groups, each counted alike; where
+    there are several families also tokens/FAMILY and flat/FAMILY, the share of its prompts whose
+    answers are all equally good, and so teach nothing."""
+    families: dict[str, list[Rollout]] = {}
+    for rollout in judged:
+        families.setdefault(rollout.task, []).append(rollout)
+    if len(families) < 2:
+        return {}
+    means: dict[str, list[float]] = {}
+    metrics = {}
+    for family, part in sorted(families.items()):
+        means.setdefault(group_of(family), []).append(float(np.mean(_scores(part))))
+        metrics[f"tokens/{family}"] = float(np.mean([rollout.length for rollout in part]))
+        metrics[f"flat/{family}"] = _share(len(set(_scores(g))) == 1 for g in by_prompt(part))
+    return metrics | {f"group/{name}": float(np.mean(m)) for name, m in sorted(means.items())}
 
 
 def _share(values: Iterable[bool]) -> float:

@@ -21,6 +21,7 @@ from qwen3 import hosts
 from qwen3.data import chat
 from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments.episode_answers import sample_answers
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Completion, Request, SamplingParams
@@ -28,7 +29,7 @@ from qwen3.losses.forward import MODES
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.rewards import Problem
-from qwen3.rewards.answers import Score, ScoredAnswer, Scorer, sample_answers, score
+from qwen3.rewards.answers import Score, ScoredAnswer, Scorer, Transcript, score
 from qwen3.stages.prompts import Prompt
 
 
@@ -61,6 +62,15 @@ class Rollout:
     # log p of each answer token by the trainer at the start of the phase; [] where the sampler's
     # own log-probabilities serve.
     old_log_probs: list[float] = field(default_factory=list)
+    # Scores by kind of reward (stages.reward_kinds), and their mean by the family's weights; {} and
+    # None where the rule's own score is all there is.
+    scores: dict[str, Score] = field(default_factory=dict)
+    mean_score: Score = None
+
+    @property
+    def score(self) -> Score:
+        """What its reward is made of, 0..1; None for no verdict."""
+        return self.mean_score if self.scores else self.answer.score
 
     @property
     def completion(self) -> Completion:
@@ -89,7 +99,13 @@ class Rollout:
 
     @property
     def truncated(self) -> bool:
-        return self.completion.finish == "length"
+        """Whether a limit ended it: that of the tokens, or one of an episode of several turns."""
+        return self.answer.truncated
+
+    @property
+    def length(self) -> int:
+        """Tokens that the policy wrote; those of an environment are not counted."""
+        return len(self.answer.written)
 
 
 def engine_for(
@@ -139,6 +155,8 @@ def sample(
     score: Scorer,
 ) -> list[Rollout]:
     """`sampling.samples` answers to each prompt, in the prompts' order, scored by `score`.
+
+    Problems of a world (`qwen3.environments`) are episodes of several turns, judged by it.
 
     Raises ValueError for a prompt that leaves no room, RuntimeError for an answer that the backend
     could not finish (log-probabilities that are not finite).
@@ -190,7 +208,8 @@ def by_prompt(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
 
 
 def token_sequence(rollout: Rollout, *, policy: bool) -> TokenSequence:
-    """Prompt and answer with the loss mask: sampled tokens have weight 1, prompt and forced ones 0.
+    """Prompt and answer with the loss mask: sampled tokens have weight 1, prompt and forced ones 0,
+    and forced are an environment's too.
 
     policy: with the fields that the policy gradient reads (data.rows.POLICY_FIELDS).
     """
@@ -235,11 +254,21 @@ def sample_record(rollout: Rollout, prompt: str) -> dict[str, Any]:
         "task": rollout.task,
         "mode": rollout.mode,
         "prompt": prompt,
+        **({"tools": rollout.answer.problem.tools} if rollout.answer.problem.tools else {}),
         "answer": rollout.answer.text,
         "score": rollout.answer.score,
         "finish": completion.finish,
-        "tokens": len(completion.tokens),
+        "tokens": rollout.length,
+        **episode_columns(rollout.answer),
     }
+
+
+def episode_columns(answer: ScoredAnswer) -> dict[str, Any]:
+    """Columns of samples/ that an episode of several turns has besides; {} for a single answer."""
+    transcript = answer.transcript
+    if transcript is None:
+        return {}
+    return {"turns": len(transcript.turns), "calls": transcript.calls, "stop": transcript.stop}
 
 
 # --- in a checkpoint ------------------------------------------------------------------------------
@@ -265,6 +294,8 @@ def restore(record: dict[str, Any]) -> Rollout:
     }
     completion |= {"request": Request(**request), "experts": _array(completion.get("experts"))}
     answer |= {"problem": Problem(**answer["problem"]), "completion": Completion(**completion)}
+    if answer.get("transcript"):
+        answer["transcript"] = Transcript(**answer["transcript"])
     return Rollout(**{**record, "answer": ScoredAnswer(**answer)})
 
 
