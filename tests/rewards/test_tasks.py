@@ -2,35 +2,35 @@
 
 import json
 import re
-import time
 from dataclasses import asdict, replace
 
 import pytest
 
-from qwen3.rewards import TASKS, get, response, score_all
-from qwen3.rewards.task import SPLITS, NoVerdict, Problem
+from qwen3.rewards import TASKS, contract, get, response, score_all
+from qwen3.rewards.task import GROUPS, NoVerdict, Problem
 
-RUNS_CODE = {"coding"}
+RUNS_CODE = {"coding", "code_repair"}
+CHANCE = {"lock_digits": 0.1}  # one digit in ten is right by chance
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
-def seeds(task, many, few=4):
-    return range(few if task.name in RUNS_CODE else many)
+def sizes(task):
+    if task.name in RUNS_CODE:
+        return contract.Sizes(problems=4, guesses=10, fuzzed=10)
+    return contract.Sizes(problems=20, chance=CHANCE.get(task.name, 0.0))
 
 
 @EVERY
-def test_worked_and_adversarial_examples_score_as_written(task):
-    assert {score for _, _, score in task.examples} >= {0.0, 1.0}
-    for problem, text, score in task.examples:
-        assert task.score(problem, text) == score, text[:200]
+@pytest.mark.parametrize("check", contract.CHECKS.values(), ids=contract.CHECKS)
+def test_the_contract_holds(task, check):
+    check(task, sizes(task))
 
 
 @EVERY
-@pytest.mark.parametrize("split", SPLITS)
-def test_oracle_scores_one_at_every_difficulty(task, split):
-    for seed in seeds(task, 40):
-        problem = task.generate(seed, difficulty=(seed % 11) / 10, split=split)
-        assert task.score(problem, task.oracle(problem)) == 1.0, problem
+@pytest.mark.slow
+def test_two_thousand_fuzzed_answers_are_scored(task):
+    fuzzed = 200 if task.name in RUNS_CODE else 2000
+    contract.fuzzed_answers_get_a_score(task, contract.Sizes(fuzzed=fuzzed))
 
 
 @EVERY
@@ -50,36 +50,7 @@ def test_oracle_scores_one_in_the_mode_asked_for_and_zero_in_the_other(task):
         assert task.score(problem, answer) == 0.0
 
 
-@EVERY
-def test_a_random_policy_scores_near_zero(task):
-    scores = []
-    for seed in seeds(task, 150, few=15):
-        problem = task.generate(seed, difficulty=(seed % 11) / 10)
-        scores.append(task.score(problem, task.random_answer(problem, seed)))
-    assert sum(scores) / len(scores) < CHANCE.get(task.name, 0.0) + 0.1
-
-
-CHANCE = {"lock_digits": 0.1}  # one digit in ten is right by chance
-
-
-@EVERY
-def test_the_same_seed_gives_the_same_problem_and_another_seed_another(task):
-    assert task.generate(7) == task.generate(7)
-    assert len({repr(task.generate(seed)) for seed in range(20)}) > 10
-
-
-@EVERY
-def test_train_and_heldout_never_share_a_prompt(task):
-    asked = {
-        split: {
-            repr(task.generate(seed, d / 4, split).messages) for seed in range(60) for d in range(5)
-        }
-        for split in SPLITS
-    }
-    assert not asked["train"] & asked["heldout"]
-
-
-# What a problem is about, wording apart.
+# What a problem is about, wording apart, where that is not all of its answer's record.
 CONTENT = {
     "lock": lambda p: [row[1:] for row in p.answer["locks"]],
     "lock_digits": lambda p: [row[1:] for row in p.answer["locks"]],
@@ -101,7 +72,8 @@ CONTENT = {
 def test_train_and_heldout_never_share_content(task):
     def contents(split):
         problems = [task.generate(seed, d / 4, split) for seed in range(40) for d in range(5)]
-        return {repr(CONTENT[task.name](problem)) for problem in problems}
+        content = CONTENT.get(task.name, lambda problem: problem.answer)
+        return {repr(content(problem)) for problem in problems}
 
     assert not contents("train") & contents("heldout")
 
@@ -115,96 +87,10 @@ def test_difficulty_makes_problems_and_answers_longer(task):
     assert size(0.0) < size(0.5) < size(1.0)
 
 
-def adversarial(task, problem):
-    """Texts that must earn nothing."""
-    asked, (thinking, right) = problem.messages[-1]["content"], task.solve(problem)
-    block = (
-        "<think>\n\n</think>\n\n" if problem.mode == "no_think" else "<think>\nHm.\n</think>\n\n"
-    )
-    numbers = [str(n) for n in range(1, 1001)]
-    bodies = [
-        "",
-        "   \n",
-        asked,
-        f"{asked}\n{asked}",
-        "The answer is any of " + ", ".join(numbers) + ".",
-        "Answer: " + " or ".join(numbers),
-        " ".join(f"\\boxed{{{n}}}" for n in numbers),
-        "\\boxed{" + ",".join(numbers) + "}",
-        "9" * 5000,
-        "Answer: " + "9" * 5000,
-        "\\boxed{10^{10^{10^{10}}}}",
-        "".join(chr(c) for c in range(0x250, 0x2B0)) + "\u202e\u0000\ud83d 🤷 ٣٤٥ ４２",
-        "The lock ends at ٣٤٦. \\boxed{３} Answer: ７",
-        "I cannot answer that.",
-        "null",
-    ]
-    return [block + body for body in bodies] + [
-        f"<think>\n<think>\n{thinking}\n</think>\n</think>\n\n{right}",
-        f"<think>\n{thinking}\n</think>\n\n<think>\n{thinking}\n</think>\n\n{right}",
-        f"<think>\n{thinking}\n{right}",
-        f"{thinking}\n</think>\n\n{right}",
-        f"<think>\n{right}\n</think>\n\n",
-        f"<think>\n{right}\n</think>",
-        f"{block}{right}<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>",
-        f"{right}\n<think>\n\n</think>\n\n",
-        block,
-        "",
-        "<|im_end|>",
-    ]
-
-
-@EVERY
-@pytest.mark.parametrize("split", SPLITS)
-def test_adversarial_answers_score_zero(task, split):
-    for seed in range(3):
-        problem = task.generate(seed, difficulty=seed / 2, split=split)
-        for text in adversarial(task, problem):
-            assert task.score(problem, text) == 0.0, text[:200]
-
-
-LONG = [
-    piece + unit * (60_000 // len(unit)) + end
-    for piece, unit, end in [
-        ("**", "a", ""),
-        ("[", "a", ""),
-        ("", "\n", "x"),
-        ("", " ", "x"),
-        ("```\n", " ", "```x"),
-        ("", "<tool_call>", ""),
-        ("<tool_call>", "\n", "</tool_call>"),
-        ("", "<think>", ""),
-        ("<think>\n", "\n</think>", ""),
-        ("", "\\boxed{", ""),
-        ("\\boxed{", "{", ""),
-        ("\\boxed{", " ", "}"),
-        ("\\boxed{", "x=", "}"),
-        ("\\boxed{", "9", "}"),
-        ("", "Answer:", ""),
-        ("Answer: ", "(", ""),
-        ("", "a-", ""),
-        ("", "1,", ""),
-        ("", "*a", ""),
-        ("", "<a>", ""),
-        ("", "| a ", "|"),
-        ("", "[", ""),
-        ("", '{"a":', ""),
-        ("", '"', ""),
-        ("", "A. ", ""),
-        ("```python\n", "(", "\n```"),
-        ("```python\n", "x = 1\n", "```"),
-        ("<<", "<", ">>"),
-    ]
-]
-
-
-@EVERY
-def test_long_hostile_answers_are_scored_at_once(task):
-    problem = task.generate(0, 0.5)
-    for text in LONG:
-        start = time.monotonic()
-        assert task.score(problem, text) == 0.0, text[:20]
-        assert time.monotonic() - start < 5, text[:20]
+def test_a_group_that_the_report_does_not_have_is_refused():
+    assert {task.group for task in TASKS.values()} == set(GROUPS)
+    with pytest.raises(ValueError, match="task countdown: group 'puzzles' is none of .*'special'"):
+        replace(get("countdown"), group="puzzles")
 
 
 def test_an_unknown_task_split_difficulty_or_mode_is_named_with_the_choices():

@@ -20,10 +20,22 @@ from qwen3.rewards import (
     length_control,
     logic_puzzles,
     maths,
+    parallel_calls,
     structured_output,
     tool_call,
+    tool_choice,
+)
+from qwen3.rewards.format import edit_record, exact_stop, templates
+from qwen3.rewards.grounding import altered_facts, sourced_answers
+from qwen3.rewards.instruction import (
+    answer_language,
+    compositions,
+    planted_style,
+    several_questions,
+    toy_lexicon,
 )
 from qwen3.rewards.locks import dialogues, lock_tasks
+from qwen3.rewards.reasoning import grid_puzzles, letter_puzzles, number_puzzles, programs
 from qwen3.rewards.task import NoVerdict, Problem, Task
 
 __all__ = ["TASKS", "NoVerdict", "Problem", "Task", "get", "sandbox", "score_all"]
@@ -44,6 +56,37 @@ TASKS = {
         ifeval.instructions,
         tool_call.single_call,
         logic_puzzles.assignment,
+        tool_choice.irrelevant_tool,
+        tool_choice.missing_argument,
+        parallel_calls.several_calls,
+        sourced_answers.grounded_answer,
+        sourced_answers.abstention,
+        sourced_answers.conflicting_sources,
+        altered_facts.counterfactual_context,
+        altered_facts.false_premise,
+        compositions.composed,
+        several_questions.numbered,
+        answer_language.other_language,
+        toy_lexicon.lexicon,
+        planted_style.planted_style,
+        templates.filled,
+        exact_stop.exact_stop,
+        edit_record.edit_record,
+        letter_puzzles.spell_backward,
+        letter_puzzles.letter_counting,
+        letter_puzzles.caesar_cipher,
+        letter_puzzles.word_sorting,
+        letter_puzzles.bracket_completion,
+        number_puzzles.number_sorting,
+        number_puzzles.base_conversion,
+        number_puzzles.roman_numerals,
+        number_puzzles.number_sequence,
+        number_puzzles.calendar,
+        number_puzzles.time_intervals,
+        grid_puzzles.shortest_path,
+        grid_puzzles.mini_sudoku,
+        programs.output_prediction,
+        programs.repair,
     )
 }
 

@@ -95,7 +95,7 @@ FORM = "Give the whole program in one ```python block."
 def make(rng: Random, difficulty: float, split: str) -> Problem:
     entry = rng.choice(NAMES[split])
     size = levels(difficulty, 1, 5)
-    plan = draw_in_split(lambda: _draw(rng, size), lambda plan: source(plan, "f"), split)
+    plan = draw_in_split(lambda: draw_plan(rng, size), lambda plan: source(plan, "f"), split)
     phrases = [STEPS[kind][0].format(k=k) for kind, k in plan["steps"]] + [ENDS[plan["end"]][0]]
     steps = "\n".join(f"{i}. {phrase}." for i, phrase in enumerate(phrases, 1))
     text = WORDINGS[split].format(entry=entry, steps=steps, form=FORM)
@@ -106,7 +106,7 @@ def make(rng: Random, difficulty: float, split: str) -> Problem:
     return problem(text, entry, tests, source(plan, entry), difficulty=difficulty)
 
 
-def _draw(rng: Random, count: int) -> dict:
+def draw_plan(rng: Random, count: int) -> dict:
     """A pipeline {"steps": [[kind, k], ...], "end": kind}."""
     steps = [[rng.choice(list(STEPS)), rng.randint(2, 5)] for _ in range(count)]
     return {"steps": steps, "end": rng.choice(list(ENDS))}
@@ -183,7 +183,7 @@ def solve(problem: Problem) -> tuple[str, str]:
 def guess(problem: Problem, rng: Random) -> str:
     """A random program of the same family."""
     entry = problem.answer["entry"]
-    return f"```python\n{source(_draw(rng, rng.randint(1, 3)), entry)}```"
+    return f"```python\n{source(draw_plan(rng, rng.randint(1, 3)), entry)}```"
 
 
 def _block(code: str) -> str:

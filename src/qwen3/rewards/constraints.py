@@ -296,6 +296,7 @@ stacked = Task(
     grade,
     solve,
     guess,
+    group="instruction",
     examples=(
         (_BULLETS, "- the rain falls on every roof\n- it fills the small river", 1.0),
         (_BULLETS, "- The rain falls on every roof\n- it fills the small river", 0.0),

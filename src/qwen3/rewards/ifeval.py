@@ -208,10 +208,13 @@ instructions = Task(
     grade,
     solve,
     guess,
+    group="instruction",
     examples=(
         (_NO_COMMA, "<think>\nNo, none.\n</think>\n\nOne two three.", 1.0),
         (_NO_COMMA, "One, two three.", 0.0),
         (_NO_COMMA, "One two.", 0.0),
+        (_NO_COMMA, "<think>\nOne two three.\n</think>\n\nDone.", 0.0),
+        (_CHOICE, "My answer is", 0.0),
         (_CHOICE, "My answer is maybe.", 1.0),
         (_CHOICE, "My answer is yes. My answer is no. My answer is maybe.", 0.0),
     ),

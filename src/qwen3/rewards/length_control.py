@@ -98,6 +98,7 @@ bounded = Task(
     grade,
     solve,
     guess,
+    group="instruction",
     examples=(
         (_TEN, "A grey cloud feeds the slow river below.", 1.0),
         (_TEN, "Cloud, river.", 0.0),

@@ -209,5 +209,6 @@ assignment = Task(
         (_P, "Answer: Abel knight or knave, Bruno knight or knave", 0.0),
         (_P, "Answer: Abel knight, Bruno knave\nAnswer: Abel knave, Bruno knight", 0.0),
         (_P, "Answer: Abel knight, Bruno knave\nor the other way round", 0.0),
+        (_P, "<think>\nAnswer: Abel knight, Bruno knave\n</think>\n\nDone.", 0.0),
     ),
 )

@@ -258,6 +258,7 @@ document = Task(
     grade,
     solve,
     guess,
+    group="format",
     examples=(
         (_case("json"), '[{"name": "Ana", "age": 7, "fever": true}]', 1.0),
         (_case("json"), '[{"age": 7, "fever": true, "name": "Ana"}]', 1.0),

@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from qwen3.rewards import response
 
 SPLITS = ("train", "heldout")
+# The report's groups of general RL (arXiv 2505.09388, 4.4), and reasoning, its third stage (4.2).
+GROUPS = ("instruction", "format", "preference", "agent", "special", "reasoning")
 HELD_SHARE = 10  # one content key in ten belongs to the held-out split
 LONGEST = 65_536  # characters of an answer that a scorer looks at; longer ones score 0
 
@@ -37,6 +39,7 @@ class Problem:
     difficulty: float = 0.0  # 0..1
     tools: list[dict] | None = None  # tools on offer, as the chat template lists them
     mode: str = "any"  # mode that the turn must obey: "any", "think" or "no_think"
+    twin: str = ""  # the same text in the two problems of a pair; "" outside of pairs
 
     def flagged(self, mode: str) -> "Problem":
         """The same problem with the soft switch of `mode` at the end of its last user turn.
@@ -56,17 +59,26 @@ def no_requirement() -> None:
     """Every machine can run the family."""
 
 
+Make: TypeAlias = Callable[[Random, float, str], "Problem | tuple[Problem, Problem]"]
+
+
 @dataclass(frozen=True)
 class Task:
     """One family of problems."""
 
     name: str
-    make: Callable[[Random, float, str], Problem]  # (rng, difficulty, split) -> problem
+    make: Make  # (rng, difficulty, split) -> problem; two problems, in order, if `paired`
     grade: Callable[[Problem, str], float]  # score of an answer in [0, 1]; may raise NoVerdict
     solve: Callable[[Problem], tuple[str, str]]  # (thinking, answer) that grades 1
     guess: Callable[[Problem, Random], str]  # answer of a policy that knows the form only
     examples: Sequence[tuple[Problem, str, float]] = field(repr=False)  # adversarial ones included
     require: Callable[[], None] = no_requirement  # raises where the machine cannot run the family
+    group: str = "reasoning"  # of GROUPS
+    paired: bool = False  # seeds 2k and 2k + 1 are twins: one answer is never right for both
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ValueError(f"task {self.name}: group {self.group!r} is none of {GROUPS}")
 
     @property
     def record(self) -> dict[str, type | None]:
@@ -82,13 +94,18 @@ class Task:
     ) -> Problem:
         """The problem of `seed`, difficulty in 0..1, in the wordings of `split` ("heldout" too).
 
+        Of a paired family, seeds 2k and 2k + 1 of one difficulty give the two problems of a pair.
         Raises ValueError for an unknown split or mode, or a difficulty outside of 0..1.
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {SPLITS}")
         if not 0 <= difficulty <= 1:
             raise ValueError(f"difficulty {difficulty!r} is not in 0..1")
-        problem = self.make(Random(f"{self.name}/{split}/{seed}"), difficulty, split)
+        number, side = divmod(seed, 2) if self.paired else (seed, 0)
+        drawn = self.make(Random(f"{self.name}/{split}/{number}"), difficulty, split)
+        problem = drawn if isinstance(drawn, Problem) else drawn[side]
+        if self.paired:
+            problem = replace(problem, twin=f"{self.name}/{split}/{number}/{difficulty}")
         return problem if mode == "any" else problem.flagged(mode)
 
     def score(self, problem: Problem, text: str) -> float | None:

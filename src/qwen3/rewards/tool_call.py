@@ -5,7 +5,7 @@ The answer may say something first; it must hold exactly one <tool_call> block a
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any, TypeAlias
@@ -125,23 +125,34 @@ def make(rng: Random, difficulty: float, split: str) -> Problem:
 
 
 def request(rng: Random, tools: Tools, offered: int, split: str) -> Problem:
-    """A request for one of `tools` (a table like a split of TOOLS), with `offered` of them listed.
-
-    The splits never share a request's text.
-    """
-
-    def draw() -> tuple[str, dict, str]:
-        name = rng.choice(list(tools))
-        _, requests, fields = tools[name]
-        arguments = {field: draw_value(rng) for field, (_, draw_value) in fields.items()}
-        shown = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in arguments.items()}
-        return name, arguments, rng.choice(requests).format(**shown)
-
-    name, arguments, text = draw_in_split(draw, lambda drawn: drawn[2], split)
+    """A request for one of `tools`, a table like a split of TOOLS; `offered` of them are listed."""
+    name, arguments, text = draw_request(rng, tools, split)
     names = [name, *rng.sample([other for other in tools if other != name], offered - 1)]
     rng.shuffle(names)
-    listed = [describe(tools, tool) for tool in names]
-    return Problem("tool_call", ask(text), {"name": name, "arguments": arguments}, tools=listed)
+    record = {"name": name, "arguments": arguments}
+    return Problem("tool_call", ask(text), record, tools=listed(tools, names))
+
+
+def draw_call(rng: Random, tools: Tools) -> tuple[str, dict[str, Any]]:
+    """(a tool of the table, its arguments)."""
+    name = rng.choice(list(tools))
+    return name, {field: draw(rng) for field, (_, draw) in tools[name][2].items()}
+
+
+def draw_request(rng: Random, tools: Tools, split: str) -> tuple[str, dict[str, Any], str]:
+    """(tool, arguments, the request for them in words). The splits never share a request's text."""
+
+    def draw() -> tuple[str, dict[str, Any], str]:
+        name, arguments = draw_call(rng, tools)
+        shown = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in arguments.items()}
+        return name, arguments, rng.choice(tools[name][1]).format(**shown)
+
+    return draw_in_split(draw, lambda drawn: drawn[2], split)
+
+
+def listed(tools: Tools, names: Sequence[str]) -> list[dict]:
+    """The tools of these names as the chat template lists them."""
+    return [describe(tools, name) for name in names]
 
 
 def describe(tools: Tools, name: str) -> dict:
@@ -202,6 +213,7 @@ single_call = Task(
     grade,
     solve,
     guess,
+    group="agent",
     examples=(
         (_P, f"<think>\nweather\n</think>\n\n{_GOOD}", 1.0),
         (_P, f"Let me look.\n{_GOOD}<|im_end|>", 1.0),

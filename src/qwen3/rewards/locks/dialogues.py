@@ -101,6 +101,7 @@ last_flag_wins = Task(
     lock_tasks.grade,
     lock_tasks.solve,
     lock_tasks.guess,
+    group="format",
     examples=(
         (_UNFLAGGED, _THINK + _RIGHT, 1.0),
         (_UNFLAGGED, _EMPTY + _RIGHT, 0.0),

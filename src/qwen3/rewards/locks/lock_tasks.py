@@ -198,6 +198,8 @@ locks_and_languages = Task(
         (_TWO, "<think>\n\n</think>\n\nAnn ends at 952. Bob ends at 164.", 1.0),
         (_TWO, "<think>\n\n</think>\n\nBob ends at 164. Ann ends at 952.", 0.0),
         (_TWO, "<think>\n\n</think>\n\nAnn ends at 952.", 0.0),
+        (_TWO, "<think>\n\n</think>\n\nAnn ends at 952. Bob ends at 164 or 165.", 0.0),
+        (_TWO, "<think>\nAnn ends at 952. Bob ends at 164.\n</think>\n\nDone.", 0.0),
         (_ZH, "<think>\n周一交换后两位=640。\n</think>\n\n锁停在346。", 1.0),
         (_ZH, "<think>\n\n</think>\n\nThe lock ends at 346.", 0.0),
     ),

@@ -1,0 +1,1 @@
+"""Format following: templates, records edited in place, answers that stop exactly."""

@@ -1,0 +1,1 @@
+"""Answers that keep to their sources: citations, abstention, conflicts, altered facts."""

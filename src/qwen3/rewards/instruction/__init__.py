@@ -1,0 +1,1 @@
+"""Instruction following and planted preferences beyond stacked constraints."""

@@ -1,0 +1,1 @@
+"""Generated puzzles with exact graders, and programs to mend or to run by hand."""
