@@ -70,6 +70,7 @@ TINY = replace(
     evaluation=ProblemEvaluation(problems="gsm8k/test.jsonl", every=2, limit=8),
 )
 CONFIGS = {"full": CONFIG, "tiny": TINY}
+TOPOLOGIES = {"full": "v6e:8x8"}  # for `qwen3 plan`
 FORM_STEPS = 120  # of teaching a new model to write a boxed number
 
 

@@ -142,3 +142,21 @@ def test_a_compiler_that_is_out_of_memory_says_how_much_is_wanted(message, gigab
     assert used == gigabytes * 2**30 and reason in message
     with pytest.raises(RuntimeError, match="the TPU compiler failed: INTERNAL"):
         compiling.out_of_memory("INTERNAL: something else")
+
+
+def full_steps():
+    """(file, config, part) of every step of the experiments at full size."""
+    for file in (PRETRAIN, POST, str(ROOT / "experiments" / "gsm8k_grpo.py")):
+        module = from_experiment.load_experiment(file)
+        for name in module.TOPOLOGIES:
+            config = module.CONFIGS[name]
+            yield from ((file, name, part) for part in from_experiment.parts(config))
+
+
+@pytest.mark.slow  # a minute or two each
+@pytest.mark.parametrize("step", full_steps(), ids=lambda step: "-".join(step[1:]))
+def test_every_step_at_full_size_compiles_and_fits(step, capsys, monkeypatch):
+    monkeypatch.undo()
+    code = main(["plan", *step, "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    assert code == 0 and plan["fits"], plan

@@ -33,7 +33,7 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
 
     Raises ValueError naming the choices.
     """
-    module = _load(words[0])
+    module = load_experiment(words[0])
     name, config = _config(module, words[1] if len(words) > 1 else None)
     place = topology or getattr(module, "TOPOLOGIES", {}).get(name)
     if place is None:
@@ -49,7 +49,15 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
     return build(config, base, part, len(target.devices(place)))
 
 
-def _load(path: str) -> ModuleType:
+def parts(config: Any) -> tuple[str, ...]:
+    """The steps of a config that can be planned: stages of pretraining, update and rollout."""
+    if isinstance(config, pretrain.Config):
+        return tuple(stage.name for stage in config.stages)
+    return PARTS if isinstance(config, OnPolicyConfig) else PARTS[:1]
+
+
+def load_experiment(path: str) -> ModuleType:
+    """The module of an experiment's file. ValueError if there is none."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file of an experiment")
     spec = importlib.util.spec_from_file_location(f"experiment_{Path(path).stem}", path)
