@@ -24,6 +24,12 @@ PROGRAM = {
     "plus_input": [[-3]],
     "atol": 0,
 }
+MBPP_PLUS = {
+    **PROGRAM,
+    "task_id": "Mbpp/3",
+    "prompt": '"""\nDouble a number.\nassert double(2) == 4\n"""\n',
+    "canonical_solution": "\ndef double(x):\n    return 2 * x\n",
+}
 MBPP = {
     "text": "Write a function to double a number.",
     "code": "def double(x):\r\n    return 2 * x",
@@ -79,12 +85,22 @@ EXAMPLES: dict[str, Example] = {
         "Final Answer: The final answer is $4$. I hope it is correct.",
         "Final Answer: The final answer is $5$. I hope it is correct.",
     ),
-    "humaneval_base": lines(
-        "humaneval_plus/HumanEvalPlus-Mini.jsonl",
-        PROGRAM,
-        "    return x + x\n",
-        "    return x\n",
-    ),
+    **{
+        f"{name}_base": lines(file, row, "    return x + x\n", "    return x\n")
+        for name, file, row in (
+            ("humaneval", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
+            ("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
+        )
+    },
+    **{
+        f"{name}_base": lines(
+            "mbpp_plus/MbppPlus.jsonl",
+            MBPP_PLUS,
+            "def double(x):\n    return x + x\n",
+            "def double(x):\n    return x\n",
+        )
+        for name in ("mbpp_evalplus", "mbpp_plus")
+    },
     "mbpp_base": Example(
         "mbpp/mbpp.jsonl",
         [MBPP, *({**MBPP, "task_id": number} for number in (2, 3, 4))],
@@ -136,12 +152,18 @@ EXAMPLES: dict[str, Example] = {
     "math_500": lines("math500/test.jsonl", MATH, *BOXED_4),
     "aime24": lines("aime/aime24.jsonl", {"prompt": "2 + 2?", "answer": "4"}, *BOXED_4),
     "aime25": lines("aime/aime25.jsonl", {"prompt": "2 + 2?", "answer": "4"}, *BOXED_4),
-    "humaneval_plus": lines(
-        "humaneval_plus/HumanEvalPlus-Mini.jsonl",
-        PROGRAM,
-        "```python\ndef double(x):\n    return x + x\n```",
-        "```python\ndef double(x):\n    return x\n```",
-    ),
+    **{
+        name: lines(
+            file,
+            row,
+            "```python\ndef double(x):\n    return x + x\n```",
+            "```python\ndef double(x):\n    return x\n```",
+        )
+        for name, file, row in (
+            ("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
+            ("mbpp_plus", "mbpp_plus/MbppPlus.jsonl", MBPP_PLUS),
+        )
+    },
     "mt_aime2024": lines(
         "mt_aime2024/de.jsonl", {"question": "2 + 2?", "answer": "4", "language": "de"}, *BOXED_4
     ),

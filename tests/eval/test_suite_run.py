@@ -11,7 +11,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval import comparison, suite_report, suites
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.items import Verdict
-from qwen3.eval.suite_answers import scored
+from qwen3.eval.suite_answers import Asked, scored
 from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms
 from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
@@ -129,7 +129,7 @@ def test_an_answer_that_stands_only_in_the_thought_scores_0(name, model, tmp_pat
     def score(text, finish="stop"):
         tokens = model.tokenizer.encode(text)
         completion = Completion(Request([1]), tokens, finish=finish)
-        return scored(model, suite_run, item, 0, completion)["score"]
+        return scored(model.tokenizer, suite_run, Asked(item, 0), completion)["score"]
 
     assert score(f"<think>\nHm.\n</think>\n\n{right}") == 1.0
     assert score(f"<think>\n{right}\n</think>\n\nI do not know, sorry.") == 0.0
@@ -210,7 +210,7 @@ def test_an_answer_that_the_engine_could_not_finish_has_no_verdict(model, tmp_pa
     item = suite.items(tmp_path)[0]
     suite_run = SuiteRun(suite, arms(suite, settings())[1], [item], [], tmp_path / "x.jsonl")
     failed = Completion(Request([1]), [5], finish="abort", error="not finite")
-    record = scored(model, suite_run, item, 0, failed)
+    record = scored(model.tokenizer, suite_run, Asked(item, 0), failed)
     assert record["score"] is None and record["error"] == "not finite"
 
 

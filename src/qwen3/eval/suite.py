@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.item_readers import Reader, found
-from qwen3.eval.items import Item
-from qwen3.eval.suite_prompts import ChatPrompt, TextPrompt
+from qwen3.eval.items import Item, Verdict
+from qwen3.eval.suite_prompts import ChatPrompt, Messages, TextPrompt
 from qwen3.eval.verdicts import Scorer
 
 KINDS = ("chat", "text", "choice")
@@ -46,7 +46,12 @@ class Suite:
     ask: ChatPrompt | None = None  # of chat suites
     text: TextPrompt | None = None  # of the others
     options: Callable[[Item], list[str]] | None = None  # continuations of a choice suite
-    score: Scorer | None = None  # of chat and text suites
+    score: Scorer | None = None  # of chat and text suites of one answer
+    # Of dialogues: the messages that follow the model's last one, None where the dialogue is over;
+    # the verdict on all of it; the tools that the model is shown, where they are not the item's.
+    follow: Callable[[Item, Messages], Messages | None] | None = None
+    score_dialogue: Callable[[Item, Messages], Verdict] | None = None
+    tools: Callable[[Item, Messages], Sequence[Mapping] | None] | None = None
     exemplars: Callable[[Path, Sequence[Item]], list[Item]] | None = None
     shots: int = 0
     samples: int = 1

@@ -6,12 +6,12 @@ A prompt function takes an item and the suite's exemplars, which may be none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from qwen3.eval.item_readers import LETTERS
 from qwen3.eval.items import Item
 
-Messages: TypeAlias = list[dict[str, str]]
+Messages: TypeAlias = list[dict[str, Any]]
 TextPrompt: TypeAlias = Callable[[Item, Sequence[Item]], str]
 ChatPrompt: TypeAlias = Callable[[Item], Messages]
 

@@ -18,6 +18,7 @@ from qwen3.data.atomic import write_atomically
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.items import Item
 from qwen3.eval.suite import Suite
+from qwen3.infer.budget_head import quality_of
 
 Record: TypeAlias = dict[str, Any]  # one answer: item, sample, score, extracted, answer, ...
 
@@ -30,7 +31,7 @@ class EvalSettings:
 
     model: str  # name, folder or run
     modes: tuple[str, ...] = ("think", "no_think")  # of chat suites
-    budgets: tuple[int | None, ...] = (None,)  # thinking budgets; each is an arm of its own
+    budgets: tuple[int | str | None, ...] = (None,)  # thinking budgets; each is an arm of its own
     limit: int | None = None  # first items of each suite; None: all
     samples: int | None = None  # answers of an item; None: the suite's own number
     max_tokens: int | None = None  # longest answer; None: the suite's own
@@ -45,7 +46,7 @@ class EvalSettings:
             if value is not None and value < least:
                 raise ValueError(f"{name} {value} is below {least}")
         for budget in self.budgets:
-            if budget is not None and budget < 0:
+            if quality_of(budget) is None and budget is not None and int(budget) < 0:
                 raise ValueError(f"thinking budget {budget} is below 0")
 
 
@@ -54,7 +55,7 @@ class Arm(NamedTuple):
 
     name: str
     mode: str = ""  # of chat suites
-    budget: int | None = None
+    budget: int | str | None = None
 
 
 def arms(suite: Suite, settings: EvalSettings) -> list[Arm]:
@@ -66,6 +67,11 @@ def arms(suite: Suite, settings: EvalSettings) -> list[Arm]:
         for budget in settings.budgets if mode == "think" else (None,):
             named.append(Arm(mode if budget is None else f"{mode}@{budget}", mode, budget))
     return named
+
+
+def samples(suite: Suite, settings: EvalSettings) -> int:
+    """Answers of an item: one where they are greedy or not sampled at all."""
+    return (settings.samples or suite.samples) if suite.kind == "chat" else 1
 
 
 @dataclass

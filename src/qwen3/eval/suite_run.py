@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.progress import Progress
 
 from qwen3.eval.suite import Suite
-from qwen3.eval.suite_answers import WAYS
-from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms, open_folder, open_run
+from qwen3.eval.suite_answers import generated, likelihoods, subject_of
+from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms, open_folder, open_run, samples
 from qwen3.infer.language_model import LanguageModel
 
 
@@ -33,20 +33,17 @@ def run(
         for suite in suites
         for arm in arms(suite, settings)
     ]
-    todo = [run.missing(_samples(run.suite, settings)) for run in runs]
+    todo = [run.missing(samples(run.suite, settings)) for run in runs]
     with Progress() as progress:
         for run, missing in zip(runs, todo, strict=True):
             label = f"{run.suite.name} {run.arm.name}"
             task = progress.add_task(label, total=len(missing))
             if missing:
-                answers = WAYS[run.suite.kind](model, run, missing, settings, slots)
+                if run.suite.kind == "choice":
+                    answers = likelihoods(model, run, missing, rows=slots)
+                else:
+                    answers = generated(subject_of(model, slots), run, missing, settings)
                 for _ in run.store(answers):
                     progress.advance(task)
                 run.sort()
     return runs
-
-
-def _samples(suite: Suite, settings: EvalSettings) -> int:
-    if suite.kind != "chat":
-        return 1  # greedy, or no sampling at all
-    return settings.samples or suite.samples

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qwen3 import rewards
 from qwen3.eval.item_readers import found
 from qwen3.eval.suite import Suite
 from qwen3.eval.suites_base import BASE
-from qwen3.eval.suites_extra import EXTRA
+from qwen3.eval.suites_extra import EXTRA, generated
 from qwen3.eval.suites_post import POST
 
 SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*BASE, *POST, *EXTRA)}
@@ -16,14 +17,19 @@ GROUPS = ("base", "post", "ruler", "in-house", "extra")
 
 
 def chosen(names: Sequence[str]) -> list[Suite]:
-    """The suites of names, of groups, or "all". Raises ValueError naming what there is."""
+    """The suites of names, of groups, "all", and of families of `rewards` (held-out problems).
+
+    Raises ValueError naming what there is.
+    """
     picked: dict[str, Suite] = {}
     for name in names:
         matches = [s for s in SUITES.values() if name in (s.name, s.group, "all")]
-        if name not in (*SUITES, *GROUPS, "all"):
+        if name in rewards.TASKS and not matches:
+            matches = [generated(name, name, name)]
+        if not matches:
             raise ValueError(
-                f"there is no suite {name!r}; there are {', '.join(SUITES)}, and the groups "
-                f"{', '.join(GROUPS)} and all"
+                f"there is no suite {name!r}; there are {', '.join(SUITES)}, the groups "
+                f"{', '.join(GROUPS)} and all, and the families {', '.join(rewards.TASKS)}"
             )
         picked |= {suite.name: suite for suite in matches}
     return list(picked.values())

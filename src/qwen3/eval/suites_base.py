@@ -10,14 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qwen3.eval import evalplus, verdicts
 from qwen3.eval import item_readers as readers
 from qwen3.eval import suite_prompts as prompts
-from qwen3.eval import verdicts
 from qwen3.eval.items import Item
 from qwen3.eval.suite import Suite, from_file
 from qwen3.rewards import coding_files
 
 PROGRAM_STOPS = ("\nclass ", "\ndef ", "\n#", "\nif __name__", "\nprint(", "\n```", "\nassert ")
+HUMANEVAL_FILES = ("humaneval_plus/HumanEvalPlus.jsonl", "humaneval_plus/HumanEvalPlus-v*.jsonl")
+MBPP_FILES = ("mbpp_plus/MbppPlus*.jsonl",)
 
 
 def letters(item: Item) -> list[str]:
@@ -61,6 +63,41 @@ REDUX = Suite(
     options=letters,
     departs="0-shot: the development questions of MMLU are not among the files",
     published="MMLU-Redux",
+)
+
+# EvalPlus is the mean of these four (report, 3.3).
+EVALPLUS = tuple(
+    Suite(
+        name=name,
+        group="base",
+        kind="text",
+        title=title,
+        source=source,
+        total=total,
+        files=files,
+        read=evalplus.reader(plus=title.endswith("+")),
+        text=prompts.text_program,
+        score=evalplus.continuation,
+        max_tokens=768,
+        stop=PROGRAM_STOPS,
+        needs="sandbox",
+        departs="one of the four parts of the report's EvalPlus",
+    )
+    for source, total, files, titles in (
+        (
+            "evalplus/humanevalplus_release, Apache-2.0",
+            164,
+            HUMANEVAL_FILES,
+            {"humaneval_base": "HumanEval", "humaneval_plus_base": "HumanEval+"},
+        ),
+        (
+            "evalplus/mbppplus_release (v0.2.0), Apache-2.0",
+            378,
+            MBPP_FILES,
+            {"mbpp_evalplus_base": "MBPP (EvalPlus)", "mbpp_plus_base": "MBPP+"},
+        ),
+    )
+    for name, title in titles.items()
 )
 
 BASE = (
@@ -156,22 +193,7 @@ BASE = (
         departs="MATH-500 instead of all 5,000; exemplars from problems outside of MATH-500",
         published="MATH",
     ),
-    Suite(
-        name="humaneval_base",
-        group="base",
-        kind="text",
-        title="HumanEval+",
-        source="evalplus/humanevalplus_release, Apache-2.0",
-        total=164,
-        files=("humaneval_plus/HumanEvalPlus-Mini.jsonl",),
-        read=readers.read_programs(coding_files.read_humaneval_plus),
-        text=prompts.text_program,
-        score=verdicts.continued_program,
-        max_tokens=768,
-        stop=PROGRAM_STOPS,
-        needs="sandbox",
-        departs="the mini set of inputs; one of the four parts of the report's EvalPlus",
-    ),
+    *EVALPLUS,
     Suite(
         name="mbpp_base",
         group="base",

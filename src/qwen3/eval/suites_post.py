@@ -9,13 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from qwen3.eval import bfcl, ifeval_official, verdicts
+from qwen3.eval import bfcl, evalplus, ifeval_official, verdicts
 from qwen3.eval import item_readers as readers
 from qwen3.eval import suite_prompts as prompts
 from qwen3.eval.items import Item
-from qwen3.eval.suite import Suite
-from qwen3.eval.suites_base import REDUX, digit
-from qwen3.rewards import coding_files, ifeval
+from qwen3.eval.suite import OUTPUT, Suite
+from qwen3.eval.suites_base import EVALPLUS, REDUX, digit
+from qwen3.rewards import ifeval
 
 
 def letter_index(value: Any) -> int:
@@ -127,6 +127,23 @@ BFCL = tuple(
     )
 )
 
+CHAT_EVALPLUS = tuple(
+    replace(
+        suite,
+        name=suite.name.removesuffix("_base"),
+        group="post",
+        kind="chat",
+        text=None,
+        ask=evalplus.chat_messages,
+        score=evalplus.block,
+        max_tokens=OUTPUT,
+        stop=(),
+        departs="not among the report's suites of post-trained models",
+    )
+    for suite in EVALPLUS
+    if suite.title.endswith("+")
+)
+
 POST = (
     *BFCL,
     replace(
@@ -200,20 +217,7 @@ POST = (
     replace(
         AIME, name="aime25", title="AIME'25", files=("aime/aime25.jsonl",), published="AIME'25"
     ),
-    Suite(
-        name="humaneval_plus",
-        group="post",
-        kind="chat",
-        title="HumanEval+",
-        source="evalplus/humanevalplus_release, Apache-2.0",
-        total=164,
-        files=("humaneval_plus/HumanEvalPlus-Mini.jsonl",),
-        read=readers.problems(coding_files.read_humaneval_plus),
-        ask=prompts.chat_problem,
-        score=verdicts.problem,
-        needs="sandbox",
-        departs="not among the report's suites of post-trained models",
-    ),
+    *CHAT_EVALPLUS,
     Suite(
         name="mt_aime2024",
         group="post",

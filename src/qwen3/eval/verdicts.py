@@ -37,11 +37,6 @@ def problem(item: Item, answer: str) -> Verdict:
         return Verdict(None)
 
 
-def continued_program(item: Item, answer: str) -> Verdict:
-    """The head of the function in the prompt with what the model went on with, by unit tests."""
-    return problem(item, f"```python\n{item['prompt']}{answer.rstrip()}\n```")
-
-
 def marked_program(item: Item, answer: str) -> Verdict:
     """The program up to the mark [DONE], by unit tests."""
     return problem(item, f"```python\n{answer.split('[DONE]')[0].strip()}\n```")

@@ -1,4 +1,4 @@
-"""Evaluation on held-out problems and suites while a stage trains: what it answers, what is right."""
+"""Evaluation on held-out problems and suites while a stage trains: answers and scores."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Config:
     keep: Keep = Keep()
     log: Log = Log()
     lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
-    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
+    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems and suites
 
     def __post_init__(self) -> None:
         check_minutes(self.save_minutes)
@@ -194,11 +194,11 @@ def evaluation_hooks(
     mesh: Mesh,
     execution: Execution,
 ) -> tuple[list[Hook], dict[str, float]]:
-    """What measures the held-out problems, and the measurement before the first step of all.
+    """What measures the held-out problems and suites, and the measurement before the first step.
 
-    ([], {}) where there are no such problems.
+    ([], {}) where there are none.
     """
-    if not config.evaluation.problems:
+    if config.evaluation.off:
         return [], {}
     most = config.evaluation.max_tokens or config.length
 
@@ -216,7 +216,13 @@ def evaluation_hooks(
         )
 
     measure = ProblemMeasure(
-        config.evaluation, backend, tokenizer, work, max_tokens=most, seed=config.seed
+        config.evaluation,
+        backend,
+        tokenizer,
+        work,
+        max_tokens=most,
+        max_length=rollouts.context(config.model, config.length + most),
+        seed=config.seed,
     )
     return [measure.hook(config.steps)], measure.before(state, config.steps)
 
