@@ -22,7 +22,7 @@ LAYERS = [
     {"environments"},
     {"eval", "curate"},
     {"stages"},
-    {"plan", "run", "doctor"},
+    {"plan", "run", "doctor", "pipeline"},
     {"workflows", "supervise"},
     {"recipe", "serve", "research"},
     {"cli"},

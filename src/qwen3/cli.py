@@ -24,6 +24,7 @@ COMMANDS = {
     "recipe": "qwen3.recipe.recipe_cli",
     "tokenizer": "qwen3.data.tokenizer_cli",
     "corpus": "qwen3.data.corpus_cli",
+    "data": "qwen3.pipeline.data_cli",
     "status": "qwen3.supervise.status_cli",
     "doctor": "qwen3.doctor",
 }

@@ -1,0 +1,149 @@
+"""The commands `qwen3 data run | show | items | languages | rates`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qwen3.data.atomic import write_atomically
+from qwen3.data.jsonl import write_rows
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data` and its commands; each sets `run`, called with the parsed arguments."""
+    parser = subparsers.add_parser("data", help="clean, deduplicate and look at pretraining data")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run a recipe of the data pipeline")
+    run.add_argument("recipe", help="JSON file: inputs, steps, shards")
+    run.add_argument("--out", required=True, help="folder or URL (gs://...) to write")
+    run.add_argument("--runner", default="local", help="local, dataflow, flink or spark")
+    run.add_argument("--workers", type=int, default=1, help="processes of the local runner")
+    run.add_argument("options", nargs="*", help="options of Beam after --, such as --project=NAME")
+    run.set_defaults(run=_with_extra(run_recipe))
+
+    show = commands.add_parser("show", help="what was kept and dropped, and why")
+    show.add_argument("out", help="folder or URL of a finished run")
+    show.add_argument("--kind", default="dropped", help="documents, dropped or failed")
+    show.add_argument("--reason", default="", help="beginning of those to show: quality: short")
+    show.add_argument("--count", type=int, default=2, help="samples of each reason")
+    show.add_argument("--characters", type=int, default=300, help="of each sample")
+    show.add_argument("--html", metavar="FILE", help="write one page with all reasons instead")
+    show.set_defaults(run=_with_extra(run_show))
+
+    items = commands.add_parser("items", help="the questions of evaluation suites, to look for")
+    items.add_argument("--suites", nargs="+", default=["all"], help="suites or groups")
+    items.add_argument("--data", type=Path, required=True, help="folder of the suites' files")
+    items.add_argument("--out", required=True, help="JSON lines to write")
+    items.set_defaults(run=_with_extra(run_items))
+
+    languages = commands.add_parser("languages", help="train the table that tells languages apart")
+    languages.add_argument("--declarations", required=True, help="nltk's udhr2.zip")
+    languages.add_argument("--words", help="folder of GATITOS lists en_CODE.tsv(.gz)")
+    languages.add_argument("--out", required=True, help="table to write (.npz)")
+    languages.set_defaults(run=_with_extra(run_languages))
+
+    rates = commands.add_parser("rates", help="learning rate and batch by laws of small runs")
+    laws = rates.add_subparsers(dest="law", required=True)
+    fit = laws.add_parser("fit", help="from a table of runs to a law")
+    fit.add_argument("table", help="CSV: params, [active,] tokens, rate, batch, loss")
+    fit.add_argument("--out", required=True, help="law to write (JSON)")
+    fit.set_defaults(run=_with_extra(run_fit))
+    predict = laws.add_parser("predict", help="rate and batch of a run")
+    predict.add_argument("file", help="law that fit wrote")
+    predict.add_argument("--params", type=float, required=True, help="outside the embeddings")
+    predict.add_argument("--active", type=float, help="of a token, for mixtures of experts")
+    predict.add_argument("--tokens", type=float, required=True, help="of the run")
+    predict.set_defaults(run=_with_extra(run_predict))
+    plot = laws.add_parser("plot", help="the law against the optima that it was fitted to")
+    plot.add_argument("file", help="law that fit wrote")
+    plot.add_argument("--out", required=True, help="picture to write (.png, .svg, .pdf)")
+    plot.set_defaults(run=_with_extra(run_plot))
+
+
+def _with_extra(run: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
+    """`run`, where a library that is missing is told with the extra that brings it."""
+
+    def checked(args: argparse.Namespace) -> None:
+        try:
+            run(args)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error}: pip install 'qwen3[beam]'") from error
+
+    return checked
+
+
+def run_recipe(args: argparse.Namespace) -> None:
+    """Run a recipe and print what came of it."""
+    from qwen3.pipeline.data_recipe import DataRecipe
+    from qwen3.pipeline.dropped_report import summary
+    from qwen3.pipeline.pipeline_run import run
+
+    recipe = DataRecipe.load(args.recipe)
+    manifest = run(recipe, args.out, runner=args.runner, workers=args.workers, options=args.options)
+    print(*summary(manifest), sep="\n")
+
+
+def run_show(args: argparse.Namespace) -> None:
+    """Print samples of a run, or write them as a page."""
+    from qwen3.pipeline.dropped_report import page, terminal
+
+    if args.html:
+        write_atomically(args.html, page(args.out, args.count, args.characters))
+        print(args.html)
+        return
+    for line in terminal(args.out, args.kind, args.reason, args.count, args.characters):
+        print(line)
+
+
+def run_items(args: argparse.Namespace) -> None:
+    """Write the items of suites."""
+    from qwen3.pipeline.evaluation_items import evaluation_items
+
+    rows = list(evaluation_items(args.suites, args.data))
+    write_rows(args.out, rows)
+    print(f"{args.out}: {len(rows):,} items of {len({row['suite'] for row in rows})} suites")
+
+
+def run_languages(args: argparse.Namespace) -> None:
+    """Train and write a table of languages."""
+    from qwen3.pipeline.language_identifier import train
+    from qwen3.pipeline.language_texts import declarations, word_lists
+
+    texts = [(code, "\n".join(lines)) for code, lines in declarations(args.declarations)]
+    texts += list(word_lists(args.words)) if args.words else []
+    table = train(texts)
+    table.save(args.out)
+    print(f"{args.out}: {len(table.codes)} languages")
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    """Fit laws of rates and write them."""
+    from qwen3.pipeline.rate_laws import TARGETS, fit, read_runs
+
+    law = fit(read_runs(args.table))
+    write_atomically(args.out, law.to_json())
+    for target in TARGETS:
+        print(law.formula(target))
+    outside = [best for best in law.optima if not best.inside]
+    if outside:
+        print(f"{len(outside)} of {len(law.optima)} optima lie outside their grid of runs")
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    """Print rate and batch with their intervals."""
+    from qwen3.pipeline.rate_laws import RateLaw
+
+    law = RateLaw.load(args.file)
+    for target, (value, lower, upper) in law.predict(args.params, args.tokens, args.active).items():
+        print(f"{target:<6} {value:.4g}  90% {lower:.4g} to {upper:.4g}")
+
+
+def run_plot(args: argparse.Namespace) -> None:
+    """Draw a law."""
+    from qwen3.pipeline.rate_laws import RateLaw, plot
+
+    plot(RateLaw.load(args.file), args.out)
+    print(args.out)

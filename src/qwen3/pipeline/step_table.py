@@ -1,0 +1,64 @@
+"""The steps that a recipe can name: one row each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from qwen3.pipeline import (
+    decontamination,
+    language_identifier,
+    near_duplicates,
+    normalizers,
+    personal_data,
+    quality_rules,
+    unsafe_text,
+)
+from qwen3.pipeline.text_record import TextRecord
+
+Apply: TypeAlias = Callable[[TextRecord], TextRecord]
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A step: its options are the keyword arguments of `build`, with their defaults."""
+
+    build: Callable[..., Any]  # options -> Apply; of "duplicates", the settings
+    purpose: str
+    rate: float  # MB of text a second and core, for estimates
+
+
+STEPS = {
+    "normalize": StepKind(normalizers.build, "one form of Unicode, blanks and line ends", 40),
+    "language": StepKind(language_identifier.build, "label the language, drop unwanted ones", 5),
+    "quality": StepKind(quality_rules.build, "drop what is not running text", 8),
+    "personal_data": StepKind(personal_data.build, "replace addresses and numbers of people", 20),
+    "safety": StepKind(unsafe_text.build, "drop texts by word lists and sites", 10),
+    "decontaminate": StepKind(decontamination.build, "drop texts that hold evaluation items", 10),
+    "duplicates": StepKind(
+        near_duplicates.DuplicateSettings, "drop exact and near copies, each verified", 10
+    ),
+}
+# Options that name a file, whose content belongs to the identity of a run.
+FILE_OPTIONS = {"model", "items", "words", "sites"}
+
+
+def built(step: str, options: Mapping[str, Any]) -> Any:
+    """A step ready to use. Raises ValueError for a name, option or value that it does not know."""
+    check_options(step, options)
+    return STEPS[step].build(**options)
+
+
+def check_options(step: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for a step or an option that there is not."""
+    if step not in STEPS:
+        raise ValueError(f"there is no step {step!r}; choose from {sorted(STEPS)}")
+    parameters = inspect.signature(STEPS[step].build).parameters
+    if unknown := sorted(set(options) - set(parameters)):
+        known = sorted(parameters)
+        raise ValueError(f"step {step!r} has no option {unknown}; choose from {known}")
+    needed = [name for name, p in parameters.items() if p.default is p.empty]
+    if missing := sorted(set(needed) - set(options)):
+        raise ValueError(f"step {step!r} needs {missing}")
