@@ -62,7 +62,7 @@ class OnPolicyConfig:
     keep: Keep = Keep()
     log: Log = Log(every=1)
     lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
-    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems
+    evaluation: ProblemEvaluation = ProblemEvaluation()  # on held-out problems and suites
 
     def __post_init__(self) -> None:
         check_minutes(self.save_minutes)
@@ -180,12 +180,11 @@ class Setup:
     def evaluation_hooks(
         self, work: Workdir, state: TrainState, trained: trainable.Trainable
     ) -> tuple[list[Hook], dict[str, float]]:
-        """What measures the held-out problems, and the measurement before the first step of all.
-
-        ([], {}) where there are no such problems.
+        """What measures the held-out problems and suites, and the measurement before the first
+        step. ([], {}) where there are none.
         """
         config = self.config
-        if not config.evaluation.problems:
+        if config.evaluation.off:
             return [], {}
         measure = ProblemMeasure(
             config.evaluation,
@@ -193,6 +192,7 @@ class Setup:
             self.tokenizer,
             work,
             max_tokens=config.sampling.max_tokens,
+            max_length=rollouts.context(config.model, config.length),
             seed=config.seed,
         )
         return [measure.hook(config.steps)], measure.before(state, config.steps)
