@@ -2,8 +2,9 @@
 
 The stages in order are the rows of CONFIGS below. What the report gives is kept: the stages, 3,995
 prompts and 170 steps of reasoning RL, many tasks in general RL (over 20 there, here all that
-`rewards` has), both modes in the distillation. It gives no rates, batches, group sizes or lengths:
-those here are ours, untested at this size. Prompt files are what `curate` writes.
+`rewards` and `environments` have, and open questions that a reward model scores), both modes in the
+distillation. It gives no rates, batches, group sizes or lengths: those here are ours, untested at
+this size. Prompt files are what `curate` writes, pairs those of `curate.preference_pairs`.
 
 Command:   python experiments/post_training_full.py cold_start --workdir gs://BUCKET/cold_start \\
                --distributed --set init_from=gs://BUCKET/32b --set tokenizer=/data/tokenizer \\
@@ -18,14 +19,17 @@ from __future__ import annotations
 import sys
 
 from qwen3.run import main
-from qwen3 import rewards
+from qwen3 import environments, rewards
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.losses.grpo_config import Grpo
 from qwen3.model.sizes import size
-from qwen3.stages import distill, grpo, sft
+from qwen3.stages import distill, grpo, reward_model, sft
+from qwen3.stages.curriculum import Curriculum
 from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Scoring
-from qwen3.stages.prompts import Share
+from qwen3.stages.pair_evaluation import PairEvaluation
+from qwen3.stages.prompts import FILE, Share
+from qwen3.stages.reward_kinds import REWARD_MODEL, FamilyReward
 from qwen3.stages.rollouts import Sampling
 
 LONGEST = 38_912  # tokens of an answer in thinking mode
@@ -75,17 +79,41 @@ REASONING = grpo.Config(
     mesh=SPLIT,
     execution=REMAT,
 )
+PREFERENCES = reward_model.Config(
+    model=size("32b").replace(scalar_head=True),
+    tokenizer=TOKENIZER,
+    data=("/data/pairs.jsonl",),
+    steps=1000,
+    optim=OptimConfig(peak=5e-6, final=0.1, warmup=50),
+    batch=64,
+    microbatches=4,
+    length=16_384,  # pairs of answers without thoughts
+    too_long="truncate",
+    init_from="gs://BUCKET/fusion",
+    save_every=100,
+    mesh=SPLIT,
+    execution=REMAT,
+    evaluation=PairEvaluation(held_out=0.02, every=100),
+)
 BOTH = ("think", "no_think")
 GENERAL = grpo.Config(
     **{
         **{name: getattr(REASONING, name) for name in REASONING.__dataclass_fields__},
         "name": "general_rl",
-        "scoring": Scoring(),  # many tasks give graded rewards, which are kept as they are
-        "tasks": tuple(
-            Share(name, modes=("any",) if name in FLAGGED else BOTH)
-            for name in sorted(rewards.TASKS)
+        # Graded rewards are kept as they are, and each family's advantages have one size.
+        "scoring": Scoring(scale="family"),
+        "tasks": (
+            *(
+                Share(name, modes=("any",) if name in FLAGGED else BOTH)
+                for name in sorted([*rewards.TASKS, *environments.WORLDS])
+            ),
+            Share(FILE, 4.0, modes=BOTH),
         ),
-        "problems": "",
+        "reasoning": 0.5,  # so that the other families do not cost reasoning (Table 22)
+        "curriculum": Curriculum(step=0.1),
+        "problems": "/data/open_questions.jsonl",  # without a task: only the reward model scores
+        "rewards": (FamilyReward("", (REWARD_MODEL,)),),
+        "reward_model": "gs://BUCKET/reward_model",
         "steps": 4 * 100,
         "init_from": "gs://BUCKET/fusion",
     }
@@ -113,6 +141,7 @@ CONFIGS = {
         fine_tuning("cold_start", "32b", 500, 1e-5, "gs://BUCKET/32b"),
         REASONING,
         fine_tuning("fusion", "32b", 1000, 1e-5, "gs://BUCKET/reasoning_rl"),
+        PREFERENCES,
         GENERAL,
         fine_tuning("off_policy", "8b", 4000, 2e-5, "gs://BUCKET/8b"),
         ON_POLICY,
@@ -121,7 +150,12 @@ CONFIGS = {
 TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS}  # for `qwen3 plan`
 TEACHERS = {"on_policy": "32b"}  # sizes of the teachers, for `qwen3 plan`
 CONFIG = REASONING
-RUNS = {sft.Config: sft.run, grpo.Config: grpo.run, distill.Config: distill.run}
+RUNS = {
+    sft.Config: sft.run,
+    reward_model.Config: reward_model.run,
+    grpo.Config: grpo.run,
+    distill.Config: distill.run,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in CONFIGS:

@@ -90,7 +90,8 @@ def test_sigterm_stops_a_command_that_goes_on_later_with_42(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "recipe", "stand_in")
     with pytest.raises(Stopped):
         cli.main(["recipe"])
-    assert {"pretrain", "sft", "rl", "distill", "recipe"} == cli.RESUMABLE <= set(cli.COMMANDS)
+    resumable = {"pretrain", "sft", "reward_model", "rl", "distill", "recipe"}
+    assert resumable == cli.RESUMABLE <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize(

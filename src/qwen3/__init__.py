@@ -14,6 +14,7 @@ _LAZY = {
     "load": "qwen3.infer.language_model",
     "pretrain": "qwen3.workflows.training",
     "sft": "qwen3.workflows.training",
+    "reward_model": "qwen3.workflows.training",
     "rl": "qwen3.workflows.training",
     "distill": "qwen3.workflows.training",
 }

@@ -14,12 +14,16 @@ from qwen3.train.writing import WorkdirError
 COMMANDS = {
     "pretrain": "qwen3.workflows.training_cli:add_pretrain",
     "sft": "qwen3.workflows.training_cli:add_sft",
+    "reward_model": "qwen3.workflows.training_cli:add_reward_model",
     "rl": "qwen3.workflows.training_cli:add_rl",
     "distill": "qwen3.workflows.training_cli:add_distill",
+    "task": "qwen3.workflows.task_check",
     "export": "qwen3.workflows.export_cli",
     "chat": "qwen3.infer.chat_cli",
     "eval": "qwen3.eval.eval_cli",
     "serve": "qwen3.serve.serve_cli",
+    "research": "qwen3.research.research_cli",
+    "budget": "qwen3.stages.budget_cli",
     "plan": "qwen3.plan.plan_cli",
     "recipe": "qwen3.recipe.recipe_cli",
     "tokenizer": "qwen3.data.tokenizer_cli",
@@ -30,7 +34,7 @@ COMMANDS = {
 }
 
 # Commands that go on where they stand: SIGTERM ends them, at whatever moment, with exit code 42.
-RESUMABLE = {"pretrain", "sft", "rl", "distill", "recipe"}
+RESUMABLE = {"pretrain", "sft", "reward_model", "rl", "distill", "recipe"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 python transformers_peer.py write FOLDER               models, adapters and their logits
 python transformers_peer.py read FOLDER                logits.npy of every model in FOLDER
+python transformers_peer.py write_classifiers FOLDER   models of one label and their scores
+python transformers_peer.py score FOLDER               scores.npy of every classifier in FOLDER
 python transformers_peer.py tokenizer FOLDER OUT       a tokenizer as this version saves it
 python transformers_peer.py render FOLDER CASES OUT    prompts by the folder's chat template
 
@@ -17,7 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 NEW = int(transformers.__version__.split(".")[0]) >= 5
 SIZE = dict(
@@ -178,6 +184,57 @@ def read(root):
         (folder / "lost.json").write_text(json.dumps(lost))
 
 
+# --- reward models --------------------------------------------------------------------------------
+def padded_tokens():
+    """TOKENS with 0, the pad id, nowhere but behind the first 24 and 15 tokens of the rows."""
+    tokens = np.maximum(TOKENS, 1)
+    tokens[1, 15:] = 0
+    return tokens
+
+
+def scores(model):
+    with torch.no_grad():
+        return model(torch.tensor(padded_tokens())).logits.float().numpy()[:, 0]
+
+
+def load_classifier(folder):
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    lost = sorted(map(str, [*report["missing_keys"], *report["unexpected_keys"]]))
+    return model.eval(), lost
+
+
+def write_classifiers(root):
+    """A dense and a mixture model of one label, with the scores of two padded rows."""
+    for name, changes in (("dense", {"tie_word_embeddings": True}), ("moe", EXPERTS)):
+        kind = "Qwen3MoeConfig" if changes is EXPERTS else "Qwen3Config"
+        config = getattr(transformers, kind)(
+            **{**SIZE, **rope(1e4), **changes, "num_labels": 1, "pad_token_id": 0}
+        )
+        torch.manual_seed(8)
+        model = AutoModelForSequenceClassification.from_config(config)
+        with torch.no_grad():
+            for label, parameter in model.named_parameters():
+                scale, mean = (0.3, 1.0) if "norm" in label else (0.4, 0.0)
+                parameter.copy_(torch.randn_like(parameter) * scale + mean)
+        folder = Path(root).resolve() / name
+        model.save_pretrained(folder)
+        np.savez_compressed(
+            folder / "expected.npz",
+            tokens=padded_tokens(),
+            scores=scores(load_classifier(folder)[0]),
+        )
+
+
+def score(root):
+    """scores.npy and lost.json beside every classifier below `root`."""
+    for path in sorted(Path(root).glob("*/config.json")):
+        model, lost = load_classifier(path.parent)
+        np.save(path.parent / "scores.npy", scores(model))
+        (path.parent / "lost.json").write_text(json.dumps(lost))
+
+
 # --- tokenizers and templates ---------------------------------------------------------------------
 def save_tokenizer(folder, out):
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
@@ -197,5 +254,12 @@ def render(folder, cases, out):
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    commands = {"write": write, "read": read, "tokenizer": save_tokenizer, "render": render}
+    commands = {
+        "write": write,
+        "read": read,
+        "write_classifiers": write_classifiers,
+        "score": score,
+        "tokenizer": save_tokenizer,
+        "render": render,
+    }
     commands[command](*arguments)

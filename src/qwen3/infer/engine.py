@@ -92,6 +92,8 @@ class Engine:
         self.config, self.tokenizer = config, tokenizer
         self.max_length, self.block, self.seed = max_length, block, seed
         self.version, self.record_experts, self.refill = version, record_experts, refill
+        if config.scalar_head:
+            raise ValueError(f"{config.name} is a reward model: it scores answers and writes none")
         self.mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         if execution is None:
             execution = Execution.for_mesh(self.mesh, scan=False)

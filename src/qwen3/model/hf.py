@@ -212,7 +212,9 @@ def save(
     sizes = _sizes(config, params, dtype)
     tensors = _tensors(config, params, sizes)
     if jax.process_index() == 0:
-        raw = hf_config.to_hf(config, sizes["model.embed_tokens.weight"][0].name, _ids(generation))
+        named = ("bos_token_id", "eos_token_id", *(["pad_token_id"] if config.scalar_head else ()))
+        dtype_name = sizes["model.embed_tokens.weight"][0].name
+        raw = hf_config.to_hf(config, dtype_name, _ids(generation, named))
         texts = {
             "config.json": json.dumps(raw, indent=2),
             "generation_config.json": json.dumps(generation or {"do_sample": True}, indent=2),
@@ -233,9 +235,9 @@ def _finish(tensors: Iterator, folder: Any) -> None:
         multihost_utils.sync_global_devices(f"saved {folder}")
 
 
-def _ids(generation: dict[str, Any] | None) -> dict[str, Any]:
-    """bos and eos ids for config.json: one each, the first where generation stops at several."""
-    ids = {k: v for k, v in (generation or {}).items() if k in ("bos_token_id", "eos_token_id")}
+def _ids(generation: dict[str, Any] | None, named: tuple[str, ...]) -> dict[str, Any]:
+    """The named ids for config.json: one each, the first where generation stops at several."""
+    ids = {k: v for k, v in (generation or {}).items() if k in named}
     return {k: v[0] if isinstance(v, list) else v for k, v in ids.items()}
 
 

@@ -16,6 +16,12 @@ from typing import Any
 from qwen3.model.sizes import DualChunkConfig, ModelConfig, YarnConfig
 
 ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+# Reward models: transformers' sequence classification with one label.
+SCORING = {
+    "qwen3": "Qwen3ForSequenceClassification",
+    "qwen3_moe": "Qwen3MoeForSequenceClassification",
+}
+ONE_LABEL = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
 
 _REPR = reprlib.Repr()  # for messages: a hostile value may be of any length
 _REPR.maxstring = _REPR.maxother = 80
@@ -117,13 +123,16 @@ def from_hf(raw: dict[str, Any], name: str = "") -> ModelConfig:
     """
     kind = str(raw.get("model_type"))
     named = raw.get("architectures") or [ARCHITECTURES.get(kind)]
-    if kind not in ARCHITECTURES or named != [ARCHITECTURES[kind]]:
-        known = ", ".join(f"{k} ({v})" for k, v in ARCHITECTURES.items())
+    if kind not in ARCHITECTURES or named not in ([ARCHITECTURES[kind]], [SCORING[kind]]):
+        known = ", ".join(f"{k} ({v} or {SCORING[k]})" for k, v in ARCHITECTURES.items())
         raise ValueError(
             f"model_type {kind!r} with architectures {_shown(named)} is not supported; "
             f"known: {known}"
         )
     moe = kind == "qwen3_moe"
+    scalar_head = named == [SCORING[kind]]
+    if scalar_head:
+        _check_one_label(raw)
     raw = _one_spelling(raw, "num_experts", "num_local_experts")
     _check_fixed(raw, FIXED | (MOE_FIXED if moe else {}))
     _check_layer_types(raw.get("layer_types"))
@@ -143,6 +152,7 @@ def from_hf(raw: dict[str, Any], name: str = "") -> ModelConfig:
         rope_theta=theta,
         rope_scaling=yarn,
         dual_chunk=_dual_chunk(raw.get("dual_chunk_attention_config")),
+        scalar_head=scalar_head,
         source="config.json",
         **values,
     )
@@ -174,6 +184,16 @@ def _check_fixed(raw: dict[str, Any], table: dict[str, tuple[Any, list]]) -> Non
             raise ValueError(
                 f"config.json: {key} = {_shown(value)} is not supported, only {choices}"
             )
+
+
+def _check_one_label(raw: dict[str, Any]) -> None:
+    """Raise ValueError unless a classifier gives one score; transformers' default is two labels."""
+    labels = raw.get("id2label")
+    if not isinstance(labels, dict) or len(labels) != 1:
+        raise ValueError(
+            f"config.json: id2label = {_shown(labels)} is not supported, only one label: a reward "
+            "model gives one score"
+        )
 
 
 def _check_layer_types(types: Any) -> None:
@@ -265,11 +285,13 @@ def _dual_chunk(raw: Any) -> DualChunkConfig | None:
 def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) -> dict[str, Any]:
     """A config.json for transformers 4 and 5, vLLM and SGLang: rope and dtype in both spellings.
 
-    dtype: of the stored weights, e.g. "bfloat16". ids: bos_token_id and eos_token_id, where known.
+    dtype: of the stored weights, e.g. "bfloat16". ids: bos_token_id, eos_token_id and, of a reward
+    model, pad_token_id, where known: transformers reads a score at the last token that is no pad.
     """
     kind = "qwen3_moe" if config.moe else "qwen3"
     fields = FIELDS | (MOE_FIELDS if config.moe else {})
-    raw: dict[str, Any] = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
+    architecture = (SCORING if config.scalar_head else ARCHITECTURES)[kind]
+    raw: dict[str, Any] = {"architectures": [architecture], "model_type": kind}
     raw |= {number.key: getattr(config, ours) for ours, number in fields.items()}
     raw |= {
         number.key: getattr(config, ours)
@@ -285,6 +307,8 @@ def to_hf(config: ModelConfig, dtype: str, ids: dict[str, Any] | None = None) ->
     raw |= _rope_to_hf(config)
     raw |= {"torch_dtype": dtype, "dtype": dtype, "use_cache": True}
     raw |= {"bos_token_id": None, "eos_token_id": None}
+    if config.scalar_head:
+        raw |= {**ONE_LABEL, "pad_token_id": None}
     if config.dual_chunk is not None:
         raw["dual_chunk_attention_config"] = {
             "chunk_size": config.dual_chunk.train_length,

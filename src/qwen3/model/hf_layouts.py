@@ -16,7 +16,8 @@ WRAPPERS = {
     *("module", "_forward_module", "_orig_mod", "_fsdp_wrapped_module"),
     "_checkpoint_wrapped_module",
 }
-TOP_LEVEL = ("embed_tokens", "layers", "norm", "lm_head")  # of the model, without "model."
+HEADS = ("lm_head", "score")  # beside the model, not in it
+TOP_LEVEL = ("embed_tokens", "layers", "norm", *HEADS)  # of the model, without "model."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Computed from the config, so what a file holds of them is not needed.
 BUFFERS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -53,7 +54,7 @@ def standard_name(name: str) -> str:
         parts.pop(0)
     if not parts or parts[0] not in TOP_LEVEL:
         return name
-    return ".".join(parts if parts[0] == "lm_head" else ["model", *parts])
+    return ".".join(parts if parts[0] in HEADS else ["model", *parts])
 
 
 def _experts(

@@ -59,12 +59,17 @@ TABLE = (
     Row("layers.moe.down", "E F D", _EXPERT + "down_proj.weight", "E D F"),
     Row("final_norm", "D", "model.norm.weight", "D"),
     Row("head", "V D", "lm_head.weight", "V D"),
+    Row("score", "O D", "score.weight", "O D"),  # of a reward model, one output
 )
 
 
 def rows(config: ModelConfig) -> list[Row]:
     """The rows of the table for the parameters that a model of this config has."""
-    absent = {"layers.mlp." if config.moe else "layers.moe.", "head" if config.tied else "-"}
+    absent = {"layers.mlp." if config.moe else "layers.moe."}
+    if config.tied or config.scalar_head:
+        absent.add("head")
+    if not config.scalar_head:
+        absent.add("score")
     return [row for row in TABLE if not row.path.startswith(tuple(absent))]
 
 
@@ -108,6 +113,7 @@ def lengths_of(config: ModelConfig) -> dict[str, int]:
         "H": config.head_dim,
         "E": config.experts,
         "F": config.expert_ffn if config.moe else config.ffn,
+        "O": 1,
     }
 
 

@@ -54,6 +54,7 @@ class ModelConfig:
     rope_scaling: YarnConfig | None = None
     dual_chunk: DualChunkConfig | None = None
     balance_coef: float = 1e-3  # coefficient of the load-balancing loss
+    scalar_head: bool = False  # a reward model: one score a sequence, no output matrix
     source: str = ""  # where the row comes from
 
     def __post_init__(self) -> None:
@@ -178,8 +179,9 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
         moe = experts * 3 * d * config.expert_ffn + d * config.experts
         return config.layers * (attention + norms + moe)
 
-    vocab = config.vocab * d * (1 if config.tied else 2)
-    full, active = layers(config.experts) + d, layers(config.active_experts) + d
+    vocab = config.vocab * d * (1 if config.tied or config.scalar_head else 2)
+    rest = 2 * d if config.scalar_head else d  # final norm, and the head of one score
+    full, active = layers(config.experts) + rest, layers(config.active_experts) + rest
     return ParameterCounts(full + vocab, full, active + vocab, active)
 
 
@@ -189,7 +191,8 @@ def flops_per_token(config: ModelConfig, length: int, *, train: bool = True) -> 
     the output matrix counts.
     """
     counts = count_parameters(config)
-    weights = counts.activated_non_embedding + config.vocab * config.hidden
+    output = 0 if config.scalar_head else config.vocab * config.hidden
+    weights = counts.activated_non_embedding + output
     # Two products (scores, values) of 2 FLOPs each with length / 2 keys on average.
     attention = 2 * config.layers * config.heads * config.head_dim * (length / 2) * 2
     return (3 if train else 1) * (2 * weights + attention)

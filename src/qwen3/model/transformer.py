@@ -1,7 +1,8 @@
 """The whole model as pure functions of a parameter tree; layers are stacked and scanned.
 
 {"embed": [V, D], "layers": {..., each with a leading L}, "final_norm": [D], "head": [V, D]};
-a tied model has no "head". Matrices start as normal(0.02), norm gains at 1.
+a tied model has no "head", and a reward model has "score", [1, D], in its place. Matrices start as
+normal(0.02), norm gains at 1.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Output(NamedTuple):
     router: MoeStats | None = None  # with a leading layer axis; None for dense models
     cache: Cache | None = None  # the updated one; with collect "cache", one of these tokens alone
     blocks_LBTD: jax.Array | None = None  # the residual stream after each block, if collected
+    score_OD: jax.Array | None = None  # the scalar head of a reward model, O = 1; else None
 
 
 def init(config: ModelConfig, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -76,9 +78,16 @@ def _declare(config: ModelConfig, key: jax.Array, dtype: Any) -> Any:
 
     final = nn.LogicallyPartitioned(jnp.ones(config.hidden), ("norm",))
     params = {"embed": matrix(embed_key), "layers": layers, "final_norm": final}
-    if not config.tied:
+    if config.scalar_head:
+        params["score"] = nn.LogicallyPartitioned(new_score(config, head_key), (None, "norm"))
+    elif not config.tied:
         params["head"] = matrix(head_key)
     return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def new_score(config: ModelConfig, key: jax.Array) -> jax.Array:
+    """A randomly initialised scalar head [1, D] of a reward model, in fp32."""
+    return config.init_std * jax.random.normal(key, (1, config.hidden))
 
 
 def new_cache(
@@ -172,7 +181,7 @@ def forward(
         cache = Cache(layers, real_BT.sum(axis=1).astype(jnp.int32))
     hidden_BTD = norm.rms_norm(x_BTD, params["final_norm"], config.norm_eps)
     head_VD = params["head"] if "head" in params else params["embed"]
-    return Output(hidden_BTD, head_VD, router, cache, blocks)
+    return Output(hidden_BTD, head_VD, router, cache, blocks, params.get("score"))
 
 
 def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:
@@ -215,7 +224,12 @@ def _replayed(config: ModelConfig, ids_BTR: jax.Array, segments_BT: jax.Array) -
 
 
 def logits(output: Output) -> jax.Array:
-    """fp32 logits [B, T, V]. For many tokens use ops.chunked, which never holds them all."""
+    """fp32 logits [B, T, V]. For many tokens use ops.chunked, which never holds them all.
+
+    Raises ValueError for a reward model, which predicts no tokens.
+    """
+    if output.score_OD is not None:
+        raise ValueError("a reward model scores sequences; it has no logits of tokens")
     head_VD = gathered(output.head_VD, output.hidden_BTD.dtype, "vocab", "embed")
     logits_BTV = jnp.einsum(
         "BTD,VD->BTV", output.hidden_BTD, head_VD, preferred_element_type=jnp.float32

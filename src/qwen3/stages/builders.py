@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from qwen3.data.rows import POLICY_FIELDS, POST_TRAINING_FIELDS
-from qwen3.losses import distill, grpo, lm
+from qwen3.losses import distill, grpo, lm, preference
 from qwen3.losses.distill import Distill
 from qwen3.losses.forward import token_log_probs
 from qwen3.losses.grpo_config import Grpo
@@ -27,6 +27,18 @@ from qwen3.stages.start import abstract_parameters
 from qwen3.train.step import Loss
 
 
+def _language_model(model: ModelConfig, execution: Execution) -> Callable:
+    """The model as a loss calls it. Raises ValueError for a reward model, which has no logits."""
+    if model.scalar_head:
+        raise ValueError(f"{model.name} is a reward model; only stages.reward_model trains one")
+    return transformer.bind(model, execution)
+
+
+def bradley_terry(model: ModelConfig, execution: Execution, *, centring: float) -> Loss:
+    """The loss of a reward model on pairs of answers."""
+    return partial(preference.bradley_terry, transformer.bind(model, execution), centring=centring)
+
+
 def next_token(
     model: ModelConfig, execution: Execution, *, balance: str = "global"
 ) -> tuple[Loss, Callable | None]:
@@ -34,7 +46,7 @@ def next_token(
 
     The load-balancing loss of a mixture of experts has the form `balance` (ops.balance).
     """
-    apply = transformer.bind(model, execution)
+    apply = _language_model(model, execution)
     if not model.moe:
         return partial(lm.next_token, apply), None
     loss = partial(lm.next_token, apply, balance=balance, balance_coef=model.balance_coef)
@@ -43,7 +55,7 @@ def next_token(
 
 def stored(model: ModelConfig, execution: Execution, config: Distill) -> Loss:
     """Off-policy distillation from a teacher's stored top-k logits."""
-    return partial(distill.stored, transformer.bind(model, execution), config=config)
+    return partial(distill.stored, _language_model(model, execution), config=config)
 
 
 def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo) -> Loss:
@@ -52,7 +64,7 @@ def policy_gradient(model: ModelConfig, execution: Execution, config: Grpo) -> L
     The entropy bonus's coefficient, which moves from step to step, comes with the batch:
     entropy_coef, float32 [B], all rows the same.
     """
-    apply = transformer.bind(model, execution)
+    apply = _language_model(model, execution)
 
     def loss(params: Any, batch: dict, frozen: Any) -> tuple[jax.Array, dict]:
         frozen = dict(frozen or {})
@@ -69,8 +81,8 @@ def divergence(
     """On-policy distillation. frozen: {"teacher": parameters}."""
     return partial(
         distill.divergence,
-        transformer.bind(student, execution),
-        teacher_apply=transformer.bind(teacher, execution),
+        _language_model(student, execution),
+        teacher_apply=_language_model(teacher, execution),
         config=config,
     )
 
@@ -79,7 +91,7 @@ def log_probs(model: ModelConfig, execution: Execution) -> Callable[[Any, dict],
     """Jitted (params, batch) -> log p(targets), [B, T], by the operations of the loss itself: a
     policy's importance-sampling ratio to itself is then exactly 1.
     """
-    apply = transformer.bind(model, execution)
+    apply = _language_model(model, execution)
     return jax.jit(lambda params, batch: token_log_probs(apply, params, batch)[0])
 
 

@@ -168,23 +168,32 @@ def _hash(sequences: Sequence[TokenSequence]) -> str:
 class Packed:
     """`source[step]`: `batch` rows of `length`; every epoch has all rows once, in its own order.
 
-    hash: of the data, for checkpoints. rows: of an epoch.
+    together: so many sequences, one after the other, are never parted (2: pairs of answers). hash:
+    of the data, for checkpoints. rows: of an epoch.
     """
 
     def __init__(
-        self, sequences: Sequence[TokenSequence], *, batch: int, length: int, seed: int, pad: int
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        batch: int,
+        length: int,
+        seed: int,
+        pad: int,
+        together: int = 1,
     ):
         self.sequences, self.batch, self.length = sequences, batch, length
         self.seed, self.pad = seed, pad
         self._orders: dict[int, np.ndarray] = {}
         self.hash = _hash(sequences)
         # Sequences of equal length would else always meet in the order of the file.
-        order = np.random.default_rng([seed, 0]).permutation(len(sequences))
-        where = rows.layout([len(sequences[i]) for i in order], length)
+        units = [range(i, i + together) for i in range(0, len(sequences), together)]
+        order = np.random.default_rng([seed, 0]).permutation(len(units))
+        where = rows.layout([sum(len(sequences[i]) for i in units[u]) for u in order], length)
         self.rows = where.rows
         self._members: list[list[int]] = [[] for _ in range(where.rows)]
-        for index, row in zip(order.tolist(), where.row.tolist(), strict=True):
-            self._members[row].append(index)
+        for unit, row in zip(order.tolist(), where.row.tolist(), strict=True):
+            self._members[row] += units[unit]
 
     def __getitem__(self, step: int) -> dict:
         numbers = [self._row_number(step * self.batch + i) for i in range(self.batch)]

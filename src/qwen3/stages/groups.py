@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwen3.losses.advantages import SCALES, group_advantages
-from qwen3.rewards import response
+from qwen3.losses.advantages import SCALES, decoupled_advantages, group_advantages
+from qwen3.stages.reward_kinds import RULE, FamilyReward, weights_of
 from qwen3.stages.rollouts import Rollout, by_prompt
 
 
@@ -26,6 +26,9 @@ class Scoring:
     """From the score of an answer to its reward, and from rewards to advantages."""
 
     scale: str = "batch"  # what centred rewards are divided by: SCALES of losses.advantages
+    # Whether each kind of reward (and form and length) is normalised in its group before they are
+    # added (GDPO, arXiv 2601.05242); else they are added first.
+    decoupled: bool = False
     binarise: float | None = None  # scores from here on count 1, others 0; None: as they are
     # Tokens before the length limit over which a penalty grows from 0 to 1 (DAPO's soft overlong
     # punishment); 0: none.
@@ -41,13 +44,21 @@ class Scoring:
             raise ValueError(f"form {self.form} is a share of the reward: 0 to below 1")
         if self.scale not in SCALES:
             raise ValueError(f"advantage scale {self.scale!r} is not one of {', '.join(SCALES)}")
+        if self.decoupled and self.scale == "group":
+            raise ValueError(
+                "decoupled rewards are normalised in their groups already: scale 'group' is none "
+                "of none, batch, family"
+            )
         if self.overlong < 0:
             raise ValueError(f"overlong {self.overlong} must be tokens, or 0")
 
     def value(self, score: float, formed: bool) -> float:
         """Reward of an answer, whatever its length. formed: its form is as the prompt asks."""
-        right = score if self.binarise is None else float(score >= self.binarise)
-        return self.form * formed + (1 - self.form) * right
+        return self.form * formed + (1 - self.form) * self.right(score)
+
+    def right(self, score: float) -> float:
+        """The score as it is, or 1 or 0."""
+        return score if self.binarise is None else float(score >= self.binarise)
 
     def penalty(self, tokens: int, limit: int) -> float:
         """What an answer of `tokens` loses of it for its length, where the limit is `limit`."""
@@ -72,7 +83,10 @@ class Refill:
 
 
 def learnable(
-    rollouts: Sequence[Rollout], scoring: Scoring, limit: int
+    rollouts: Sequence[Rollout],
+    scoring: Scoring,
+    limit: int,
+    rewards: Sequence[FamilyReward] = (),
 ) -> tuple[list[list[Rollout]], Counter[str]]:
     """(groups worth training on, counts of the others: "low" and "high"); sets all rewards.
 
@@ -83,31 +97,76 @@ def learnable(
     """
     judged, values = [], []
     for rollout in rollouts:
-        answer = rollout.answer
-        if answer.score is None:
+        if rollout.score is None:
             continue
-        value = scoring.value(answer.score, response.formed(answer.text, answer.problem.mode))
-        rollout.reward = value - scoring.penalty(len(answer.completion.tokens), limit)
+        value = scoring.value(rollout.score, rollout.answer.formed)
+        rollout.reward = value - scoring.penalty(rollout.length, limit)
         judged.append(rollout)
         values.append(value)
     if not judged:
         return [], Counter()
     groups = group_advantages(values, [rollout.prompt for rollout in judged])
     good = {r.prompt for r, learn in zip(judged, groups.learnable, strict=True) if learn}
+    if scoring.decoupled:  # (1, 0) and (0, 1) have one mean, and something to teach all the same
+        good |= {group[0].prompt for group in by_prompt(judged) if _differ(group, rewards)}
     return (
         [group for group in by_prompt(judged) if group[0].prompt in good],
         Counter(low=groups.flat_low, high=groups.flat_high),
     )
 
 
-def set_advantages(groups: Sequence[Sequence[Rollout]], scale: str) -> None:
-    """Advantages of all rollouts, from their rewards, in groups by prompt.
+def _differ(group: Sequence[Rollout], rewards: Sequence[FamilyReward]) -> bool:
+    """Whether the rollouts of a group have different scores of some kind that rewards them."""
+    kinds = weights_of(rewards, group[0].task)
+    return len({tuple(rollout.scores.get(kind) for kind in kinds) for rollout in group}) > 1
 
-    Raises ValueError for a rollout without a reward.
+
+def set_advantages(
+    groups: Sequence[Sequence[Rollout]],
+    scoring: Scoring,
+    limit: int,
+    rewards: Sequence[FamilyReward] = (),
+) -> None:
+    """Advantages of all rollouts, in groups by prompt, from their rewards, or decoupled from each
+    of the parts that these are made of.
+
+    limit: tokens of an answer. rewards: the kinds of reward of the families. Raises ValueError for
+    a rollout without a reward.
     """
     rollouts = [rollout for group in groups for rollout in group]
-    rewards = [np.nan if rollout.reward is None else rollout.reward for rollout in rollouts]
     prompts = [rollout.prompt for rollout in rollouts]
-    advantages = group_advantages(rewards, prompts, scale=scale)
-    for rollout, value in zip(rollouts, advantages.values.tolist(), strict=True):
+    families = [rollout.task for rollout in rollouts]
+    totals = [np.nan if rollout.reward is None else rollout.reward for rollout in rollouts]
+    advantages = group_advantages(totals, prompts, scale=scoring.scale, families_R=families).values
+    if scoring.decoupled:
+        parts = [_parts(rollout, scoring, limit, rewards) for rollout in rollouts]
+        names = sorted({name for part in parts for name in part})
+        missing = (np.nan, 0.0)
+        advantages = decoupled_advantages(
+            {name: [part.get(name, missing)[0] for part in parts] for name in names},
+            prompts,
+            {name: [part.get(name, missing)[1] for part in parts] for name in names},
+            scale=scoring.scale,
+            families_R=families,
+        )
+    for rollout, value in zip(rollouts, advantages.tolist(), strict=True):
         rollout.advantage = value
+
+
+def _parts(
+    rollout: Rollout, scoring: Scoring, limit: int, rewards: Sequence[FamilyReward]
+) -> dict[str, tuple[float, float]]:
+    """{part of the reward: (value, weight)} of a rollout that has a reward."""
+    weights = weights_of(rewards, rollout.task)
+    scores = rollout.scores or {RULE: rollout.answer.score}
+    total = sum(weights.values())
+    parts = {}
+    for kind, weight in weights.items():
+        score = scores[kind]
+        assert score is not None, f"rollouts of prompt {rollout.prompt} have no {kind} score"
+        parts[kind] = (scoring.right(score), (1 - scoring.form) * weight / total)
+    if scoring.form:
+        parts["form"] = (float(rollout.answer.formed), scoring.form)
+    if scoring.overlong:
+        parts["length"] = (-scoring.penalty(rollout.length, limit), 1.0)
+    return parts

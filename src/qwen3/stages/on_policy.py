@@ -22,7 +22,7 @@ from qwen3.rewards.answers import Scorer
 from qwen3.stages import rollouts, trainable
 from qwen3.stages.phases import Collect, Method, RolloutSource, Sampler
 from qwen3.stages.problem_evaluation import ProblemEvaluation, ProblemMeasure
-from qwen3.stages.prompts import Prompt, Prompts, Share, fitting_problems
+from qwen3.stages.prompts import Band, Prompt, Prompts, Share, fitting_problems
 from qwen3.stages.rollout_batches import RolloutBatches
 from qwen3.stages.rollout_metrics import PhaseMetrics
 from qwen3.stages.rollouts import Rollout, Sampling
@@ -45,6 +45,9 @@ class OnPolicyConfig:
     steps: int  # optimizer steps
     optim: OptimConfig
     name: str = "on_policy"  # of the stage, in its records
+    # Part of the prompts that families of the group "reasoning" give, whatever the weights are, so
+    # that RL on other families does not forget them; None leaves it to the weights.
+    reasoning: float | None = None
     problems: str = ""  # file of problems for the share of tasks named "file"
     too_long: str = "error"  # problems of the file whose prompt leaves no room: "error" or "drop"
     sampling: Sampling = Sampling()
@@ -198,8 +201,16 @@ class Setup:
         return [measure.hook(config.steps)], measure.before(state, config.steps)
 
 
-def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: bool) -> Setup:
+def set_up(
+    config: OnPolicyConfig,
+    mesh: Mesh,
+    *,
+    writer: ModelConfig,
+    scored: bool,
+    band: Band = lambda family, whole: whole,
+) -> Setup:
     """The setup. writer: size of the model that answers. scored: every problem must have a task.
+    band: see `stages.prompts.Prompts`.
 
     Raises ValueError, before anything is sampled, for a tokenizer that the model has too few rows
     for, a mixture that cannot be drawn, and a problem of the file that has no task or leaves no
@@ -220,7 +231,14 @@ def set_up(config: OnPolicyConfig, mesh: Mesh, *, writer: ModelConfig, scored: b
         mesh=mesh,
         execution=Execution.for_mesh(mesh, **config.execution),
         tokenizer=tokenizer,
-        prompts=Prompts(config.tasks, tokenizer, seed=config.seed, problems=problems),
+        prompts=Prompts(
+            config.tasks,
+            tokenizer,
+            seed=config.seed,
+            problems=problems,
+            reasoning=config.reasoning,
+            band=band,
+        ),
         batches=RolloutBatches(
             mesh,
             config.length,

@@ -166,6 +166,7 @@ class Collect:
                 f"{phase.drawn} prompts gave {count} groups whose rewards differ; {self._least} "
                 f"are needed. Rewards were all low in {phase.flat['low']} groups, all high in "
                 f"{phase.flat['high']}: choose prompts that the policy solves sometimes"
+                + _silence(phase.sampled)
             )
         if count < self._wanted and rounds > 1:
             log.warning("%d groups instead of %d after %d rounds", count, self._wanted, rounds)
@@ -185,6 +186,12 @@ class Collect:
         ]
         path = epath.Path(self._work.samples) / f"{phase.version:06d}.jsonl"
         write_rows(path, [*records, *more])
+
+
+def _silence(rollouts: Sequence[Rollout]) -> str:
+    """How many answers nothing could score, as the end of a message; "" for none."""
+    silent = sum(rollout.score is None for rollout in rollouts)
+    return f". {silent} of {len(rollouts)} answers had no verdict" if silent else ""
 
 
 def minibatches(groups: Sequence[Group], count: int) -> list[Group]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from qwen3.model import transformer
 from qwen3.model.sizes import ModelConfig
@@ -55,7 +57,7 @@ def begin(
         log.info("resumed %s at step %d", work.path, int(restored.state.step))
         return Begun(restored.state, restored.extra)
     if init_from:
-        params = parameters(init_from, model, mesh)
+        params = parameters(init_from, model, mesh, seed=seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
         begun = jax.jit(lambda p: states.create(p, tx), out_shardings=shardings, donate_argnums=0)
         return Begun(begun(params), {})
@@ -71,11 +73,14 @@ def moved(
     return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, template))
 
 
-def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
+def parameters(
+    source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.float32, *, seed: int = 0
+) -> Any:
     """Parameters of a run, a checkpoint, an adapter or a Hugging Face folder, placed on `mesh`.
 
-    A teacher or a reference is read by this too. Raises ValueError where `source` is none of these,
-    and for arrays of another model than `model`, naming them.
+    A teacher or a reference is read by this too. A reward model made of a language model gets a
+    new scalar head from `seed` in place of the output matrix. Raises ValueError where `source` is
+    none of these, and for arrays of another model than `model`, naming them.
     """
     try:
         origin = model_source.find(source)
@@ -84,4 +89,10 @@ def parameters(source: str, model: ModelConfig, mesh: Mesh, dtype: Any = jnp.flo
             f"{source!r} is no workdir with checkpoints, no checkpoint and no folder with "
             f"safetensors: {error}"
         ) from error
-    return dataclasses.replace(origin, config=model).params(mesh, dtype)
+    if not model.scalar_head or origin.config.scalar_head:
+        return dataclasses.replace(origin, config=model).params(mesh, dtype)
+    language = model.replace(scalar_head=False)
+    params = dataclasses.replace(origin, config=language).params(mesh, dtype)
+    new = jax.jit(partial(transformer.new_score, model), out_shardings=NamedSharding(mesh, P()))
+    score = new(jax.random.key(seed)).astype(jnp.float32)
+    return {**{name: leaf for name, leaf in params.items() if name != "head"}, "score": score}

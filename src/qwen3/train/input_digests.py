@@ -118,4 +118,5 @@ INPUTS: dict[str, Callable[[Any], str]] = {
     "init_from": weights_digest,
     "reference": weights_digest,
     "teacher": weights_digest,
+    "reward_model": weights_digest,
 }

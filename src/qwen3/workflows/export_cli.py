@@ -41,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
         model_source.find(model).save_adapter(options.folder, mesh)
         print(f"{options.folder}: the adapters of {model}, as PEFT loads them")
         return 0
-    language_model.load(model).save(options.folder, dtype=options.dtype)
-    print(f"{options.folder}: written; `qwen3 chat {options.folder}` talks to it")
+    loaded = language_model.load(model)
+    loaded.save(options.folder, dtype=options.dtype)
+    is_scorer = loaded.config.scalar_head
+    use = "transformers' sequence classification" if is_scorer else f"`qwen3 chat {options.folder}`"
+    print(f"{options.folder}: written; {use} {'loads' if is_scorer else 'talks to'} it")
     return 0

@@ -1,4 +1,5 @@
-"""Training in a few lines: `qwen3.sft`, `rl`, `distill` and `pretrain`, from a name to a folder.
+"""Training in a few lines: `qwen3.sft`, `reward_model`, `rl`, `distill` and `pretrain`, from a name
+to a folder.
 
     result = qwen3.rl("Qwen/Qwen3-0.6B", "problems.jsonl", reward="my_reward.py", steps=100)
     print(result.scores)  # on held-out problems
@@ -6,7 +7,7 @@
 
 Each builds the config of a stage (`qwen3.stages`) and runs it; whatever that config has can be
 changed by `settings=("optim.peak=1e-5", ...)`. Called again with the same workdir, a run goes on;
-more steps may be asked for. What all four take:
+more steps may be asked for. What all take:
 
 - workdir: the folder of the run, made where it is not there.
 - steps: optimizer steps in all, those of earlier starts included.
@@ -31,7 +32,9 @@ from qwen3.model.sizes import SIZES, size
 from qwen3.stages import distill as distill_stage
 from qwen3.stages import grpo
 from qwen3.stages import pretrain as pretrain_stage
+from qwen3.stages import reward_model as reward_model_stage
 from qwen3.stages import sft as sft_stage
+from qwen3.stages.pair_evaluation import PairEvaluation
 from qwen3.train.model_source import find
 from qwen3.train.recording import Log
 from qwen3.workflows import own_problems, own_rewards, run_settings
@@ -39,7 +42,7 @@ from qwen3.workflows.own_rewards import Reward
 from qwen3.workflows.run_settings import Rows
 from qwen3.workflows.training_run import TrainingRun
 
-__all__ = ["TrainingRun", "distill", "pretrain", "rl", "sft"]
+__all__ = ["TrainingRun", "distill", "pretrain", "reward_model", "rl", "sft"]
 
 
 def sft(
@@ -90,6 +93,53 @@ def sft(
         **run_settings.evaluation(folder, problems, evaluate_every, max_tokens=max_tokens),
     )
     return _run(sft_stage, override(config, settings), folder, export, best)
+
+
+def reward_model(
+    model: str | Path,
+    data: str | Path | Sequence[str | Path] | Iterable[Mapping[str, Any]],
+    *,
+    workdir: str | Path = "runs/reward_model",
+    steps: int = 200,
+    batch: int = 8,
+    length: int = 2048,
+    learning_rate: float = 1e-5,
+    held_out: float = 0.1,
+    evaluate_every: int = 50,
+    seed: int = 0,
+    revision: str | None = None,
+    track: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    export: str | Path | None = None,
+    best: bool = False,
+) -> TrainingRun:
+    """A reward model (report, 4.4) from pairs of a better and a worse answer.
+
+    data: files or rows of pairs (`curate.preference_pairs`). held_out: share of the questions whose
+    pairs are measured every `evaluate_every` steps and not trained on. A pair takes the slots of
+    both answers in a row of `length`; an answer has at most half, longer ones are cut. The exported
+    folder is a sequence classifier of one label; `stages.reward_scores` scores with it, and RL
+    takes it as `reward_model`.
+    """
+    source, folder = find(model, revision=revision), Path(workdir)
+    evaluation = PairEvaluation(held_out=held_out, every=evaluate_every)
+    measured = {"save_every": evaluate_every, "keep": run_settings.BEST} if held_out else {}
+    config = reward_model_stage.Config(
+        source.config.replace(scalar_head=True),
+        run_settings.tokenizer_folder(source),
+        run_settings.conversations(data, folder),
+        steps,
+        run_settings.optimizer(learning_rate, steps, folder),
+        batch=batch,
+        length=min(length, source.config.max_length),
+        too_long="truncate",
+        seed=seed,
+        init_from=run_settings.start(source),
+        log=Log(track=tuple(track)),
+        evaluation=evaluation,
+        **measured,
+    )
+    return _run(reward_model_stage, override(config, settings), folder, export, best)
 
 
 def rl(

@@ -1,4 +1,4 @@
-"""`qwen3 sft`, `rl`, `distill`, `pretrain`: `workflows.training` from the command line.
+"""`qwen3 sft`, `reward_model`, `rl`, `distill`, `pretrain`: `workflows.training` as commands.
 
 qwen3 rl Qwen/Qwen3-0.6B --problems mine.jsonl --reward my_reward.py --steps 100 --lora 16
 """
@@ -67,6 +67,7 @@ ROLLOUTS: Flags = {
     "--think": ("thinking", {"action": "store_const", "const": True, "help": "/think"}),
     "--no-think": ("thinking", {"action": "store_const", "const": False, "help": "/no_think"}),
 }
+PAIR_FLAGS = ("--held-out", "--evaluate-every", "--best")
 NOT_KEYWORDS = ("run", "command", "workflow")
 MODEL = "a folder, a run's workdir, or a Hub name"
 
@@ -77,6 +78,14 @@ def add_sft(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", required=True, help="files with messages")
     parser.add_argument("--evaluate", default=argparse.SUPPRESS, help="held-out problems")
     return _with(parser, COMMON | ADAPTERS | ROWS | PROBLEMS)
+
+
+def add_reward_model(subparsers: Any) -> argparse.ArgumentParser:
+    """Registers `reward_model`."""
+    parser = _parser(subparsers, "reward_model", "a reward model from pairs of answers", ("model",))
+    parser.add_argument("--data", nargs="+", required=True, help="files of chosen and rejected")
+    shared = {name: (PROBLEMS | ROLLOUTS)[name] for name in PAIR_FLAGS}
+    return _with(parser, COMMON | ROWS | shared)
 
 
 def add_rl(subparsers: Any) -> argparse.ArgumentParser:
@@ -142,7 +151,8 @@ def run(options: argparse.Namespace) -> int:
     folder = getattr(options, "export", None)
     if folder is not None:
         print(f"exported: {folder}")
-    print(f"chat with it: qwen3 chat {folder or result.workdir}")
+    if options.workflow != "reward_model":
+        print(f"chat with it: qwen3 chat {folder or result.workdir}")
     return 0
 
 
