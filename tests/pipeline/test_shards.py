@@ -86,6 +86,23 @@ def test_a_text_that_a_step_cannot_take_does_not_end_the_run(tmp_path, monkeypat
     assert sorted(reasons, key=len) == [{}, {"quality: words": 1}]
 
 
+def test_a_store_of_objects_holds_the_same_bytes(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    plan, file = plan_of(tmp_path)
+    _, local = shards(plan, [Part("web", file, 0, 1, "p")])
+    store = fsspec.filesystem("memory")
+    with store.open("/in/web.jsonl", "wb") as remote, open(file, "rb") as here:
+        remote.write(here.read())
+    distant = RunPlan(plan.recipe_json, "memory://shards", "key")
+    ensure(Part("web", "memory://in/web.jsonl", 0, 1, "p"), distant)
+    for shard in (0, 1):
+        write_shard(shard, ["p"], {}, distant)
+        for kind in ("documents", "dropped"):
+            path = shard_path(kind, shard, distant).removeprefix("memory:/")
+            assert store.cat_file(path) == local[kind, shard]
+    store.rm("/shards", recursive=True)
+
+
 def test_copies_are_dropped_with_the_survivor_they_resemble(tmp_path):
     plan, file = plan_of(tmp_path)
     part = Part("web", file, 0, 1, "p")

@@ -31,5 +31,5 @@ def runner_of(name: str, options: Sequence[str]) -> tuple[PipelineRunner | str, 
             raise ValueError(f"a Dataflow job needs --{', --'.join(missing)}")
         if "max_num_workers" not in given:
             flags.append(f"--max_num_workers={MOST_WORKERS}")
-        return "DataflowRunner", PipelineOptions([*flags, "--save_main_session=false"])
+        return "DataflowRunner", PipelineOptions(flags)
     return f"{name.capitalize()}Runner", PipelineOptions(flags)

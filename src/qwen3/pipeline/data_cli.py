@@ -45,6 +45,10 @@ def add_parser(subparsers: Any) -> None:
     languages.add_argument("--out", required=True, help="table to write (.npz)")
     languages.set_defaults(run=_with_extra(run_languages))
 
+    _add_rates(commands)
+
+
+def _add_rates(commands: Any) -> None:
     rates = commands.add_parser("rates", help="learning rate and batch by laws of small runs")
     laws = rates.add_subparsers(dest="law", required=True)
     fit = laws.add_parser("fit", help="from a table of runs to a law")

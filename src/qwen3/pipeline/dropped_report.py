@@ -99,7 +99,7 @@ def terminal(out: str, kind: str, reason: str, count: int, characters: int) -> I
         for row in found:
             evidence = json.dumps(row.get("dropped", {}).get("evidence", {}), ensure_ascii=False)
             yield f"\n--- {name} {printable(evidence)} {row.get('id', '')}"
-            yield printable(_excerpt(row, characters)[1])
+            yield printable("".join(_span(row, characters)))
 
 
 def page(out: str, count: int = 5, characters: int = 600) -> str:
@@ -133,11 +133,6 @@ def _item(row: dict[str, Any], characters: int) -> str:
     before, text, after = map(escape, map(printable, _span(row, characters)))
     marked = f"{before}<mark>{text}</mark>{after}" if before or after else text
     return f"<pre>{marked}</pre><p><small>{escape(json.dumps(facts, ensure_ascii=False))}</small>"
-
-
-def _excerpt(row: dict[str, Any], characters: int) -> tuple[str, str, str]:
-    before, text, after = _span(row, characters)
-    return "", f"{before}{text}{after}", ""
 
 
 def _span(row: dict[str, Any], characters: int) -> tuple[str, str, str]:
