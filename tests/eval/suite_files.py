@@ -3,6 +3,8 @@ answer to its first item. The questions are ours."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -85,22 +87,6 @@ EXAMPLES: dict[str, Example] = {
         "Final Answer: The final answer is $4$. I hope it is correct.",
         "Final Answer: The final answer is $5$. I hope it is correct.",
     ),
-    **{
-        f"{name}_base": lines(file, row, "    return x + x\n", "    return x\n")
-        for name, file, row in (
-            ("humaneval", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
-            ("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
-        )
-    },
-    **{
-        f"{name}_base": lines(
-            "mbpp_plus/MbppPlus.jsonl",
-            MBPP_PLUS,
-            "def double(x):\n    return x + x\n",
-            "def double(x):\n    return x\n",
-        )
-        for name in ("mbpp_evalplus", "mbpp_plus")
-    },
     "mbpp_base": Example(
         "mbpp/mbpp.jsonl",
         [MBPP, *({**MBPP, "task_id": number} for number in (2, 3, 4))],
@@ -152,18 +138,6 @@ EXAMPLES: dict[str, Example] = {
     "math_500": lines("math500/test.jsonl", MATH, *BOXED_4),
     "aime24": lines("aime/aime24.jsonl", {"prompt": "2 + 2?", "answer": "4"}, *BOXED_4),
     "aime25": lines("aime/aime25.jsonl", {"prompt": "2 + 2?", "answer": "4"}, *BOXED_4),
-    **{
-        name: lines(
-            file,
-            row,
-            "```python\ndef double(x):\n    return x + x\n```",
-            "```python\ndef double(x):\n    return x\n```",
-        )
-        for name, file, row in (
-            ("humaneval_plus", "humaneval_plus/HumanEvalPlus.jsonl", PROGRAM),
-            ("mbpp_plus", "mbpp_plus/MbppPlus.jsonl", MBPP_PLUS),
-        )
-    },
     "mt_aime2024": lines(
         "mt_aime2024/de.jsonl", {"question": "2 + 2?", "answer": "4", "language": "de"}, *BOXED_4
     ),
@@ -339,6 +313,117 @@ for _name in (
         _right,
         _wrong,
     )
+
+HUMANEVAL_FILE, MBPP_FILE = "humaneval_plus/HumanEvalPlus.jsonl", "mbpp_plus/MbppPlus.jsonl"
+for _name, _file, _row in (
+    ("humaneval", HUMANEVAL_FILE, PROGRAM),
+    ("humaneval_plus", HUMANEVAL_FILE, PROGRAM),
+    ("mbpp_evalplus", MBPP_FILE, MBPP_PLUS),
+    ("mbpp_plus", MBPP_FILE, MBPP_PLUS),
+):
+    _bodies = [f"def double(x):\n    return {value}\n" for value in ("x + x", "x")]
+    EXAMPLES[f"{_name}_base"] = lines(_file, _row, *_bodies)
+    if _name.endswith("plus"):
+        EXAMPLES[_name] = lines(_file, _row, *(f"```python\n{body}```" for body in _bodies))
+IF_TURN = {
+    "prompt": json.dumps({"role": "user", "content": "Name colours without commas."}),
+    "instruction_id_list": json.dumps(["punctuation:no_comma"]),
+    "kwargs": json.dumps(["{}"]),
+}
+IF_ROW = {f"turn_{turn}_{name}": text for turn in (1, 2, 3) for name, text in IF_TURN.items()} | {
+    "key": "1:1:en",
+    "language": "English",
+}
+
+
+def csv_text(row: dict) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(row))
+    writer.writeheader()
+    writer.writerow(row)
+    return text.getvalue()
+
+
+SCRIPTS = {  # prompt, tests, right and wrong continuation
+    "js": ("function twice(x) {\n", "require('assert')(twice(2) === 4)", "return 2 * x\n}", "}"),
+    "sh": (
+        "#!/bin/bash\ntwice() {\n",
+        "}\nset -e\n[[ $(twice 2) = 4 ]]",
+        "  echo $((2 * $1))",
+        "  echo 5",
+    ),
+}
+for _name in ("cpp", "cs", "java", "js", "php", "sh", "ts"):
+    _prompt, _tests, *_answers = SCRIPTS.get(_name, ("int twice(int x) {\n", "}", "a", "b"))
+    EXAMPLES[f"multipl_e_{_name}_base"] = lines(
+        f"multipl_e/humaneval-{_name}.jsonl",
+        {"name": "HumanEval_0_twice", "language": _name, "prompt": _prompt, "tests": _tests},
+        *_answers,
+    )
+ZEBRA = '{"solution": {"House 1": {"Name": "%s"}, "House 2": {"Name": "Bo"}}}'
+CHECKS = {
+    "Inputs_Check_code": "def inputs_check(inputs):\n    return set(inputs) == {'a', 'b'}",
+    "Constraint_List_code": "constraint_list = [lambda inputs: inputs['a'] < inputs['b']]",
+}
+STDIN = {
+    "question_id": "1873_A",
+    "question_content": "Print twice the number.",
+    "starter_code": "",
+    "public_test_cases": json.dumps([{"input": "2\n", "output": "4\n", "testtype": "stdin"}]),
+    "private_test_cases": json.dumps([{"input": "5", "output": "10", "testtype": "stdin"}]),
+    "metadata": "{}",
+}
+EXAMPLES |= {
+    "multi_if": Example("multi_if/multiIF.csv", csv_text(IF_ROW), "Red and blue", "Red, blue"),
+    "arena_hard": lines("arena_hard/question.jsonl", {"uid": "u", "prompt": "Name two colours."}),
+    "writing_bench": lines(
+        "writingbench/all.jsonl",
+        {
+            "index": 1,
+            "query": "Write a line.",
+            "checklist": [{"name": "Form", "criteria_description": "It is one line."}],
+        },
+    ),
+    "mt_bench": lines(
+        "mt_bench/question.jsonl",
+        {"question_id": 81, "category": "writing", "turns": ["Name a colour.", "And another?"]},
+    ),
+    "live_bench": lines(
+        "livebench/reasoning/zebra_puzzle/question.jsonl",
+        {
+            "question_id": "q1",
+            "category": "reasoning",
+            "task": "zebra_puzzle",
+            "turns": ["Who lives where? End with <solution>a, b</solution>."],
+            "ground_truth": "ann, bo",
+        },
+        "<solution>Ann, Bo</solution>",
+        "<solution>Bo, Ann</solution>",
+    ),
+    "zebra_logic": lines(
+        "zebra_logic/test.jsonl",
+        {
+            "id": "z1",
+            "size": "2*1",
+            "puzzle": "There are 2 houses. Bo is in the second house; who lives in the first?",
+            "solution": {"header": ["House", "Name"], "rows": [["1", "Ann"], ["2", "Bo"]]},
+        },
+        ZEBRA % "ann ",
+        ZEBRA % "Eve",
+    ),
+    "autologi": lines(
+        "autologi/AutoLogi_en.jsonl",
+        {"idx": 0, "prompt": "Give a and b numbers, a below b.", "code": CHECKS},
+        "So it is\n```python\ninputs = {'a': 1, 'b': 2}\n```",
+        "```python\n{'a': 2, 'b': 1}\n```",
+    ),
+    "live_code_bench": lines(
+        "livecodebench/test5.jsonl",
+        STDIN,
+        "```python\nprint(2 * int(input()), end=' ')\n```",
+        "```python\nprint(4)\n```",
+    ),
+}
 
 # Other forms of suites that stand above.
 for _name in ("ifeval_loose", "ifeval_checks"):

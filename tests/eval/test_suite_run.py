@@ -1,6 +1,7 @@
 """Runs of suites: every answer is kept, nothing depends on batches, order or restarts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
 from qwen3.infer.requests import Completion, Request
 from qwen3.model.sizes import ModelConfig
+from qwen3.rewards import NoVerdict
 
 MODEL = ModelConfig("toy", 1, 32, 64, 2, 1, head_dim=16, vocab=512, tied=True, max_length=256)
 NAMES = ["gsm8k", "locks", "crux_o_base", "c_eval", "mmlu_redux_base"]
@@ -115,6 +117,7 @@ CHATS = [
     name
     for name, suite in SUITES.items()
     if suite.kind == "chat" and suite.files and "irrelevance" not in name
+    if suite.score and suite.needs != "judge"
 ]
 
 
@@ -224,3 +227,32 @@ def test_a_question_that_the_context_does_not_hold_has_no_verdict(model, tmp_pat
         short, long = long, short
     assert short["score"] is not None and long["score"] is None
     assert long["finish"] == "prompt too long" and long["prompt_tokens"] > MODEL.max_length
+
+
+def test_a_dialogue_goes_on_to_its_last_turn_and_is_kept_whole(model, tmp_path):
+    suite_files.write(tmp_path, suite_files.EXAMPLES["multi_if"])
+    options = settings(modes=("no_think",), samples=2, max_tokens=6)
+    suite = SUITES["multi_if"]
+    [whole] = run(model, [suite], options, tmp_path / "a", data=tmp_path, slots=4)
+    records = list(whole.records.values())
+    assert [record["sample"] for record in records] == [0, 1]
+    for record in records:
+        roles = [message["role"] for message in record["messages"]]
+        assert roles == ["user", "assistant"] * 3 and 0 < record["tokens"] <= 18
+        assert 0.0 <= record["score"] <= 1.0
+    assert records[0]["messages"] != records[1]["messages"]
+    run(model, [suite], options, tmp_path / "b", data=tmp_path, slots=1)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_a_dialogue_whose_other_side_fails_has_no_verdict(model, tmp_path):
+    suite_files.write(tmp_path, suite_files.EXAMPLES["multi_if"])
+
+    def fails(item, messages):
+        raise NoVerdict("the sandbox died")
+
+    suite = replace(SUITES["multi_if"], follow=fails)
+    options = settings(modes=("no_think",), samples=1, max_tokens=6)
+    [failed] = run(model, [suite], options, tmp_path / "out", data=tmp_path)
+    [record] = failed.records.values()
+    assert record["score"] is None and len(record["messages"]) == 2

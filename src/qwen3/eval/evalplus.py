@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from qwen3 import sandbox
 from qwen3.data.jsonl import place, read_rows
+from qwen3.eval.eval_sandbox import AMPLE, sandbox_with
 from qwen3.eval.item_readers import Reader
 from qwen3.eval.items import UNPARSED, Item, Verdict
 from qwen3.eval.suite_prompts import Messages, user
@@ -34,7 +34,7 @@ FIELDS = {
 # Tried in order: the second ones only where the canonical solution does not keep to the first.
 LIMITS = (
     sandbox.Limits(memory_mb=4096, cpu_s=60, wall_s=60.0, call_s=10.0, output_kb=30_720),
-    sandbox.Limits(memory_mb=4096, cpu_s=300, wall_s=900.0, call_s=300.0, output_kb=30_720),
+    AMPLE,
 )
 CALL = "returned_value"  # the function of CALLER
 LARGE = "sha256 of a large value"  # key of the digest that stands for one
@@ -235,15 +235,6 @@ def chat_messages(item: Item) -> Messages:
 # --- verdicts
 
 
-@cache
-def _sandbox(limits: sandbox.Limits) -> sandbox.Sandbox:
-    """One with these limits, isolated as the default one is."""
-    default = sandbox.default()
-    return sandbox.Sandbox(
-        workers=default.workers, limits=limits, allow_unisolated=default.allow_unisolated
-    )
-
-
 class _Values(NamedTuple):
     """What the calls of a program returned."""
 
@@ -260,7 +251,7 @@ def _values(
     entry = item["entry_point"]
     head = f"ENTRY = {entry!r}\nNOT_NONE = {entry in NOT_NONE}\n{CALLER}\n{preamble}"
     code = item["prompt"] + item["canonical_solution"] if code is None else code
-    run = _sandbox(limits).run(code, CALL, item["inputs"], preamble=head, stop_at_error=True)
+    run = sandbox_with(limits).run(code, CALL, item["inputs"], preamble=head, stop_at_error=True)
     calls = run.calls
     values = [value for kind, value in calls if kind == "value"]
     if len(values) == len(item["inputs"]):

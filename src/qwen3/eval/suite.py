@@ -41,6 +41,7 @@ class Suite:
     source: str  # repository or Hub data set, and licence
     total: int  # items of the published set, or that are made here
     files: tuple[str, ...] = ()  # patterns below the data folder; none where it is generated
+    also: tuple[str, ...] = ()  # patterns of files that must be there besides
     read: Reader | None = None
     generate: Callable[[Generation], list[Item]] | None = None  # where the items are made here
     ask: ChatPrompt | None = None  # of chat suites
@@ -76,7 +77,7 @@ class Suite:
                 f"{self.name} reads files: give their folder (--data). {self.wanted()}"
             )
         files = found(data, self.files)
-        if not files:
+        if not self.present(data):
             raise ValueError(f"{self.name} has no data below {data}. {self.wanted()}")
         items = self.read(files)
         if len({item.id for item in items}) < len(items):
@@ -86,7 +87,12 @@ class Suite:
 
     def wanted(self) -> str:
         """What to fetch, and where to put it below the data folder."""
-        return f"Wanted is {' or '.join(self.files)} from {self.source}"
+        also = f", and {' and '.join(self.also)}" if self.also else ""
+        return f"Wanted is {' or '.join(self.files)} from {self.source}{also}"
+
+    def present(self, data: Path) -> bool:
+        """Whether its files are below `data`."""
+        return bool(found(data, self.files)) and all(found(data, (name,)) for name in self.also)
 
     def shots_for(self, data: Path | None, items: Sequence[Item]) -> list[Item]:
         """The exemplars of a few-shot prompt."""

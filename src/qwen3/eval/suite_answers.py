@@ -21,7 +21,7 @@ from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.chat_session import ChatAnswer
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import PRESETS, Completion, Request
-from qwen3.rewards import Problem
+from qwen3.rewards import NoVerdict, Problem
 
 ChooseBudget: TypeAlias = Callable[[Sequence[int], float], int]
 
@@ -163,11 +163,15 @@ def outcome(
     answer = chat_session.answer(tokenizer, completion)
     messages = [*asked.messages, answer.message()]
     completions = [*asked.completions, completion]
-    more = follow(asked.item, messages)
-    if more:
-        return Asked(asked.item, asked.sample, [*messages, *more], completions)
-    assert run.suite.score_dialogue is not None
-    verdict = run.suite.score_dialogue(asked.item, messages)
+    try:
+        more = follow(asked.item, messages)
+    except NoVerdict:  # what should have answered the model failed, not the model
+        more, verdict = None, Verdict(None)
+    else:
+        if more:
+            return Asked(asked.item, asked.sample, [*messages, *more], completions)
+        assert run.suite.score_dialogue is not None
+        verdict = run.suite.score_dialogue(asked.item, messages)
     return {
         **_record(asked, verdict, completions),
         "thought": answer.reasoning,

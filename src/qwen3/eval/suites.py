@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qwen3 import rewards
-from qwen3.eval.item_readers import found
 from qwen3.eval.suite import Suite
 from qwen3.eval.suites_base import BASE
 from qwen3.eval.suites_extra import EXTRA, generated
+from qwen3.eval.suites_further import FURTHER
 from qwen3.eval.suites_post import POST
 
-SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*BASE, *POST, *EXTRA)}
+SUITES: Mapping[str, Suite] = {suite.name: suite for suite in (*BASE, *POST, *FURTHER, *EXTRA)}
 GROUPS = ("base", "post", "ruler", "in-house", "extra")
 
 
@@ -40,7 +40,7 @@ def present(suites: Sequence[Suite], data: Path | None) -> tuple[list[Suite], li
     there, missing = [], []
     for suite in suites:
         is_made = suite.generate is not None and (data is not None or not suite.needs)
-        if is_made or (data is not None and found(data, suite.files)):
+        if is_made or (data is not None and suite.present(data)):
             there.append(suite)
         else:
             missing.append(f"{suite.name}: {suite.wanted()}")

@@ -1,0 +1,183 @@
+"""Suites of other programming languages, of several turns, with judges and with own checks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qwen3.eval import (
+    bfcl_multi_turn,
+    item_readers,
+    judged,
+    live_code,
+    livebench,
+    logic_suites,
+    multi_if,
+    multipl_e,
+)
+from qwen3.eval import suite_prompts as prompts
+from qwen3.eval.suite import Suite
+
+MULTIPL_E = tuple(
+    Suite(
+        name=f"multipl_e_{name}_base",
+        group="base",
+        kind="text",
+        title=f"MultiPL-E {language.title}",
+        source="nuprl/MultiPL-E, BSD-3-Clause with a restriction: no training on it",
+        total=language.total,
+        files=(f"multipl_e/humaneval-{name}.jsonl",),
+        read=multipl_e.reader(name),
+        text=lambda item, shots: item["prompt"],
+        score=multipl_e.score,
+        max_tokens=768,
+        stop=language.stop,
+        needs=f"sandbox, {language.command or 'executable files in the sandbox'}",
+        departs="one of the eight languages; Python is HumanEval",
+    )
+    for name, language in multipl_e.LANGUAGES.items()
+)
+
+BFCL_MULTI_TURN = tuple(
+    Suite(
+        name=f"bfcl_multi_turn_{category}",
+        group="post",
+        kind="chat",
+        title=f"BFCL v3 several turns, {category.replace('_', ' ')}",
+        source="gorilla berkeley-function-call-leaderboard (BFCL v3), Apache-2.0",
+        total=200,
+        files=(f"bfcl_v3/BFCL_v3_multi_turn_{category}.json",),
+        also=("bfcl_v3/bfcl_eval/eval_checker/multi_turn_eval/multi_turn_checker.py",),
+        read=bfcl_multi_turn.reader,
+        ask=bfcl_multi_turn.first,
+        follow=bfcl_multi_turn.follow,
+        score_dialogue=bfcl_multi_turn.score,
+        tools=bfcl_multi_turn.tools,
+        max_tokens=4096,
+        needs="sandbox, bfcl-eval==2025.6.16 unpacked in bfcl_v3",
+        departs="calls in the model's own format; 4,096 tokens a step; no YaRN by itself",
+    )
+    for category in ("base", "miss_func", "miss_param", "long_context")
+)
+
+ARENA_HARD = Suite(
+    name="arena_hard",
+    group="post",
+    kind="chat",
+    title="Arena-Hard (graded)",
+    source="lmarena/arena-hard-auto v0.1, Apache-2.0",
+    total=500,
+    files=("arena_hard/question.jsonl",),
+    read=item_readers.rows("uid", "prompt", id="uid"),
+    ask=prompts.chat("{prompt}"),
+    score=judged.arena_score,
+    needs="judge",
+    departs="grades of one's own judge instead of wins against GPT-4-0314, and so no Elo",
+)
+
+FURTHER = (
+    *MULTIPL_E,
+    *BFCL_MULTI_TURN,
+    Suite(
+        name="multi_if",
+        group="post",
+        kind="chat",
+        title="Multi-IF",
+        source="facebook/Multi-IF, CC BY-NC 4.0",
+        total=4501,
+        files=("multi_if/*.csv",),
+        read=multi_if.reader,
+        ask=multi_if.first,
+        follow=multi_if.follow,
+        score_dialogue=multi_if.score,
+        needs="the extra [eval]",
+        departs="lm-eval's IFEval checkers, not the paper's fork of them",
+        published="Multi-IF",
+    ),
+    ARENA_HARD,
+    replace(
+        ARENA_HARD,
+        name="writing_bench",
+        title="WritingBench (graded)",
+        source="X-PLUG/WritingBench, Apache-2.0",
+        total=1000,
+        files=("writingbench/*.jsonl",),
+        read=item_readers.rows("index", "query", "checklist", id="index"),
+        ask=prompts.chat("{query}"),
+        score=judged.writing_score,
+        departs="one's own judge; five grades, not ten",
+    ),
+    replace(
+        ARENA_HARD,
+        name="mt_bench",
+        group="extra",
+        title="MT-Bench (graded)",
+        source="lm-sys/FastChat, Apache-2.0",
+        total=80,
+        files=("mt_bench/question.jsonl",),
+        read=judged.read_mt_bench,
+        ask=judged.first,
+        score=None,
+        follow=judged.follow,
+        score_dialogue=judged.mt_score,
+        departs="one's own judge; five grades, not ten",
+    ),
+    Suite(
+        name="live_bench",
+        group="post",
+        kind="chat",
+        title="LiveBench 2024-11-25",
+        source="livebench (LiveBench/LiveBench), Apache-2.0",
+        total=1136,
+        files=("livebench/**/*.jsonl", "livebench/**/*.parquet"),
+        read=livebench.reader,
+        ask=livebench.chat_messages,
+        score=livebench.score,
+        departs="no verdict on programs, tables and instructions about articles; a plain mean",
+        published="LiveBench",
+    ),
+    Suite(
+        name="zebra_logic",
+        group="post",
+        kind="chat",
+        title="ZebraLogic",
+        source="allenai/ZebraLogicBench-private (grid_mode), gated",
+        total=1000,
+        files=("zebra_logic/*.jsonl", "zebra_logic/*.parquet"),
+        read=logic_suites.read_zebra,
+        ask=logic_suites.zebra_messages,
+        score=logic_suites.zebra_score,
+        departs="asked without the example puzzle",
+        published="ZebraLogic",
+    ),
+    Suite(
+        name="autologi",
+        group="post",
+        kind="chat",
+        title="AutoLogi",
+        source="8188zq/AutoLogi (testing data, en and cn), MIT",
+        total=2458,
+        files=("autologi/*.jsonl",),
+        read=logic_suites.read_autologi,
+        ask=prompts.chat("{prompt}"),
+        score=logic_suites.autologi_score,
+        samples=5,
+        needs="sandbox",
+        published="AutoLogi",
+    ),
+    Suite(
+        name="live_code_bench",
+        group="post",
+        kind="chat",
+        title="LiveCodeBench v5",
+        source="livecodebench/code_generation_lite (release_v5), CC",
+        total=167,
+        files=("livecodebench/*.jsonl",),
+        read=live_code.reader,
+        ask=live_code.chat_messages,
+        score=live_code.score,
+        samples=8,
+        needs="sandbox",
+        departs="all problems of the files: keep those of 2024-10 to 2025-02 for the report's",
+        published="LiveCodeBench v5",
+    ),
+)

@@ -1,0 +1,207 @@
+"""Suites of several turns, with a judge, and with rules of their own, on possible answers."""
+
+import base64
+import json
+import pickle
+import shutil
+import zlib
+
+import pytest
+import suite_files
+
+from qwen3.eval import judged, live_code, livebench, logic_suites
+from qwen3.eval.items import Item
+from qwen3.eval.suites import SUITES
+from qwen3.rewards.judge import Judge
+
+
+def read(name, folder):
+    suite_files.write(folder, suite_files.EXAMPLES[name])
+    return SUITES[name].items(folder)[0]
+
+
+def dialogue(suite, item, texts):
+    """The messages of a dialogue in which the model answers with `texts` in turn."""
+    messages = list(suite.ask(item))
+    for text in texts:
+        messages.append({"role": "assistant", "content": text})
+        messages += suite.follow(item, messages) or []
+    assert suite.follow(item, messages) is None
+    return messages
+
+
+def test_multi_if_is_the_mean_of_three_turns_and_four_rates(tmp_path):
+    suite, item = SUITES["multi_if"], read("multi_if", tmp_path)
+    right, wrong = suite_files.EXAMPLES["multi_if"].right, suite_files.EXAMPLES["multi_if"].wrong
+    assert suite.score_dialogue(item, dialogue(suite, item, [right] * 3)).score == 1.0
+    two = dialogue(suite, item, [right, wrong, right])
+    assert suite.score_dialogue(item, two).score == pytest.approx(2 / 3)
+    unknown = item["turns"][0] | {"instruction_id_list": ["new:rule"]}
+    other = Item("x", {"turns": [unknown, *item["turns"][1:]]})
+    assert suite.score_dialogue(other, dialogue(suite, other, [right] * 3)).score is None
+
+
+def test_files_of_multi_if_with_faults_are_named(tmp_path):
+    row = suite_files.IF_ROW | {"turn_2_kwargs": "[]"}
+    suite_files.write(tmp_path, suite_files.Example("multi_if/a.csv", suite_files.csv_text(row)))
+    with pytest.raises(ValueError, match="a.csv, line 2.*turn 2: 1 instructions with 0 kwargs"):
+        SUITES["multi_if"].items(tmp_path)
+
+
+# --- judges
+
+
+@pytest.fixture
+def judge():
+    """A judge that calls an answer excellent where it says yes, else bad."""
+
+    def ask(conversations):
+        replies = []
+        for [message] in conversations:
+            text = message["content"]
+            code = text.partition("Verdict ")[2][:6]
+            answer = text.split("<answer>\n")[1].split("\n</answer>")[0]
+            word = "excellent" if "yes" in answer else "bad"
+            replies.append(f"Quote {code}: {answer}\nVerdict {code}: {word}")
+        return replies
+
+    judged.use(Judge(ask))
+    yield
+    judged.use(None)
+
+
+@pytest.mark.parametrize("name", ["arena_hard", "writing_bench"])
+def test_a_judge_scores(name, judge, tmp_path):
+    item = read(name, tmp_path)
+    assert SUITES[name].score(item, "oh yes indeed").score == 1.0
+    assert SUITES[name].score(item, "well no").score == 0.0
+    assert SUITES[name].score(item, "").score == 0.0
+    judged.use(Judge(lambda conversations: [None] * len(conversations)))
+    assert SUITES[name].score(item, "oh yes indeed").score is None
+
+
+def test_mt_bench_judges_both_turns(judge, tmp_path):
+    suite, item = SUITES["mt_bench"], read("mt_bench", tmp_path)
+    assert item["reference"] == [None, None]
+    talk = dialogue(suite, item, ["oh yes blue", "well no green"])
+    assert suite.score_dialogue(item, talk).score == 0.5
+    judged.use(None)
+    assert suite.score_dialogue(item, talk).score is None
+
+
+# --- programs
+
+
+def test_methods_and_packed_private_tests_of_live_code_bench(tmp_path):
+    tests = json.dumps([{"input": "3\n[1]", "output": "[3, 1]", "testtype": "functional"}])
+    packed = base64.b64encode(zlib.compress(pickle.dumps(tests))).decode()
+    row = suite_files.STDIN | {
+        "public_test_cases": "[]",
+        "private_test_cases": packed,
+        "starter_code": "class Solution:\n    def put(self, x: int, xs: List[int]) -> List[int]:\n",
+        "metadata": json.dumps({"func_name": "put"}),
+    }
+    example = suite_files.Example("livecodebench/test.jsonl", [row])
+    suite_files.write(tmp_path, example)
+    [item] = SUITES["live_code_bench"].items(tmp_path)
+    code = "```python\n{starter}        return {value}\n```"
+    right, wrong = (
+        code.format(starter=row["starter_code"], value=value) for value in ("[x] + xs", "xs")
+    )
+    assert live_code.score(item, right).score == 1.0
+    assert live_code.score(item, wrong).score == 0.0
+    evil = base64.b64encode(zlib.compress(pickle.dumps(print))).decode()
+    suite_files.write(tmp_path, example._replace(content=[row | {"private_test_cases": evil}]))
+    with pytest.raises(ValueError, match="test.jsonl, line 1: tests.*is no text"):
+        SUITES["live_code_bench"].items(tmp_path)
+
+
+LINES = [
+    ("4\n", "4", True),
+    ("4.0 \n5\n", "4\n5", True),
+    ("4 5", "4\n5", False),
+    ("YES", "yes", False),
+    ("1e2 x", "100 x", False),
+    (None, "4", False),
+]
+
+
+@pytest.mark.parametrize("value, wanted, same", LINES)
+def test_outputs_are_compared_by_lines_and_numbers(value, wanted, same):
+    assert live_code._same_text(value, wanted) == same
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_leaving_before_the_tests_is_no_pass(tmp_path):
+    item = read("multipl_e_js_base", tmp_path)
+    score = SUITES["multipl_e_js_base"].score
+    assert score(item, "process.exit(0)\n}\nprocess.exit(0)").score == 0.0
+    assert score(item, "return 2 * x\n}\nprocess.exit(0)").score == 0.0
+
+
+# --- logic
+
+
+def test_the_last_solution_of_a_zebra_puzzle_counts(tmp_path):
+    item = read("zebra_logic", tmp_path)
+    right, wrong = suite_files.ZEBRA % "Ann", suite_files.ZEBRA % "Eve"
+    assert logic_suites.zebra_score(item, f"{wrong} or rather {right}").score == 1.0
+    assert logic_suites.zebra_score(item, f"{right} or rather {wrong}").score == 0.0
+    half = '{"solution": {"House 1": {"Name": "Ann"}}}'
+    assert logic_suites.zebra_score(item, half).score == 0.0
+    assert logic_suites.zebra_score(item, "{" * 5000).extracted is None
+    hidden = suite_files.EXAMPLES["zebra_logic"].content[0]
+    hidden = hidden | {"solution": {"header": ["House", "Name"], "rows": [["___", "___"]]}}
+    suite_files.write(tmp_path, suite_files.Example("zebra_logic/test.jsonl", [hidden]))
+    with pytest.raises(ValueError, match="line 1: the solution is hidden"):
+        SUITES["zebra_logic"].items(tmp_path)
+
+
+ARRANGEMENTS = [
+    ('{"a": 1, "b": 2}', 1.0),
+    ("I say {'a': 1}\n```python\nx = {'a': 1, 'b': 2}\n```", 1.0),
+    ('It is {"a": 1, "b": 3}.', 1.0),
+    ("{'a': 1, 'b': 'c'}", 0.0),  # the checks raise
+    ("{'a': 1}", 0.0),
+    ("[1, 2]", 0.0),
+    ("__import__('os')", 0.0),
+]
+
+
+@pytest.mark.parametrize("answer, score", ARRANGEMENTS)
+def test_arrangements_are_checked_by_the_puzzles_code(answer, score, tmp_path):
+    item = read("autologi", tmp_path)
+    assert logic_suites.autologi_score(item, answer).score == score
+
+
+# (task, reference, answer, score)
+LIVE_BENCH = [
+    ("zebra_puzzle", "ann, bo", "<solution>ann, eve</solution>", 0.25),
+    ("zebra_puzzle", "ann, bo", "so\nann, bo", 1.0),
+    ("zebra_puzzle", "ann, bo", "no idea", 0.0),
+    ("web_of_lies_v2", "yes, no, yes", "It is **yes**, **no** and **yes**.", 1.0),
+    ("web_of_lies_v2", "yes, no, yes", "<solution>yes, no, yes</solution>", 1.0),
+    ("web_of_lies_v2", "yes, no, yes", "**no, no, yes**", 0.0),
+    ("spatial", "3", "There are **three**.", 1.0),
+    ("spatial", "triangle", "an **equilateral triangle**", 1.0),
+    ("spatial", "triangle", "a **circle, a square, two lines and a triangle**", 0.0),
+    ("connections", "a,b,c,d,e,f,g,h", "<solution>h, g, f, e, a, b, c, x</solution>", 0.5),
+    ("plot_unscrambling", "One. Two. Three.", "<PLOT_SUMMARY> One. Three. Two.", 1 / 3),
+    ("typos", "the cat sat", "Here:\n\nthe cat sat", 1.0),
+    ("math_comp", "B", "so BBBBB", 1.0),
+    ("math_comp", "B", "\\boxed{\\text{B}}", 1.0),
+    ("math_comp", "B", "\\boxed{C}", 0.0),
+    ("math_comp", "113", "The answer is 113.", 1.0),
+    ("olympiad", "1,4,2", "Answer: 1, 4, 3", 2 / 3),
+    ("cta", "Country Code", "country-code", 1.0),
+    ("AMPS_Hard", "2 x", "It is \\boxed{x + x}", 1.0),
+    ("LCB_generation", "", "```python\n1\n```", None),
+]
+
+
+@pytest.mark.parametrize("task, reference, answer, score", LIVE_BENCH)
+def test_rules_of_live_bench(task, reference, answer, score):
+    item = Item("q", {"task": task, "ground_truth": reference})
+    value = livebench.score(item, answer).score
+    assert value is None if score is None else value == pytest.approx(score)
+    assert livebench.score(item, "").score in (None, 0.0)
