@@ -2,13 +2,9 @@
 
 import gzip
 import json
-import os
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -100,6 +96,41 @@ def test_too_many_failures_publish_nothing(tmp_path):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_a_full_disk_is_told_and_the_run_goes_on_afterwards(reference, tmp_path, monkeypatch):
+    folder, _ = reference
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qwen3.pipeline.shard_files.gzip.compress", full)
+        with pytest.raises(ValueError, match="the job ended: .*No space left"):
+            run(recipe_of(folder / "in"), str(tmp_path / "out"), say=quiet)
+    assert not (tmp_path / "out/manifest.json").exists()
+    run(recipe_of(folder / "in"), str(tmp_path / "out"), say=quiet)
+    assert published(tmp_path / "out") == published(folder / "out")
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("a.jsonl", {"txt": "body"}, "has no option \\['txt'\\]"),
+        ("a.jsonl", {"labels": {"id": 1}}, "labels \\['id'\\] are fields of a record"),
+        ("a.pdf", {"text": "body"}, "a PDF has no option \\['text'\\]; choose from"),
+        ("a.docx", {}, "unknown kind of file"),
+    ],
+)
+def test_options_that_a_reader_does_not_have_are_told_before_the_start(
+    name, options, message, tmp_path
+):
+    (tmp_path / name).write_text('{"text": "x"}\n')
+    inputs = [{"name": "web", "paths": str(tmp_path / name), "options": options}]
+    recipe = DataRecipe.from_json(json.dumps({"inputs": inputs, "steps": []}))
+    with pytest.raises(ValueError, match=message):
+        run(recipe, str(tmp_path / "out"), say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_runs_a_recipe_and_tells_the_cost_first(tmp_path, capsys):
     inputs = write_inputs(tmp_path / "in", texts(8), files=1)
     (tmp_path / "recipe.json").write_text(recipe_of(inputs).to_json())
@@ -131,7 +162,8 @@ def test_the_job_graph_for_dataflow_is_whole(tmp_path):
     flags += ["--sdk_container_image=europe-docker.pkg.dev/p/r/qwen3:1"]
     runner, options = runner_of("dataflow", flags)
     assert runner == "DataflowRunner"
-    assert options.view_as(WorkerOptions).max_num_workers == 64
+    worker = options.view_as(WorkerOptions)
+    assert worker.max_num_workers == 64 and worker.sdk_container_image.endswith("qwen3:1")
     assert options.view_as(GoogleCloudOptions).region == "europe-west4"
     pipeline = beam.Pipeline(options=options)
     plan = RunPlan(recipe_of(tmp_path).to_json(), "gs://bucket/out", "key")
@@ -144,45 +176,49 @@ def test_the_job_graph_for_dataflow_is_whole(tmp_path):
     assert "test_pipeline_run" not in str(graph)
 
 
-CHILD = """
-import sys
-from qwen3.pipeline.data_recipe import DataRecipe
-from qwen3.pipeline.pipeline_run import run
-if __name__ == "__main__":
-    run(DataRecipe.load(sys.argv[1]), sys.argv[2], workers=int(sys.argv[3]))
-"""
+def start(recipe, out, workers=1):
+    """A run in a process of its own, of a server that has imported Beam already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["qwen3.pipeline.beam_graph", "qwen3.pipeline.beam_runners"])
+    child = context.Process(target=run_here, args=(recipe.to_json(), str(out), workers))
+    child.start()
+    return child
 
 
-def start(tmp_path, recipe, out, workers=1):
-    (tmp_path / "child.py").write_text(CHILD)
-    (tmp_path / "recipe.json").write_text(recipe.to_json())
-    command = [sys.executable, str(tmp_path / "child.py"), str(tmp_path / "recipe.json")]
-    return subprocess.Popen([*command, str(out), str(workers)], start_new_session=True)
+def run_here(recipe_json, out, workers):
+    run(DataRecipe.from_json(recipe_json), out, workers=workers, say=quiet)
+
+
+def finish(child):
+    child.join()
+    assert child.exitcode == 0
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(reference, tmp_path):
     folder, _ = reference
-    child = start(tmp_path, recipe_of(folder / "in"), tmp_path / "out", workers=2)
-    assert child.wait() == 0
+    finish(start(recipe_of(folder / "in"), tmp_path / "out", workers=2))
     assert published(tmp_path / "out") == published(folder / "out")
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_five_moments_gives_the_same_bytes(reference, tmp_path):
     folder, _ = reference
-    out, moments = tmp_path / "out", random.Random(3)
+    recipe, moments, cut = recipe_of(folder / "in"), random.Random(3), 0
+    finish(start(recipe, tmp_path / "first"))  # the server has imported Beam after this
     began = time.monotonic()
-    assert start(tmp_path, recipe_of(folder / "in"), tmp_path / "timed").wait() == 0
+    finish(start(recipe, tmp_path / "timed"))
     duration = time.monotonic() - began
-    for _ in range(5):
-        child = start(tmp_path, recipe_of(folder / "in"), out)
-        time.sleep(moments.uniform(0.3, 1) * duration)
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    assert start(tmp_path, recipe_of(folder / "in"), out).wait() == 0
-    assert published(out) == published(folder / "out")
-    assert not [path for path in Path(out).rglob("*.new") if path.parent.name in KINDS]
+    for i in range(5):
+        child = start(recipe, tmp_path / "out")
+        child.join(moments.uniform(i / 5, (i + 1) / 5) * duration)
+        cut += child.is_alive()
+        child.kill()
+        child.join()
+    assert cut >= 3
+    finish(start(recipe, tmp_path / "out"))
+    assert published(tmp_path / "out") == published(folder / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*.new") if path.parent.name in KINDS]
 
 
 def test_a_second_run_on_the_same_folder_is_refused(reference, tmp_path):

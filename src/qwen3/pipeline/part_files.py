@@ -7,7 +7,6 @@ was counted, written last. A part whose NAME.json is there is not done again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import gzip
@@ -25,12 +24,13 @@ from qwen3.data.jsonl import line
 from qwen3.data.sources import open_source
 from qwen3.data.unpacked import BadData, chunks, filesystem
 from qwen3.pipeline import near_duplicates
-from qwen3.pipeline.data_recipe import LAST, DataRecipe
+from qwen3.pipeline.data_recipe import LAST, DataRecipe, InputFiles
 from qwen3.pipeline.near_duplicates import DuplicateSettings, Rank
 from qwen3.pipeline.pdf_text import read_pdf
 from qwen3.pipeline.text_record import RESERVED, TextRecord, record_id, shard_of
 
 PDF = ".pdf"
+PDF_OPTIONS = ("labels", "ocr", "dpi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,34 +205,22 @@ def _documents(part: Part, recipe: DataRecipe) -> Iterator[tuple[str, TextRecord
     if part.url.endswith(PDF):
         yield part.url, _pdf(part, options)
         return
-    with contextlib.closing(_Reader(part.url, options)) as reader:
-        for message in reader.source.skipped:
-            yield part.url, BadData(message)
-        for i in range(part.stripe, reader.count, part.stripes):
-            try:
-                document = reader.source[i]
-                if not isinstance(document.content, str):
-                    raise BadData(f"{document.place}: tokens, not text")
-                document.content.encode()  # a lone surrogate is no text
-            except (BadData, UnicodeEncodeError) as error:
-                yield f"{part.url}, document {i}", BadData(str(error))
-            else:
-                labels = dict(document.labels)
-                identifier = record_id(document.content, part.source, labels)
-                record = TextRecord(identifier, document.content, part.source, labels)
-                yield document.place, record
-
-
-class _Reader:
-    """A file by document; a file that cannot be opened has none and a message in `skipped`."""
-
-    def __init__(self, url: str, options: dict[str, Any]):
-        self.source = open_source(url, skip_broken=True, **options)
-        self.count = len(self.source)
-
-    def close(self) -> None:
-        for opened in getattr(self.source, "_open_files", {}).values():
-            opened.close()
+    source = open_source(part.url, skip_broken=True, **options)
+    count = len(source)
+    for message in source.skipped:  # the file as a whole cannot be opened
+        yield part.url, BadData(message)
+    for i in range(part.stripe, count, part.stripes):
+        try:
+            document = source[i]
+            if not isinstance(document.content, str):
+                raise BadData(f"{document.place}: tokens, not text")
+            document.content.encode()  # a lone surrogate is no text
+        except (BadData, UnicodeEncodeError) as error:
+            yield f"{part.url}, document {i}", BadData(str(error))
+        else:
+            labels = dict(document.labels)
+            identifier = record_id(document.content, part.source, labels)
+            yield document.place, TextRecord(identifier, document.content, part.source, labels)
 
 
 def _pdf(part: Part, options: dict[str, Any]) -> TextRecord | BadData:
@@ -245,9 +233,13 @@ def _pdf(part: Part, options: dict[str, Any]) -> TextRecord | BadData:
     return TextRecord(identifier, text, part.source, labels, tuple(history))
 
 
-def check_labels(recipe: DataRecipe) -> None:
-    """Raise ValueError for labels that would hide fields of a record."""
-    for entry in recipe.inputs:
-        for option in ("labels", "label_fields"):
-            if taken := sorted(RESERVED & set(entry.options.get(option, {}))):
-                raise ValueError(f"input {entry.name!r}: {option} {taken} are fields of a record")
+def check_input(entry: InputFiles, url: str) -> None:
+    """Raise ValueError for options that the reader of a file does not have, and for labels that
+    would hide fields of a record."""
+    for option in ("labels", "label_fields"):
+        if taken := sorted(RESERVED & set(entry.options.get(option, {}))):
+            raise ValueError(f"input {entry.name!r}: {option} {taken} are fields of a record")
+    if not url.endswith(PDF):
+        open_source(url, skip_broken=True, **entry.options)
+    elif unknown := sorted(set(entry.options) - set(PDF_OPTIONS)):
+        raise ValueError(f"{url}: a PDF has no option {unknown}; choose from {list(PDF_OPTIONS)}")

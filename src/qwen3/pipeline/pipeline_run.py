@@ -20,7 +20,7 @@ import xxhash
 from qwen3.data.atomic import write_atomically
 from qwen3.data.unpacked import chunks, filesystem, find
 from qwen3.pipeline.data_recipe import DataRecipe
-from qwen3.pipeline.part_files import PDF, Part, RunPlan, check_labels, ensure, exists
+from qwen3.pipeline.part_files import PDF, Part, RunPlan, check_input, ensure, exists
 from qwen3.pipeline.shard_files import facts_path
 from qwen3.pipeline.step_table import STEPS
 
@@ -62,7 +62,6 @@ def run(
     missing. Raises ValueError if `out` holds another recipe's run, or if more records failed than
     the recipe allows; nothing is published then.
     """
-    check_labels(recipe)
     for choice in recipe.steps:
         STEPS[choice.step].build(**choice.options)  # a bad option or file is told before the start
     parts, inputs, size = _parts(recipe)
@@ -98,8 +97,13 @@ def _execute(
     chosen, flags = runner_of(runner, options)
     if runner == "local" and workers > 1:
         _clean_ahead(parts, plan, workers)
-    with beam.Pipeline(runner=chosen, options=flags) as pipeline:
-        build(pipeline, parts, plan)
+    pipeline = beam.Pipeline(runner=chosen, options=flags)
+    build(pipeline, parts, plan)
+    try:
+        pipeline.run().wait_until_finish()
+    except RuntimeError as error:  # with the traceback of a worker as its message
+        reason = str(error).strip().split("\n")[-1]
+        raise ValueError(f"the job ended: {reason}; run it again to go on") from error
 
 
 def _clean_ahead(parts: list[Part], plan: RunPlan, workers: int) -> None:
@@ -121,6 +125,7 @@ def _parts(recipe: DataRecipe) -> tuple[list[Part], list[dict[str, Any]], list[t
     parts, inputs, sizes = [], [], []
     for entry in recipe.inputs:
         for url in sorted({url for path in entry.paths for url in find(path)}):
+            check_input(entry, url)
             system, path = filesystem(url)
             size, content = int(system.size(path)), _content(url)
             stripes = 1 if url.endswith(PDF) else _stripes(size, recipe)
