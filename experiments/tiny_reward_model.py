@@ -44,19 +44,19 @@ CONFIG = grpo.Config(
     model=MODEL,
     tokenizer="",  # made of the world's words in the workdir
     tasks=(Share("file"),),
-    steps=30,
+    steps=24,
     optim=OptimConfig(peak=1e-3, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
     name="general_rl",
     policy=Grpo(old="rollout"),
     rewards=(FamilyReward(FAMILY, ("reward_model",)),),
     sampling=Sampling(samples=8, max_tokens=32, slots=128),
     prompts=16,
-    length=96,
+    length=112,
     init_from="",  # a model that answers in any style, made in the workdir
-    save_every=30,
+    save_every=24,
     execution={"scan": False},
     log=Log(every=5),
-    evaluation=ProblemEvaluation(every=15),
+    evaluation=ProblemEvaluation(every=12),
 )
 FROM_NOTHING = OptimConfig("muon", peak=5e-3, final=0.05, warmup=20, weight_decay=0.05)
 PREFERENCE = OptimConfig(peak=1e-3, final=0.1, warmup=10, weight_decay=0.0)
@@ -106,12 +106,12 @@ def taught(config: grpo.Config, folder: Path) -> str:
         model=config.model,
         tokenizer=config.tokenizer,
         data=(_once(folder / "data" / "form.jsonl", lambda p: write_conversations(p, samples)),),
-        steps=400,
+        steps=300,
         optim=FROM_NOTHING,
         batch=8,
         length=config.length,
         seed=config.seed,
-        save_every=400,
+        save_every=300,
         execution=config.execution,
         log=config.log,
     )
@@ -130,16 +130,16 @@ def preferring(config: grpo.Config, start: str, folder: Path) -> str:
         model=config.model.replace(scalar_head=True),
         tokenizer=config.tokenizer,
         data=(_once(folder / "data" / "pairs.jsonl", lambda p: write_rows(p, rows)),),
-        steps=200,
+        steps=120,
         optim=PREFERENCE,
         batch=8,
         length=2 * config.length,
         seed=config.seed,
         init_from=start,
-        save_every=200,
+        save_every=120,
         execution=config.execution,
         log=config.log,
-        evaluation=PairEvaluation(held_out=0.15, every=100),
+        evaluation=PairEvaluation(held_out=0.15, every=60),
     )
     reward_model.run(stage, str(folder / "reward_model"))
     return str(folder / "reward_model")

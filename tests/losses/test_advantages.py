@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from qwen3.losses.advantages import group_advantages
+from qwen3.losses.advantages import decoupled_advantages, group_advantages
 
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.0, 2.0]
 GROUPS = [7, 7, 7, 7, 3, 3, 9, 9]
@@ -78,3 +78,45 @@ def test_binarising_first_keeps_a_formatting_accident_from_training_at_full_stre
 def test_bad_input_is_named(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         group_advantages(*arguments, **options)
+
+
+def test_advantages_of_each_family_have_one_size():
+    families = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
+    rewards = [1.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.0, 0.02]
+    got = group_advantages(rewards, GROUPS, scale="family", families_R=families)
+    np.testing.assert_allclose(got.values, [1, -1, -1, 1, 0, 0, -1, 1], rtol=1e-12)
+    with pytest.raises(ValueError, match="needs the family of each of 8"):
+        group_advantages(rewards, GROUPS, scale="family", families_R=families[:3])
+    with pytest.raises(ValueError, match="needs the family"):
+        group_advantages(rewards, GROUPS, scale="family")
+
+
+def test_decoupled_rewards_are_normalised_in_their_groups_and_added_by_weight():
+    right, short = [1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.1, 0.1]
+    nothing = [np.nan] * 4
+    got = decoupled_advantages(
+        {"right": [*right, *nothing], "short": [*short, 0.2, 0.2, 0.0, 0.4]},
+        [0] * 4 + [1] * 4,
+        {"right": [2.0] * 8, "short": [1.0] * 8},
+        scale="none",
+    )
+    spread = math.sqrt(0.08 / 4)
+    second = [0.0, 0.0, -0.2 / spread, 0.2 / spread]
+    np.testing.assert_allclose(got, [3, -1, -3, 1, *second], atol=1e-12)
+    # Added first, the louder reward would be all that counts.
+    alone = group_advantages(np.add(right, np.multiply(0.001, short)), [0] * 4, scale="group")
+    assert abs(alone.values[0] - alone.values[3]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "rewards, scale, message",
+    [
+        ([1.0, np.nan], "none", "some rollouts of group 0 have no reward 'a'"),
+        ([1.0, np.inf], "none", "reward inf"),
+        ([1.0, 0.0], "group", "by their groups already"),
+        ([1.0, 0.0], "family", "needs the family"),
+    ],
+)
+def test_bad_decoupled_rewards_are_named(rewards, scale, message):
+    with pytest.raises(ValueError, match=message):
+        decoupled_advantages({"a": rewards}, [0, 0], {"a": [1.0, 1.0]}, scale=scale)
