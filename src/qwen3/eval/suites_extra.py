@@ -24,22 +24,23 @@ AGIEVAL = readers.choices(
 CONNECTIVES = {"cause": "because", "effect": "so"}
 
 
-def family(name: str) -> Callable[[Generation], list[Item]]:
-    """Held-out problems of a family of `rewards`, from its generator."""
+def family(*names: str) -> Callable[[Generation], list[Item]]:
+    """Held-out problems of families of `rewards` by turns, from their generators."""
 
     def generate(source: Generation) -> list[Item]:
-        task = rewards.get(name)
-        problems = (
-            task.generate(seed, difficulty=(seed % 5) / 4, split="heldout")
-            for seed in range(source.count)
-        )
-        return [Item(str(seed), {"problem": problem}) for seed, problem in enumerate(problems)]
+        problems = []
+        for number in range(source.count):
+            seed, place = divmod(number, len(names))
+            task = rewards.get(names[place])
+            level = (seed // 2 if task.paired else seed) % 5  # twins are of one difficulty
+            problems.append(task.generate(seed, difficulty=level / 4, split="heldout"))
+        return [Item(str(number), {"problem": p}) for number, p in enumerate(problems)]
 
     return generate
 
 
-def generated(name: str, title: str, task: str, *, published: str = "") -> Suite:
-    """A suite of 200 held-out problems of a family of `rewards`."""
+def generated(name: str, title: str, *tasks: str, published: str = "") -> Suite:
+    """A suite of 200 held-out problems of families of `rewards`."""
     return Suite(
         name=name,
         group="in-house",
@@ -47,11 +48,15 @@ def generated(name: str, title: str, task: str, *, published: str = "") -> Suite
         title=title,
         source="generated here",
         total=200,
-        generate=family(task),
+        generate=family(*tasks),
         ask=prompts.chat_problem,
         score=verdicts.problem,
         published=published,
     )
+
+
+# One turn of the report's ToolUse: to call, to call several, not to call.
+CALLS = ("tool_call", "parallel_calls", "irrelevant_tool", "missing_argument")
 
 
 def ruler_items(length: int) -> Callable[[Generation], list[Item]]:
@@ -229,6 +234,9 @@ EXTRA = (
     generated("locks", "Combination locks", "lock"),
     generated("length_control", "LengthCtrl", "length_control", published="LengthCtrl"),
     generated("tool_use", "ToolUse (single call)", "tool_call", published="ToolUse"),
+    generated("tool_use_all", "ToolUse (one turn)", *CALLS, published="ToolUse"),
+    generated("counterfact_qa", "CounterFactQA", "false_premise"),
+    generated("abstention", "Answerable or not", "abstention"),
     generated("json_schema", "JSON by schema", "format"),
     generated("logic", "Logic puzzles", "logic"),
     generated("countdown", "Countdown", "countdown"),

@@ -1,7 +1,7 @@
 """What every family of problems promises, as checks that run on any Task: the contract.
 
-    for name, broken in failures(task):
-        print(name, broken or "holds")
+    for check, state, what in outcomes(task):
+        print(check, state, what)
 
 The tests run it over TASKS, `qwen3 task check` on a user's own tasks.
 """
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from random import Random
+from typing import NamedTuple
 
 from qwen3.rewards import response
 from qwen3.rewards.task import SPLITS, Problem, Task
@@ -23,6 +24,18 @@ SECONDS = 5.0  # longest processor time of one score, on an answer of 65,536 cha
 
 class BrokenContract(AssertionError):
     """A family does not keep a promise; says which problem and answer show it."""
+
+
+class NotGiven(ValueError):
+    """A user's file has not what a check needs; says what to add."""
+
+
+class Outcome(NamedTuple):
+    """What a check of a family came to."""
+
+    check: str  # a name of CHECKS
+    state: str  # "holds", "broken" or "not given"
+    what: str = ""  # does not hold, or has to be given
 
 
 def ensure(holds: bool, what: str) -> None:
@@ -108,17 +121,23 @@ def hostile(task: Task, problem: Problem) -> list[str]:
         "".join(chr(c) for c in range(0x250, 0x2B0)) + "\u202e\u0000\ud83d 🤷 ٣٤٥ ４２",
         "The lock ends at ٣٤٦. \\boxed{３} Answer: ７",
     ]
-    return [block + body for body in bodies] + [
-        f"<think>\n<think>\n{thinking}\n</think>\n</think>\n\n{right}",
-        f"<think>\n{thinking}\n</think>\n\n<think>\n{thinking}\n</think>\n\n{right}",
-        f"<think>\n{thinking}\n{right}",
-        f"{thinking}\n</think>\n\n{right}",
-        f"<think>\n{right}\n</think>\n\n",
-        f"<think>\n{right}\n</think>",
-        f"{block}{right}<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>",
-        f"{right}\n<think>\n\n</think>\n\n",
-        *(block, "", "<|im_end|>"),
-    ]
+    turns = [block + body for body in bodies]
+    return (
+        turns
+        if not task.strict_turns
+        else turns
+        + [
+            f"<think>\n<think>\n{thinking}\n</think>\n</think>\n\n{right}",
+            f"<think>\n{thinking}\n</think>\n\n<think>\n{thinking}\n</think>\n\n{right}",
+            f"<think>\n{thinking}\n{right}",
+            f"{thinking}\n</think>\n\n{right}",
+            f"<think>\n{right}\n</think>\n\n",
+            f"<think>\n{right}\n</think>",
+            f"{block}{right}<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>",
+            f"{right}\n<think>\n\n</think>\n\n",
+            *(block, "", "<|im_end|>"),
+        ]
+    )
 
 
 def random_policy_earns_little(task: Task, sizes: Sizes) -> None:
@@ -135,10 +154,8 @@ def constant_policy_never_wins_a_pair(task: Task, sizes: Sizes) -> None:
     """Of twins, the right answer to one scores 0 on the other: acting alike earns half at most."""
     for seed in range(0, sizes.problems if task.paired else 0, 2):
         first, second = (task.generate(seed + i, (seed % 11) / 10) for i in range(2))
-        ensure(
-            first.twin and first.twin == second.twin,
-            f"twins called {first.twin!r}, {second.twin!r}",
-        )
+        are_twins = first.twin != "" and first.twin == second.twin
+        ensure(are_twins, f"twins called {first.twin!r}, {second.twin!r}")
         for problem, other in ((first, second), (second, first)):
             _expect(task, problem, task.oracle(other), 0.0)
 
@@ -193,7 +210,8 @@ def _score_at_once(task: Task, problem: Problem, text: str) -> None:
     start = time.thread_time()
     score = task.score(problem, text)
     seconds = time.thread_time() - start
-    ensure(score is None or 0 <= score <= 1, f"score {score} of {text[:200]!r}")
+    in_range = score is None or 0 <= score <= 1 or not task.strict_turns
+    ensure(in_range, f"score {score} of {text[:200]!r}")
     ensure(seconds < SECONDS, f"{seconds:.1f} s for {text[:200]!r}")
 
 
@@ -217,14 +235,16 @@ CHECKS: Mapping[str, Callable[[Task, Sizes], None]] = {
 }
 
 
-def failures(task: Task, sizes: Sizes = Sizes()) -> Iterator[tuple[str, str]]:  # noqa: B008
-    """(name of a check, "" or what does not hold) for each of CHECKS."""
+def outcomes(task: Task, sizes: Sizes = Sizes()) -> Iterator[Outcome]:  # noqa: B008
+    """The outcome of each of CHECKS; whatever a user's functions raise is one."""
     for name, check in CHECKS.items():
         try:
             check(task, sizes)
         except BrokenContract as error:
-            yield name, str(error)
-        except Exception as error:  # a user's function may raise anything
-            yield name, f"{type(error).__name__}: {error}"
+            yield Outcome(name, "broken", str(error))
+        except NotGiven as error:
+            yield Outcome(name, "not given", str(error))
+        except Exception as error:
+            yield Outcome(name, "broken", f"{type(error).__name__}: {error}")
         else:
-            yield name, ""
+            yield Outcome(name, "holds")

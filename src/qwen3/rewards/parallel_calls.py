@@ -21,7 +21,7 @@ _CALL = re.compile(r"<tool_call>\n?([^<]*?)\n?</tool_call>")
 
 def make(rng: Random, difficulty: float, split: str) -> Problem:
     tools, count = TOOLS[split], levels(difficulty, 2, 5)
-    calls, texts = [], []
+    calls, texts = list[dict[str, Any]](), list[str]()
     while len(calls) < count:
         name, arguments, text = draw_request(rng, tools, split)
         if text not in texts:
@@ -71,9 +71,8 @@ def guess(problem: Problem, rng: Random) -> str:
     return "\n".join(write_call(*draw_call(rng, tools)) for _ in problem.answer["calls"])
 
 
-_OSLO, _LIMA = (
-    {"name": "get_weather", "arguments": {"city": c, "days": 3}} for c in ("Oslo", "Lima")
-)
+_OSLO: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Oslo", "days": 3}}
+_LIMA: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Lima", "days": 3}}
 _P = Problem(
     "parallel_calls",
     ask("1. Weather in Oslo over 3 days?\n2. And in Lima?"),

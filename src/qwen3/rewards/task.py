@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from qwen3.rewards import response
 
@@ -75,6 +75,8 @@ class Task:
     require: Callable[[], None] = no_requirement  # raises where the machine cannot run the family
     group: str = "reasoning"  # of GROUPS
     paired: bool = False  # seeds 2k and 2k + 1 are twins: one answer is never right for both
+
+    strict_turns: ClassVar[bool] = True  # whether a malformed turn scores 0, and all is in 0..1
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:

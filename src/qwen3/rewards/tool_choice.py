@@ -52,21 +52,20 @@ def irrelevant(rng: Random, difficulty: float, split: str) -> tuple[Problem, Pro
 def missing(rng: Random, difficulty: float, split: str) -> tuple[Problem, Problem]:
     """A request with all of its arguments, and the same with one of them left out."""
     tools, language = TOOLS[split], rng.choice(LANGUAGES)
-    drawn = draw_in_split(lambda: draw_call(rng, tools), repr, split)
-    name, arguments = drawn
-    lost = rng.choice(list(arguments))
+    name, arguments = draw_in_split(lambda: draw_call(rng, tools), repr, split)
+    absent = rng.choice(list(arguments))
     others = [tool for tool in tools if tool != name]
     names = [name, *rng.sample(others, levels(difficulty, 0, len(others)))]
     rng.shuffle(names)
     pattern, wording = MISSING[language]
     problems = []
-    for given in (arguments, {k: v for k, v in arguments.items() if k != lost}):
+    for given in (arguments, {k: v for k, v in arguments.items() if k != absent}):
         details = "; ".join(f"{field}: {show(value)}" for field, value in given.items())
         text = wording.format(description=tools[name][0], details=details)
         complete = given == arguments
         record: dict[str, Any] = {
             "call": {"name": name, "arguments": arguments} if complete else {},
-            "decline": pattern.format(name="" if complete else lost),
+            "decline": pattern.format(name="" if complete else absent),
             "given": given,
         }
         tools_listed = listed(tools, names)

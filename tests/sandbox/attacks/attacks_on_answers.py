@@ -1,4 +1,4 @@
-"""Answers of models that are broken or hostile, in every family but coding."""
+"""Answers of models that are broken or hostile, in every family that runs no code."""
 
 import random
 
@@ -6,7 +6,7 @@ import damage
 
 from qwen3.rewards import TASKS, response
 
-FAMILIES = [task for name, task in TASKS.items() if name != "coding"]
+FAMILIES = [task for name, task in TASKS.items() if name not in ("coding", "code_repair")]
 
 
 def hostile_answers(rng: random.Random):

@@ -49,13 +49,13 @@ def _pairs(language: str) -> list[tuple[str, str]]:
 
 def _altered(rng: Random, size: int, language: str) -> tuple[Drawn, Drawn]:
     """`size` countries with each other's capitals, and a question about one of them."""
-    told = rng.sample(_pairs(language), size)
+    facts = rng.sample(_pairs(language), size)
     shift = rng.randrange(1, size)
-    cities = [city for _, city in told[shift:] + told[:shift]]
+    cities = [city for _, city in facts[shift:] + facts[:shift]]
     says = SAYS[language]
-    text = "".join(says.format(country=c, city=x) for (c, _), x in zip(told, cities, strict=True))
+    text = "".join(says.format(country=c, city=x) for (c, _), x in zip(facts, cities, strict=True))
     place = rng.randrange(size)
-    country, city = told[place]
+    country, city = facts[place]
     values = {"text": text.strip(), "country": country}
     by_text, by_world = BY[language]
     return ({**values, "by": by_text}, cities[place]), ({**values, "by": by_world}, city)
@@ -63,19 +63,19 @@ def _altered(rng: Random, size: int, language: str) -> tuple[Drawn, Drawn]:
 
 def _premises(rng: Random, size: int, language: str) -> tuple[Drawn, Drawn]:
     """True facts about `size` countries, and a question that names a right or a wrong capital."""
-    told = rng.sample(_pairs(language), size)
-    text = "".join(SAYS[language].format(country=c, city=x) for c, x in told)
-    (country, city), (_, other) = rng.sample(told, 2)
+    facts = rng.sample(_pairs(language), size)
+    text = "".join(SAYS[language].format(country=c, city=x) for c, x in facts)
+    (country, city), (_, other) = rng.sample(facts, 2)
     pairs = [
         (
             {
                 "text": text.strip(),
-                "question": PREMISE[language].format(city=named, country=country),
+                "question": PREMISE[language].format(city=premise, country=country),
                 "false": FALSE[language].format(city="<city>" if language == "en" else "<城市>"),
             },
-            str(len(city)) if named == city else FALSE[language].format(city=city),
+            str(len(city)) if premise == city else FALSE[language].format(city=city),
         )
-        for named in (city, other)
+        for premise in (city, other)
     ]
     return pairs[0], pairs[1]
 

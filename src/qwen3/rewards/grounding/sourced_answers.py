@@ -66,9 +66,9 @@ def _agreeing_or_not(rng: Random, size: int, language: str) -> tuple[Drawn, Draw
     pairs = []
     for second in (fact, other):
         sources = [*facts[:place], second, *facts[place:]]
-        said = [s.value for s in sources if (s.town, s.attribute) == (fact.town, fact.attribute)]
+        stated = [s.value for s in sources if (s.town, s.attribute) == (fact.town, fact.attribute)]
         values = {"sources": numbered(sources, language), "question": question}
-        pairs.append((values, " or ".join(dict.fromkeys(said))))
+        pairs.append((values, " or ".join(dict.fromkeys(stated))))
     return pairs[0], pairs[1]
 
 

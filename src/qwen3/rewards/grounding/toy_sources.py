@@ -53,7 +53,8 @@ class Fact:
         return self._wording(language)[1].format(town=self.town)
 
     def _wording(self, language: str) -> tuple[str, str]:
-        return ATTRIBUTES[self.attribute][language == "zh"]
+        english, chinese, _ = ATTRIBUTES[self.attribute]
+        return chinese if language == "zh" else english
 
 
 def draw_facts(rng: Random, count: int, language: str) -> list[Fact]:

@@ -71,10 +71,10 @@ def problem(
 ) -> Problem:
     """The question about the fact number `asked` of (name, thing, colour), by a reader."""
     name, thing, colour = facts[asked]
-    told = [FACTS[language].format(name=n, thing=t, colour=c) for n, t, c in facts]
+    statements = [FACTS[language].format(name=n, thing=t, colour=c) for n, t, c in facts]
     text = WORDINGS[language][split == "heldout"].format(
         reader=STYLES[language][style][0],
-        facts=(" " if language == "en" else "").join(told),
+        facts=(" " if language == "en" else "").join(statements),
         name=name,
         thing=thing,
     )

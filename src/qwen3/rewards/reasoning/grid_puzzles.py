@@ -7,7 +7,7 @@ from qwen3.rewards.exact_answer import Drawn, ExactAnswer, normal
 from qwen3.rewards.task import Problem
 
 NODES = "ABCDEFGHIJ"
-GROUPS = [
+LINES = [
     *([(r, c) for c in range(4)] for r in range(4)),
     *([(r, c) for r in range(4)] for c in range(4)),
     *(
@@ -17,7 +17,7 @@ GROUPS = [
 ]
 
 
-def _graph(rng: Random, size: int, _: str) -> Drawn:
+def _graph(rng: Random, size: int, _language: str) -> Drawn:
     """Roads between `size` towns; the shortest way has at least three roads."""
     while True:
         towns = NODES[:size]
@@ -76,7 +76,7 @@ def _some_path(problem: Problem, rng: Random) -> str:
     return "-".join([values["start"], *inner, values["goal"]])
 
 
-def _grid(rng: Random, size: int, _: str) -> Drawn:
+def _grid(rng: Random, size: int, _language: str) -> Drawn:
     """A filled 4 x 4 grid of which `size` cells are blank."""
     digits = rng.sample("1234", 4)
     bands = [rng.sample((0, 1), 2) for _ in range(2)]
@@ -101,12 +101,12 @@ def _solves(problem: Problem, final: str, _: str) -> bool:
     rows, clues = normal(final).split(" "), problem.answer["values"]["grid"].split(" ")
     if [len(row) for row in rows] != [4] * 4:
         return False
-    kept = all(
+    clues_stand = all(
         c in ("_", x)
         for row, clue in zip(rows, clues, strict=True)
         for x, c in zip(row, clue, strict=True)
     )
-    return kept and all({rows[r][c] for r, c in group} == set("1234") for group in GROUPS)
+    return clues_stand and all({rows[r][c] for r, c in group} == set("1234") for group in LINES)
 
 
 def _filled(problem: Problem, rng: Random) -> str:

@@ -12,7 +12,7 @@ WORDS = tuple(word for word in prose_templates.vocabulary() if len(word) > 3 and
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
-def _letters(rng: Random, size: int, _: str) -> Drawn:
+def _letters(rng: Random, size: int, _language: str) -> Drawn:
     """A made-up word that reads differently from its end."""
     while True:
         word = "".join(rng.choices(ascii_lowercase, k=size))
@@ -26,13 +26,13 @@ def _shuffled(problem: Problem, rng: Random) -> str:
     return "".join(letters)
 
 
-def _count(rng: Random, size: int, _: str) -> Drawn:
+def _count(rng: Random, size: int, _language: str) -> Drawn:
     text = " ".join(rng.choice(WORDS) for _ in range(size))
     letter = rng.choice(sorted(set(text) - {" "}))
     return {"letter": letter, "text": text}, str(text.count(letter))
 
 
-def _shift(rng: Random, size: int, _: str) -> Drawn:
+def _shift(rng: Random, size: int, _language: str) -> Drawn:
     plain, k = " ".join(rng.choice(WORDS) for _ in range(size)), rng.randint(1, 25)
     return {"k": k, "code": shifted(plain, k)}, plain
 
@@ -47,7 +47,7 @@ def _some_words(problem: Problem, rng: Random) -> str:
     return " ".join(rng.choice(WORDS) for _ in problem.answer["gold"].split())
 
 
-def _unsorted(rng: Random, size: int, _: str) -> Drawn:
+def _unsorted(rng: Random, size: int, _language: str) -> Drawn:
     words = rng.sample(WORDS, size)
     return {"words": ", ".join(words)}, ", ".join(sorted(words))
 
@@ -57,7 +57,7 @@ def _shuffled_list(problem: Problem, rng: Random) -> str:
     return ", ".join(rng.sample(words, len(words)))
 
 
-def _opened(rng: Random, size: int, _: str) -> Drawn:
+def _opened(rng: Random, size: int, _language: str) -> Drawn:
     """Brackets of which `size` are still open."""
     text, stack = "", list[str]()
     while len(stack) < size:

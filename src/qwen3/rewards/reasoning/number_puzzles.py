@@ -44,7 +44,7 @@ def in_base(number: int, base: int) -> str:
     return text
 
 
-def _bases(rng: Random, size: int, _: str) -> Drawn:
+def _bases(rng: Random, size: int, _language: str) -> Drawn:
     low, high = rng.sample((2, 3, 5, 8, 10, 16), 2)
     number = rng.randint(4**size, 4 ** (size + 1))
     return {"number": in_base(number, low), "base": low, "other": high}, in_base(number, high)
@@ -64,7 +64,7 @@ def roman(number: int) -> str:
     return text
 
 
-def _numerals(rng: Random, size: int, _: str) -> Drawn:
+def _numerals(rng: Random, size: int, _language: str) -> Drawn:
     numbers = [rng.randint(30, 3999) for _ in range(size)]
     return {"numbers": ", ".join(map(str, numbers))}, ", ".join(map(roman, numbers))
 
@@ -102,7 +102,7 @@ def _some_date(problem: Problem, rng: Random) -> str:
     return (start + timedelta(rng.randint(-90, 200))).isoformat()
 
 
-def _intervals(rng: Random, size: int, _: str) -> Drawn:
+def _intervals(rng: Random, size: int, _language: str) -> Drawn:
     """Overlapping opening hours, and how long at least one of them lasts."""
     spans, minutes = [], set[int]()
     for _ in range(size):

@@ -30,7 +30,7 @@ REPAIR = {
 }
 
 
-def _call(rng: Random, size: int, _: str) -> Drawn:
+def _call(rng: Random, size: int, _language: str) -> Drawn:
     plan = coding.draw_plan(rng, size)
     xs = [rng.randint(-20, 20) for _ in range(rng.randint(4, 4 + size))]
     return {"program": coding.source(plan, "f"), "call": f"f({xs})"}, repr(
