@@ -9,6 +9,7 @@ from typing import Any
 from qwen3.recipe.budgets import Budget
 from qwen3.recipe.seed_run import SeedRun
 from qwen3.recipe.stages import (
+    leaderboard,
     mixture_of_experts,
     post_training,
     prepare_data,
@@ -142,6 +143,13 @@ STAGES = (
         2.1,
         "cold starts of other sizes, same RL",
         with_cold_sizes,
+    ),
+    RecipeStage(
+        "leaderboard",
+        leaderboard.leaderboard,
+        ("general_rl", "student_rl", "student_kl"),
+        0.3,
+        "in-house suites, by every stage's model",
     ),
 )
 ROWS = {row.name: row for row in STAGES}

@@ -23,6 +23,11 @@ INTRODUCTION = (
     "day needs the code of the day before: to think is to write those down. A program checks the "
     "answer.",
 )
+LEADERBOARD = (
+    "In-house suites of qwen3 eval, by the model after each stage, in both modes with the report's "
+    "sampling. Brackets are 95% intervals over items. Most suites are of kinds that the recipe "
+    "never trained on."
+)
 USER_TURN = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", re.DOTALL)
 FLAG = re.compile(r" ?/(no_)?think\b")
 
@@ -66,6 +71,7 @@ class Report:
     claims: list[Claim]
     talks: list[Talk]
     times: list[tuple[str, list[float]]]  # stage, seconds of each seed
+    leaderboard: list[tuple[str, ...]]  # header and rows: in-house suites by every stage's model
 
     @property
     def time_header(self) -> tuple[str, ...]:
@@ -90,7 +96,30 @@ def gather(results: Sequence[Result], facts: Mapping[str, Any]) -> Report:
         claims.judge(results),
         list(transcripts(results[0])),
         times,
+        leaderboard(results),
     )
+
+
+def leaderboard(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """(seed, stage, a score a suite) with a header; [] where no seed has a leaderboard.
+
+    A score is "mean [low to high]" in percent over the suite's items; "-" without a verdict.
+    """
+    boards = [result.get("leaderboard", {}) for result in results]
+    suites = sorted({suite for board in boards for row in board.values() for suite in row})
+    rows = [
+        (str(seed), stage, *(_percent(row.get(suite, {})) for suite in suites))
+        for seed, board in enumerate(boards)
+        for stage, row in board.items()
+    ]
+    return [("seed", "model after", *suites), *rows] if rows else []
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    if row.get("score") is None:
+        return "-"
+    score, low, high = (100 * row[name] for name in ("score", "low", "high"))
+    return f"{score:.0f}% [{max(low, 0):.0f} to {min(high, 100):.0f}]"
 
 
 def example(result: Result) -> tuple[Talk, Talk] | None:

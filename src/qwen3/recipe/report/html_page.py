@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from qwen3.recipe.report import plots
 from qwen3.recipe.report.claims import Claim
-from qwen3.recipe.report.content import TITLE, Report, Talk
+from qwen3.recipe.report.content import LEADERBOARD, TITLE, Report, Talk
 
 TAGS = {"shown": "yes", "not shown": "no", "not tried at this budget": "open"}  # else "part"
 LONG = 16  # rows; a longer table is folded
@@ -26,6 +26,7 @@ def render(report: Report) -> str:
         _lines("facts", report.facts),
         _overview(report.claims),
         *(_section(claim) for claim in report.claims),
+        _leaderboard(report.leaderboard),
         _block("transcripts", "Transcripts", "".join(_folded(talk) for talk in report.talks)),
         _block("time", "Time", _table(report.time_header, report.time_rows)),
     ]
@@ -108,6 +109,13 @@ def _parts(claim: Claim) -> str:
         f"<p class=soft>Seed {seed}: {escape(one.why)}</p>" for seed, one in claim.seeds.items()
     )
     return f"<table class=wrap><tr><th>part</th>{head}</tr>{''.join(rows)}</table>{why}"
+
+
+def _leaderboard(rows: Sequence[Sequence[str]]) -> str:
+    """In-house suites by every stage's model; nothing where none was asked."""
+    if not rows:
+        return ""
+    return _block("leaderboard", "Leaderboard", f"<p>{LEADERBOARD}</p>{_table(rows[0], rows[1:])}")
 
 
 def _folded(talk: Talk) -> str:

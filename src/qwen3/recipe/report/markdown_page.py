@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from qwen3.recipe.report.claims import Claim
-from qwen3.recipe.report.content import TITLE, Report, Talk
+from qwen3.recipe.report.content import LEADERBOARD, TITLE, Report, Talk
 
 MARKS = {True: "✓", False: "✗"}
 
@@ -24,6 +24,9 @@ def render(report: Report) -> str:
     )
     for claim in report.claims:
         lines += ["", *_section(claim)]
+    if report.leaderboard:
+        header, *rows = report.leaderboard
+        lines += ["", "## Leaderboard", "", LEADERBOARD, "", *_table(header, rows)]
     lines += ["", "## Transcripts"]
     for talk in report.talks:
         lines += ["", f"### {talk.heading}", "", "```", talk.prompt + talk.answer, "```"]
