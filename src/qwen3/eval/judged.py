@@ -16,7 +16,10 @@ from qwen3.data.jsonl import place, read_rows
 from qwen3.eval.item_readers import found
 from qwen3.eval.items import Item, Verdict
 from qwen3.eval.suite_prompts import Messages, user
+from qwen3.infer.language_model import load
 from qwen3.rewards.judge import Judge, JudgeCase
+from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_engine, of_url
+from qwen3.rewards.judge_check import check_judge
 
 _JUDGE: list[Judge] = []  # the one that `use` set
 
@@ -24,6 +27,20 @@ _JUDGE: list[Judge] = []  # the one that `use` set
 def use(judge: Judge | None) -> None:
     """Judge by `judge` from now on; None: by nobody."""
     _JUDGE[:] = [] if judge is None else [judge]
+
+
+def opened(settings: JudgeSettings, folder: Path) -> Judge:
+    """The judge of a run of suites, whose replies are kept in `folder`.
+
+    Raises ValueError for a model that cannot be one: hostile answers must score 0.
+    """
+    if settings.url:
+        ask = of_url(settings)
+    else:
+        ask = of_engine(load(settings.model).engine(slots=settings.slots), settings)
+    judge = Judge(ReplyStore(folder / "judge.sqlite", ask, f"{settings.url} {settings.model}"))
+    check_judge(judge)
+    return judge
 
 
 def judged(cases: Sequence[JudgeCase]) -> Verdict:

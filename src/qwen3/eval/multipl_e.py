@@ -23,7 +23,7 @@ from qwen3.eval.items import Item, Verdict
 from qwen3.sandbox.child_pool import ChildPool
 
 FIELDS = {"name": str, "language": str, "prompt": str, "tests": str}
-FOLDERS = ("/bin", "/usr/bin")  # of interpreters; their libraries are among Python's
+FOLDERS = ("/usr/bin", "/bin")  # of interpreters; their libraries are among Python's
 LIMITS = sandbox.Limits(
     memory_mb=16_384, cpu_s=30, wall_s=120.0, call_s=60.0, processes=64, files=256
 )
@@ -35,7 +35,7 @@ def run(name, text, command, word):
         file.write(text)
     done = subprocess.run(
         [*command, path], capture_output=True, text=True, errors="replace",
-        env={"PATH": "/usr/bin:/bin", "HOME": "/tmp"}, stdin=subprocess.DEVNULL, timeout=50,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/tmp"}, input="", timeout=50,
     )
     return done.returncode == 0 and done.stdout.rstrip().endswith(word)
 """
