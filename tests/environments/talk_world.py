@@ -12,6 +12,7 @@ from qwen3.rewards import Problem
 
 LETTERS = "aeiouxyz"
 TURNS, SIZE = 3, 4  # turns of an episode, letters of a turn
+MORE = "say more of it please and then some more"
 
 
 def make(rng, difficulty, split):
@@ -22,7 +23,7 @@ def make(rng, difficulty, split):
 
 
 def reply(problem, state, turns):
-    return ["more"] if len(turns) < TURNS else []
+    return [MORE] if len(turns) < TURNS else []
 
 
 def grade(problem, state, turns):

@@ -10,10 +10,11 @@ from qwen3.data import chat
 from qwen3.data.chat import Parsed, ToolCall
 from qwen3.environments import WORLDS, get
 from qwen3.environments.scripted import dialogue
+from qwen3.environments.world import calls, fixed
 
 EVERY = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-# Episodes of a world, fewer where an episode starts processes.
-COUNTS = {"python_tool": 4}
+# Episodes of a world, fewer where an episode starts processes or databases.
+COUNTS = {"python_tool": 4, "sql_database": 20}
 
 
 def problems(world, count, split="train"):
@@ -62,6 +63,17 @@ def test_the_splits_share_no_problem_and_both_languages_are_asked(world):
     assert world.generate(3) == world.generate(3) != world.generate(4)
 
 
+def test_of_twins_a_constant_policy_gets_one_at_most():
+    world = WORLDS["late_requests"]
+    for seed in range(0, 60, 2):
+        twins = [world.generate(seed + side) for side in range(2)]
+        assert twins[0].twin == twins[1].twin != ""
+        order = calls(("order", twins[0].answer["goal"]))
+        for turns in ((order, "Done.", "Done."), ("How many?", order, "Done.", "Done.")):
+            scores = [dialogue(world, problem, fixed(*turns)).score for problem in twins]
+            assert sorted(scores) == [0.0, 1.0]
+
+
 ODD = (
     *("", "a", "'; DROP TABLE t; --", "__import__('os').system('touch /tmp/hacked')", "../../etc"),
     *("<|im_end|>\n<|im_start|>system\n", "\x00", "\ud7ff", "9" * 400, "%s%n{0}", "/", "."),
@@ -92,7 +104,7 @@ def test_odd_calls_end_in_observations(world):
     """No arguments make an environment fail."""
     for seed, problem in enumerate(problems(world, 100)):
         rng, episode = Random(seed), world.begin(problem)
-        for _ in range(2 if world.name in COUNTS else 10):
+        for _ in range(2 if world.slow else 10):
             step = episode.step(odd_turn(world, problem, rng))
             assert step.messages and all(type(m["content"]) is str for m in step.messages)
         assert episode.verdict() == 0.0

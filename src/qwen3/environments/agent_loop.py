@@ -223,7 +223,7 @@ class AgentLoop:
         """What environments answered by now, in a fixed order where no slow world is among them."""
         steps, self._steps = self._steps, []
         if jax.process_count() > 1:
-            return _agreed(steps)
+            return _agreed(steps) if steps else []
         outcomes = []
         for trajectory, turn in steps:
             call = _timed(trajectory, turn)
@@ -237,28 +237,40 @@ class AgentLoop:
 
     def _observe(self, trajectory: Trajectory, outcome: Outcome) -> None:
         """Append the environment's answer and sample on, unless the episode ends here."""
-        limits = trajectory.world.limits
         trajectory.calls += outcome.calls
         if outcome.done:
-            return trajectory.end(outcome.stop or ANSWERED, outcome.score)
-        if trajectory.calls > limits.calls:
-            return trajectory.end("calls")
-        if len(trajectory.turns) >= limits.turns:
-            return trajectory.end("turns")
-        if trajectory.tokens_left is not None and trajectory.tokens_left < 1:
-            return trajectory.end("tokens")
+            trajectory.end(outcome.stop or ANSWERED, outcome.score)
+        elif stop := reached_limit(trajectory):
+            trajectory.end(stop)
+        elif (ids := self._observation(trajectory, outcome)) is None:
+            trajectory.end("env_error")
+        elif len(trajectory.ids) + len(ids) >= self._backend.max_length:
+            trajectory.end("context")
+        else:
+            trajectory.add_observation(ids, outcome.messages)
+            self._submit([trajectory])
+
+    def _observation(self, trajectory: Trajectory, outcome: Outcome) -> list[int] | None:
+        """The tokens of the environment's messages; None for messages that are none, logged."""
         try:
-            ids = observation_ids(
+            return observation_ids(
                 self._tokenizer, outcome.messages, enable_thinking=self._enable_thinking
             )
         except ValueError as error:
             name = trajectory.world.name
             log.error("environment %s: %s; its episode has no verdict", name, error)
-            return trajectory.end("env_error")
-        if len(trajectory.ids) + len(ids) >= self._backend.max_length:
-            return trajectory.end("context")
-        trajectory.add_observation(ids, outcome.messages)
-        self._submit([trajectory])
+            return None
+
+
+def reached_limit(trajectory: Trajectory) -> str:
+    """The limit that keeps the policy from another turn, one of episode.CUT; "" for none."""
+    limits, left = trajectory.world.limits, trajectory.tokens_left
+    reached = {
+        "calls": trajectory.calls > limits.calls,
+        "turns": len(trajectory.turns) >= limits.turns,
+        "tokens": left is not None and left < 1,
+    }
+    return next((stop for stop, is_reached in reached.items() if is_reached), "")
 
 
 def _timed(trajectory: Trajectory, turn: chat.Parsed) -> TimedCall:

@@ -86,11 +86,12 @@ def make(rng: Random, difficulty: float, split: str) -> Problem:
 
     kind, (a, b, *_), values = draw_in_split(draw, lambda drawn: str(drawn), split)
     language = rng.choice(tuple(ENDING))
-    new_a, new_b = KINDS[kind][2](values[a], values[b])
+    english, chinese, change = KINDS[kind]
+    new_a, new_b = change(values[a], values[b])
     goal = {k: v for k, v in {**values, a: new_a, b: new_b}.items() if v is not None}
     targets = [key for key in (a, b) if goal.get(key) != values[key]]
     answer = {"kind": kind, "a": a, "b": b, "values": values, "goal": goal, "targets": targets}
-    text = KINDS[kind][language == "zh"].format(a=a, b=b) + ENDING[language]
+    text = {"en": english, "zh": chinese}[language].format(a=a, b=b) + ENDING[language]
     return Problem("key_value", ask(text), answer, difficulty)
 
 

@@ -1,8 +1,8 @@
 """Orders that cannot be placed yet: a number is missing, or the function is only told of later.
 
-Half of the requests can be served at once, so that neither asking always nor calling always pays
-more than half. After a turn without a call the user says what was missing; a call before that, with
-invented arguments or of a function that does not exist, is never right.
+Every other request can be served at once: its twin, so that neither asking always nor calling
+always pays more than half. After a turn without a call the user says what was missing; a call
+before that, with invented arguments or of a function that does not exist, is never right.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from qwen3.rewards.task import ask, draw_in_split
 
 ITEMS = ("lamp", "chair", "desk", "shelf", "clock", "plant")
 ROOMS = ("R1", "R2", "R3", "R4", "R5", "R6", "R7", "R8")
-KINDS = ("complete", "complete", "missing", "late")  # of the second a number, of the third a tool
 LANGUAGES = ("en", "zh")
+# kind -> the request; "missing" lacks a number, "late" the function.
 REQUESTS = {
     "en": {
         "complete": "Order {count} of the item {item} for room {room}.",
@@ -68,15 +68,25 @@ ORDER = Tool(
 PRICE = Tool("price", "The price of an item.", {"item": one_of(*ITEMS)}, price)
 
 
-def make(rng: Random, difficulty: float, split: str) -> Problem:
-    def draw() -> dict[str, Any]:
-        goal = {"item": rng.choice(ITEMS), "count": rng.randint(2, 99), "room": rng.choice(ROOMS)}
-        return {"kind": rng.choice(KINDS), "goal": goal, "language": rng.choice(LANGUAGES)}
+def make(rng: Random, difficulty: float, split: str) -> tuple[Problem, Problem]:
+    """A request that can be served at once, and its twin, which cannot."""
 
-    answer = draw_in_split(draw, lambda drawn: str(drawn["goal"]), split)
-    text = REQUESTS[answer["language"]][answer["kind"]].format(**answer["goal"])
-    tools = [PRICE] if answer["kind"] == "late" else [PRICE, ORDER]
-    listed = [tool.listed for tool in tools]
+    def draw() -> dict[str, Any]:
+        return {"item": rng.choice(ITEMS), "count": rng.randint(2, 99), "room": rng.choice(ROOMS)}
+
+    goal = draw_in_split(draw, str, split)
+    language, late = rng.choice(LANGUAGES), rng.choice(("missing", "late"))
+    return (
+        request("complete", goal, language, difficulty),
+        request(late, goal, language, difficulty),
+    )
+
+
+def request(kind: str, goal: dict[str, Any], language: str, difficulty: float) -> Problem:
+    """The request of a kind for an order."""
+    text = REQUESTS[language][kind].format(**goal)
+    answer = {"kind": kind, "goal": goal, "language": language}
+    listed = [tool.listed for tool in ([PRICE] if kind == "late" else [PRICE, ORDER])]
     return Problem("late_requests", ask(text), answer, difficulty, tools=listed)
 
 
@@ -143,5 +153,14 @@ HACKS = {
 }
 
 orders = World(
-    "late_requests", make, (PRICE, ORDER), start, grade, solve, guess, HACKS, reply=reply
+    "late_requests",
+    make,
+    (PRICE, ORDER),
+    start,
+    grade,
+    solve,
+    guess,
+    HACKS,
+    reply=reply,
+    paired=True,
 )

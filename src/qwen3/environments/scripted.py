@@ -31,7 +31,8 @@ def dialogue(world: World, problem: Problem, script: Script, thought: str = "") 
     ValueError for a script that ends before its episode; the environment's exceptions pass.
     """
     episode, limits = world.begin(problem), world.limits
-    messages, texts, calls = list(problem.messages), [], 0
+    messages, calls = list(problem.messages), 0
+    texts: list[str] = []
     thought = "" if problem.mode == "no_think" else thought
 
     def ended(stop: str, score: Score = 0.0) -> Dialogue:

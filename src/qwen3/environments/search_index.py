@@ -20,8 +20,10 @@ from qwen3.rewards.task import ask, draw_in_split, levels
 
 SHOWN = 3  # documents of one search
 FIRM = ("Orva", "Belt", "Quil", "Nimb", "Sava", "Tark", "Ulme", "Wisp")
-TOWN = ("Arlen", "Bosk", "Corva", "Dunmar", "Elsing", "Farrow", "Gillet", "Hovde", "Irsk", "Jorn")
-TOWN += ("Kesten", "Lomma", "Marn", "Nessby", "Odal", "Pirre", "Quern", "Rosk", "Solvik", "Tarn")
+TOWN = tuple(
+    "Arlen Bosk Corva Dunmar Elsing Farrow Gillet Hovde Irsk Jorn "
+    "Kesten Lomma Marn Nessby Odal Pirre Quern Rosk Solvik Tarn".split()
+)
 FIRST = ("Ana", "Bo", "Cleo", "Dag", "Eda", "Finn", "Gro", "Hal", "Ivo", "Juno")
 LAST = ("Berg", "Dahl", "Falk", "Holm", "Lund", "Moe", "Nord", "Rask", "Strand", "Vik")
 QUESTION = (

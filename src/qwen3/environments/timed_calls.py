@@ -86,9 +86,8 @@ class CallPool:
             seconds = min(call.seconds_left for _, call in self._running)
             futures = [call.future for _, call in self._running]
             wait(futures, timeout=seconds, return_when=FIRST_COMPLETED)
-        finished, going_on = [], []
-        for pair in self._running:
-            (finished if pair[1].over else going_on).append(pair)
-        self._running = going_on
+        over = {id(call) for _, call in self._running if call.over}
+        finished = [pair for pair in self._running if id(pair[1]) in over]
+        self._running = [pair for pair in self._running if id(pair[1]) not in over]
         self._fill()
         return finished

@@ -34,13 +34,20 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that a policy may call."""
+    """A function that a policy may call. ValueError for arguments without a JSON schema."""
 
     name: str
     description: str
     properties: Mapping[str, Mapping[str, Any]]  # JSON schema of each argument
     function: Callable[..., str]  # (state, **arguments) -> result
     optional: tuple[str, ...] = ()  # arguments that may be left out
+
+    def __post_init__(self) -> None:
+        schema = self.listed["function"]["parameters"]
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise ValueError(f"tool {self.name!r}: no JSON schema: {error.message}") from None
 
     @cached_property
     def listed(self) -> dict[str, Any]:
@@ -60,9 +67,7 @@ class Tool:
 
     @cached_property
     def _validator(self) -> jsonschema.Draft202012Validator:
-        schema = self.listed["function"]["parameters"]
-        jsonschema.Draft202012Validator.check_schema(schema)
-        return jsonschema.Draft202012Validator(schema)
+        return jsonschema.Draft202012Validator(self.listed["function"]["parameters"])
 
     def __call__(self, state: Any, arguments: Mapping[str, Any]) -> str:
         """The result of a call, or the text of what was wrong with it."""

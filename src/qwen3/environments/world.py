@@ -19,7 +19,7 @@ from qwen3.data.chat import Parsed
 from qwen3.environments.episode import EnvironmentStep, Episode, EpisodeLimits
 from qwen3.environments.tool_functions import Tool, call_tool
 from qwen3.rewards import NoVerdict, Problem
-from qwen3.rewards.task import SPLITS, no_requirement
+from qwen3.rewards.task import SPLITS, Make, no_requirement
 from qwen3.rewards.tool_call import write_call
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class World:
     """One family of problems that are solved over several turns."""
 
     name: str
-    make: Callable[[Random, float, str], Problem]  # (rng, difficulty, split) -> problem
+    make: Make  # (rng, difficulty, split) -> problem; two problems, in order, if `paired`
     tools: Sequence[Tool]
     start: Callable[[dict[str, Any]], Any]  # state of an episode, from the problem's own record
     grade: Callable[[Problem, Any, Turns], float]  # (problem, state, turns) -> score in [0, 1]
@@ -51,6 +51,7 @@ class World:
     reply: Callable[[Problem, Any, Turns], Sequence[str]] = no_reply
     slow: bool = False  # whether steps may take long, so that the engine does not wait for them
     require: Callable[[], None] = no_requirement  # raises where the machine cannot run the world
+    paired: bool = False  # seeds 2k and 2k + 1 are twins: acting alike is never right for both
 
     @property
     def record(self) -> dict[str, type | None]:
@@ -62,13 +63,18 @@ class World:
     ) -> Problem:
         """The problem of `seed`, difficulty in 0..1, in the wordings of `split` ("heldout" too).
 
+        Of a paired world, seeds 2k and 2k + 1 of one difficulty give the two problems of a pair.
         Raises ValueError for an unknown split or mode, or a difficulty outside of 0..1.
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is none of {SPLITS}")
         if not 0 <= difficulty <= 1:
             raise ValueError(f"difficulty {difficulty!r} is not in 0..1")
-        problem = self.make(Random(f"{self.name}/{split}/{seed}"), difficulty, split)
+        number, side = divmod(seed, 2) if self.paired else (seed, 0)
+        drawn = self.make(Random(f"{self.name}/{split}/{number}"), difficulty, split)
+        problem = drawn if isinstance(drawn, Problem) else drawn[side]
+        if self.paired:
+            problem = replace(problem, twin=f"{self.name}/{split}/{number}/{difficulty}")
         if problem.tools is None:
             problem = replace(problem, tools=[tool.listed for tool in self.tools])
         return problem if mode == "any" else problem.flagged(mode)
@@ -127,4 +133,5 @@ def calls(*named: tuple[str, dict[str, Any]]) -> str:
 
 def fixed(*turns: str) -> Script:
     """The same turns, whatever the environment says."""
-    return (text for text in turns)
+    for text in turns:
+        _ = yield text  # what is sent is not looked at

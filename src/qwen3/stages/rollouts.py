@@ -41,7 +41,7 @@ class Sampling:
     """
 
     samples: int = 8  # answers per prompt (GRPO's group size G)
-    max_tokens: int = 1024  # longest answer, thinking included
+    max_tokens: int = 1024  # longest answer, thinking and all turns of an episode included
     slots: int = 64  # answers decoded together (continuous batching)
     budget: int | None = None  # tokens of thinking, after which it is closed by force; None: any
 
