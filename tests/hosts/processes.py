@@ -18,7 +18,7 @@ class Hosts:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"--xla_force_host_platform_device_count={devices} {os.environ['QUICK_COMPILE']}"
         common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | (environment or {})
         self.folders, self.processes = [], []
         for number in range(count):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_ten_random_kills_change_nothing(stage, tmp_path):
     folder = tmp_path / "teacher"
     post.save_hf(folder, post.model())
     environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {os.environ['QUICK_COMPILE']}",
         "POST_TOKENIZER": post.tokenizer_folder(),
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
     }

@@ -1,5 +1,6 @@
 """Killed anywhere and started again, a three-stage run ends where the uninterrupted one ends."""
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ SCRIPT = Path(__file__).with_name("toy_pretraining.py")
 def both(tmp_path, moments, count, *settings):
     """The run without and, at the same time, with kills, on `count` devices."""
     toy.prepare(tmp_path / "corpora")
-    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PAUSE": "0.02"}
+    flags = f"--xla_force_host_platform_device_count={count} {os.environ['QUICK_COMPILE']}"
+    env = {"XLA_FLAGS": flags, "PAUSE": "0.02"}
 
     options = {"env": env, "timeout": 1500}
 

@@ -21,7 +21,8 @@ def command(workdir, *more):
 
 
 def devices(count):
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    flags = f"--xla_force_host_platform_device_count={count} {os.environ['QUICK_COMPILE']}"
+    return {"XLA_FLAGS": flags}
 
 
 def both(tmp_path, moments, count):

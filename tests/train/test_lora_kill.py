@@ -1,6 +1,7 @@
 """Runs that train adapters are killed with signal 9 and go on bitwise."""
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ def check(stage, moments, tmp_path):
     for name in ("base", "teacher"):
         post.save_hf(tmp_path / name, post.model())
     environment = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {os.environ['QUICK_COMPILE']}",
         "POST_TOKENIZER": post.tokenizer_folder(),
     }
 
