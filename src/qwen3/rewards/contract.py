@@ -30,7 +30,7 @@ class NotGiven(ValueError):
     """A user's file has not what a check needs; says what to add."""
 
 
-class Outcome(NamedTuple):
+class CheckResult(NamedTuple):
     """What a check of a family came to."""
 
     check: str  # a name of CHECKS
@@ -235,16 +235,16 @@ CHECKS: Mapping[str, Callable[[Task, Sizes], None]] = {
 }
 
 
-def outcomes(task: Task, sizes: Sizes = Sizes()) -> Iterator[Outcome]:  # noqa: B008
+def outcomes(task: Task, sizes: Sizes = Sizes()) -> Iterator[CheckResult]:  # noqa: B008
     """The outcome of each of CHECKS; whatever a user's functions raise is one."""
     for name, check in CHECKS.items():
         try:
             check(task, sizes)
         except BrokenContract as error:
-            yield Outcome(name, "broken", str(error))
+            yield CheckResult(name, "broken", str(error))
         except NotGiven as error:
-            yield Outcome(name, "not given", str(error))
+            yield CheckResult(name, "not given", str(error))
         except Exception as error:
-            yield Outcome(name, "broken", f"{type(error).__name__}: {error}")
+            yield CheckResult(name, "broken", f"{type(error).__name__}: {error}")
         else:
-            yield Outcome(name, "holds")
+            yield CheckResult(name, "holds")

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from qwen3 import rewards
 from qwen3.rewards import Problem, Task
-from qwen3.rewards.contract import CHECKS, NotGiven, Outcome, Sizes, outcomes
+from qwen3.rewards.contract import CHECKS, CheckResult, NotGiven, Sizes, outcomes
 from qwen3.rewards.task import in_split
 from qwen3.workflows import own_problems, own_rewards
 
@@ -110,7 +110,7 @@ def _with_problems(task: Task, checked: Checked) -> Task:
     return replace(task, make=make)
 
 
-def check(checked: Checked, name: str) -> Iterator[Outcome]:
+def check(checked: Checked, name: str) -> Iterator[CheckResult]:
     """The outcome of every check of one task, by a process that the kernel ends if it hangs."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
@@ -129,8 +129,10 @@ def check(checked: Checked, name: str) -> Iterator[Outcome]:
     process.join()
     if waiting:
         what = f"no end after {checked.limit_s:g} s, or it ended the process"
-        yield Outcome(waiting.pop(0), "broken", what)
-    yield from (Outcome(left, "not given", "not run, as the one before hangs") for left in waiting)
+        yield CheckResult(waiting.pop(0), "broken", what)
+    yield from (
+        CheckResult(left, "not given", "not run, as the one before hangs") for left in waiting
+    )
 
 
 def _report(send: Connection, checked: Checked, name: str) -> None:
@@ -149,7 +151,7 @@ def _limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
 
 
-def table(results: Mapping[str, list[Outcome]]) -> Table:
+def table(results: Mapping[str, list[CheckResult]]) -> Table:
     """A row for each check, a column for each task."""
     result = Table("promise", *results)
     states = {name: {o.check: o.state for o in result} for name, result in results.items()}
