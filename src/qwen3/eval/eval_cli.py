@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from qwen3.infer.thinking_head import parse as parse_budget
+
 MODES = {"think": ("think",), "no_think": ("no_think",), "both": ("think", "no_think")}
 
 
@@ -30,12 +32,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", type=Path, help="folder of the suites' files")
     parser.add_argument("--out", type=Path, help="folder of results; default: runs/eval/MODEL")
     parser.add_argument("--mode", choices=MODES, default="both", help="of chat suites")
-    parser.add_argument("--budget", default="", help="thinking tokens, or several by comma")
+    parser.add_argument("--budget", default="", help="thinking tokens, auto or auto:Q, by comma")
     parser.add_argument("--limit", type=int, help="first items of each suite; default: all")
     parser.add_argument("--samples", type=int, help="answers of an item; default: the suite's")
     parser.add_argument("--max-tokens", type=int, help="longest answer; default: the suite's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slots", type=int, default=16, help="answers decoded together")
+    parser.add_argument("--judge", default="", help="model that judges: a folder or run, or")
+    parser.add_argument("--judge-url", default="", help="its server, .../v1; --judge is its name")
     parser.add_argument("--skip-missing", action="store_true", help="leave out suites without data")
     parser.set_defaults(run=main)
 
@@ -70,12 +74,14 @@ def _list() -> Table:
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
-    from qwen3.eval import suite_report, suites
+    from qwen3.eval import judged, suite_report, suites
     from qwen3.eval.suite_records import EvalSettings
     from qwen3.eval.suite_run import run
     from qwen3.infer.language_model import load
+    from qwen3.rewards.judge_backends import JudgeSettings
 
     [name] = options.what
+    judge = JudgeSettings(options.judge_url, options.judge)
     settings = EvalSettings(
         model=name,
         modes=MODES[options.mode],
@@ -84,6 +90,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
         samples=options.samples,
         max_tokens=options.max_tokens,
         seed=options.seed,
+        judge=f"{judge.url} {judge.model}".strip(),
     )
     chosen = suites.chosen([part.strip() for part in options.suites.split(",")])
     if options.skip_missing:
@@ -91,6 +98,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
         for line in missing:
             console.print(f"left out: {line}", highlight=False)
     folder = options.out or Path("runs/eval") / Path(name).name
+    judged.use(None if judge.off else judged.opened(judge, folder))
     model = load(name)
     runs = run(model, chosen, settings, folder, data=options.data, slots=options.slots)
     rows = suite_report.rows(runs, model.config.name)
@@ -106,7 +114,7 @@ def _harness(options: argparse.Namespace) -> int:
     from qwen3.eval import harness
     from qwen3.infer.language_model import load
 
-    for name in ("data", "samples", "max_tokens", "skip_missing"):
+    for name in ("data", "samples", "max_tokens", "judge", "judge_url", "skip_missing"):
         if getattr(options, name):
             raise ValueError(f"--{name.replace('_', '-')} is of suites; lm-eval's tasks say it")
     [name], budgets = options.what, _budgets(options.budget)
@@ -132,10 +140,11 @@ def _harness(options: argparse.Namespace) -> int:
     return 0
 
 
-def _budgets(text: str) -> tuple[int | None, ...]:
+def _budgets(text: str) -> tuple[int | str | None, ...]:
     if not text:
         return (None,)
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(parse_budget(part.strip()) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--budget {text!r}: wanted are whole numbers, by comma") from None
+        wanted = "whole numbers, auto or auto:Q (Q from 0 to 1), by comma"
+        raise ValueError(f"--budget {text!r}: wanted are {wanted}") from None

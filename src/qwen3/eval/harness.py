@@ -20,6 +20,7 @@ from qwen3.data.chat_prompt import chat_prompt_ids
 from qwen3.eval.likelihood import log_likelihoods
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import Request, SamplingParams
+from qwen3.infer.thinking_head import quality_of
 
 DEFAULT_TOKENS = 256  # of an answer, where a task does not say
 THINK_END = "</think>"
@@ -46,7 +47,7 @@ class EngineLM(TemplateLM):
         model: LanguageModel,
         *,
         thinking: bool | None = None,
-        budget: int | None = None,
+        budget: int | str | None = None,
         slots: int = 16,
         seed: int = 0,
     ):
@@ -136,13 +137,18 @@ class EngineLM(TemplateLM):
         fields = {name: settings[name] for name in SAMPLED if name in settings}
         sampling = SamplingParams(**fields) if sampled else SamplingParams(temperature=0.0)
         thinks = self._thinking or self._budget is not None
+        prompt = self.tok_encode(context)[-(self.max_length - limit) :]
+        budget = self._budget
+        if (quality := quality_of(budget)) is not None:
+            budget = self._model.auto_budget(prompt, quality)
+        assert not isinstance(budget, str)
         return Request(
-            self.tok_encode(context)[-(self.max_length - limit) :],
+            prompt,
             sampling=sampling,
             max_tokens=limit,
             # A stop string within the thought is no end of the answer.
             stop_strings=() if thinks else _stops(settings),
-            budget=self._budget,
+            budget=budget,
             seed=self._seed,
         )
 

@@ -18,7 +18,7 @@ from qwen3.data.atomic import write_atomically
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.items import Item
 from qwen3.eval.suite import Suite
-from qwen3.infer.budget_head import quality_of
+from qwen3.infer.thinking_head import quality_of
 
 Record: TypeAlias = dict[str, Any]  # one answer: item, sample, score, extracted, answer, ...
 
@@ -36,6 +36,7 @@ class EvalSettings:
     samples: int | None = None  # answers of an item; None: the suite's own number
     max_tokens: int | None = None  # longest answer; None: the suite's own
     seed: int = 0
+    judge: str = ""  # server and name of the model that judges; "" for none
 
     def __post_init__(self) -> None:
         for mode in self.modes:
@@ -115,6 +116,8 @@ def open_folder(folder: Path, settings: EvalSettings) -> None:
     """Begin or go on in a folder. Raises ValueError where it holds results of other settings."""
     file = folder / "settings.json"
     plain = json.loads(json.dumps(asdict(settings)))
+    if not settings.judge:  # as in folders of before there were judges
+        del plain["judge"]
     if file.exists():
         changes = differences(json.loads(file.read_text()), plain)
         if changes:

@@ -182,7 +182,7 @@ def budget_curves(table_rows: Sequence[SuiteScore]) -> list[dict[str, Any]]:
     by_suite: dict[str, list[tuple[int, Estimate]]] = defaultdict(list)
     for row in table_rows:
         _, _, budget = row.arm.partition("@")
-        if budget and row.score:
+        if budget.isdecimal() and row.score:  # not an automatic one, which has no place on the axis
             by_suite[row.title].append((int(budget), row.score))
     curves = []
     for title, points in by_suite.items():

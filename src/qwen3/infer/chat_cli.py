@@ -1,6 +1,6 @@
 """`qwen3 chat MODEL`: talk to a model in the terminal.
 
-Thinking is dimmed. Commands: /think, /no_think, /budget N (or /budget off), /clear, /help, /quit;
+Thinking is dimmed. Commands: /think, /no_think, /budget N (off, auto), /clear, /help, /quit;
 Ctrl-C stops an answer and keeps the conversation.
 """
 
@@ -16,13 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from qwen3.infer import language_model, requests
+from qwen3.infer import language_model, requests, thinking_head
 from qwen3.infer.chat_session import THINKING, ChatPiece, ChatSession, as_sampling
 from qwen3.infer.language_model import LanguageModel
 
 HELP = (
     "/think, /no_think: mode of the next answers; /budget N: tokens of thinking (/budget off: no "
-    "limit); /clear: forget the conversation; /quit: leave; Ctrl-C: stop an answer"
+    "limit; /budget auto: the model's choice); /clear: forget the conversation; "
+    "/quit: leave; Ctrl-C: stop an answer"
 )
 
 
@@ -33,7 +34,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--think", dest="thinking", action="store_true", default=None)
     mode.add_argument("--no-think", dest="thinking", action="store_false")
-    parser.add_argument("--budget", type=int, help="tokens of thinking")
+    parser.add_argument("--budget", help="tokens of thinking, auto, or auto:Q, Q from 0 to 1")
     parser.add_argument(
         "--preset", choices=list(requests.PRESETS), help="default: the folder's, or by the mode"
     )
@@ -77,10 +78,11 @@ def open_session(model: LanguageModel, arguments: argparse.Namespace) -> ChatSes
     return ChatSession(
         engine,
         thinking=arguments.thinking,
-        budget=arguments.budget,
+        budget=None if arguments.budget is None else thinking_head.parse(arguments.budget),
         sampling=sampling,
         tools=None if arguments.tools is None else json.loads(arguments.tools.read_text()),
         options={"max_tokens": arguments.max_tokens},
+        choose_budget=model.auto_budget,
         messages=[{"role": "system", "content": arguments.system}] if arguments.system else [],
     )
 
@@ -117,9 +119,11 @@ def run_command(session: ChatSession, console: Console, line: str) -> bool:
         session.thinking = word == "/think"
         console.print("thinking" if session.thinking else "not thinking", style="dim")
     elif word == "/budget":
-        if rest != "off" and not rest.isdecimal():
-            raise ValueError(f"/budget {rest!r}: wanted a number of tokens, or off")
-        session.budget = None if rest == "off" else int(rest)
+        try:
+            session.budget = None if rest == "off" else thinking_head.parse(rest)
+        except ValueError:
+            wanted = "a number of tokens, or off, auto, auto:Q"
+            raise ValueError(f"/budget {rest!r}: wanted {wanted}") from None
         console.print(f"thinking budget: {rest}", style="dim")
     elif line == "/clear":
         session.messages = [m for m in session.messages[:1] if m["role"] == "system"]

@@ -19,10 +19,12 @@ from qwen3.data.chat_tools import read_tools
 from qwen3.data.folder_template import has_switch
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import budget, requests
+from qwen3.infer.auto_budget import ChooseBudget
 from qwen3.infer.backend import tokenizer_of
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Completion, Request, SamplingParams
 from qwen3.infer.stop_strings import StopCut, text_before
+from qwen3.infer.thinking_head import quality_of
 
 THINKING, CONTENT = "thinking", "content"
 
@@ -91,7 +93,8 @@ def chat_request(
     messages: Sequence[Mapping],
     *,
     thinking: bool | None = None,
-    thinking_budget: int | None = None,
+    thinking_budget: int | str | None = None,
+    choose_budget: ChooseBudget | None = None,
     tools: Sequence[Mapping] | str | None = None,
     sampling: SamplingParams | str | Mapping | None = None,
     **options: Any,
@@ -100,8 +103,10 @@ def chat_request(
 
     thinking: False is the hard switch, an empty block in the prompt; otherwise the last /think or
     /no_think in the messages decides, and without one the model thinks. thinking_budget 0 is the
-    hard switch too. A folder's own chat template is told `thinking` as enable_thinking; where it
-    does not know that switch, False is refused, and a budget of 0 closes the thought at once.
+    hard switch too; "auto" and "auto:Q" (`infer.thinking_head`) leave it to `choose_budget`, the
+    model's `auto_budget`, where the model thinks at all. A folder's own chat template is told
+    `thinking` as enable_thinking; where it does not know that switch, False is refused, and a
+    budget of 0 closes the thought at once.
     tools: function schemas, or JSON text of them. sampling: SamplingParams, the name of a preset,
     fields, or None for the report's preset of the mode. options: further fields of Request. Control
     tokens that people or tools wrote are encoded as plain text. Raises ValueError for a malformed
@@ -117,8 +122,11 @@ def chat_request(
             requests.check_text(f"message {i}:", text)
     for text in _strings(tools or ()):
         requests.check_text("tools:", text)
+    if (quality := quality_of(thinking_budget)) is not None:
+        thinking_budget = _automatic(tokenizer, messages, tools, thinking, quality, choose_budget)
     if thinking_budget is not None:
         requests.check_integer("thinking_budget", thinking_budget, 0, "at least 0, or None")
+        assert not isinstance(thinking_budget, str)
     template = tokenizer.chat_template
     is_known = template is None or has_switch(template)  # the switch, by the template
     is_hard = thinking is False or (thinking_budget == 0 and is_known)
@@ -140,6 +148,26 @@ def chat_request(
         budget=None if is_hard else thinking_budget,
         **options,
     )
+
+
+def _automatic(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping],
+    tools: Sequence[Mapping] | None,
+    thinking: bool | None,
+    quality: float,
+    choose: ChooseBudget | None,
+) -> int | None:
+    """The budget that the model's head chooses; None in the non-thinking mode."""
+    if choose is None:
+        raise ValueError("thinking_budget 'auto': there is no model here that chooses")
+    known = tokenizer.chat_template is None or has_switch(tokenizer.chat_template)
+    if thinking is False or (known and not chat.mode_of(messages, None)):
+        return None
+    prompt = chat_prompt_ids(
+        tokenizer, messages, tools=tools, enable_thinking=thinking if known else None
+    )
+    return choose(prompt, quality)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -248,10 +276,11 @@ class ChatSession:
 
     engine: Engine
     thinking: bool | None = None  # see `chat_request`, as for the next two
-    budget: int | None = None
+    budget: int | str | None = None
     sampling: SamplingParams | str | Mapping | None = None
     tools: Sequence[Mapping] | None = None  # function schemas
     options: dict[str, Any] = field(default_factory=dict)  # further fields of every Request
+    choose_budget: ChooseBudget | None = None  # of the model, for automatic budgets
     messages: list[dict[str, Any]] = field(default_factory=list)  # the conversation so far
 
     def __post_init__(self) -> None:
@@ -279,6 +308,7 @@ class ChatSession:
             messages,
             thinking=self.thinking,
             thinking_budget=self.budget,
+            choose_budget=self.choose_budget,
             tools=self.tools,
             sampling=self.sampling,
             **self.options,

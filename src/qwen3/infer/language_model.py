@@ -26,7 +26,8 @@ from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.data.tokenizer_files import holds_tokenizer
 from qwen3.data.tokenizer_settings import names_template
-from qwen3.infer import chat_session
+from qwen3.infer import chat_session, thinking_head
+from qwen3.infer.auto_budget import AutoBudget, PromptStates
 from qwen3.infer.chat_session import ChatAnswer, ChatPiece, ChatStream
 from qwen3.infer.compiled import batch_ways
 from qwen3.infer.engine import Engine
@@ -143,6 +144,23 @@ class LanguageModel:
         with jax.set_mesh(self.mesh):
             return _logits(self.params, self.config, self.execution, **inputs)[:rows, :length]
 
+    def auto_budget(self, prompt: Sequence[int], quality: float) -> int:
+        """Tokens of thinking for a prompt, by the head beside the model; quality: the dial, 0 to 1.
+
+        Raises ValueError for a model without a head (`qwen3 budget` trains it), or with that of
+        other weights.
+        """
+        return self._auto_budget(self.params, prompt, quality)
+
+    @cached_property
+    def _auto_budget(self) -> AutoBudget:
+        if self.folder is None:
+            raise ValueError(
+                f"thinking_budget auto needs an exported folder with {thinking_head.FILE} in it"
+            )
+        states = PromptStates(self.config, self.mesh, self.execution)
+        return AutoBudget(thinking_head.load(self.folder), states)
+
     def engine(self, **options: Any) -> Engine:
         """An Engine of this model; options: see there. The last engine is kept: asked for again
         with the same options it is returned again, with the parameters that the model has now.
@@ -176,18 +194,22 @@ class LanguageModel:
 
         sampling: SamplingParams, a preset by name, or fields. "model" is what the folder says, and
         where it says nothing the model's own distribution. options: further fields of
-        `infer.requests.Request`. stream: pieces of text instead, of one prompt only. Raises
-        ValueError for what cannot be served, and for a model without a tokenizer.
+        `infer.requests.Request`; a `budget` may be "auto" or "auto:Q" (`infer.thinking_head`).
+        stream: pieces of text instead, of one prompt only. Raises ValueError for what cannot be
+        served, and for a model without a tokenizer.
         """
         engine, tokenizer = self._text_engine(slots=slots)
         if sampling == "model" and self.sampling is not None:
             sampling = self.sampling
         settings = chat_session.as_sampling(sampling)
+        quality = thinking_head.quality_of(options.get("budget"))
         requests = []
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
             if isinstance(prompt, str):
                 check_text("prompt", prompt)
                 prompt = tokenizer.encode(prompt)
+            if quality is not None:
+                options["budget"] = self.auto_budget(prompt, quality)
             try:
                 request = Request(prompt, sampling=settings, seed=seed, **options)
             except TypeError as error:
@@ -205,7 +227,7 @@ class LanguageModel:
         messages: Sequence[Mapping],
         *,
         thinking: bool | None = None,
-        thinking_budget: int | None = None,
+        thinking_budget: int | str | None = None,
         tools: Sequence[Mapping] | None = None,
         sampling: SamplingParams | str | Mapping | None = None,
         stream: bool = False,
@@ -224,6 +246,7 @@ class LanguageModel:
                 messages,
                 thinking=thinking,
                 thinking_budget=thinking_budget,
+                choose_budget=self.auto_budget,
                 tools=tools,
                 sampling=self.chat_sampling(sampling),
                 seed=seed,

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from qwen3.infer import budget
+from qwen3.infer import budget, thinking_head
 from qwen3.infer.chat_session import chat_request
 from qwen3.infer.requests import MOST_ALTERNATIVES, Request
 from qwen3.serve import body_fields as fields
@@ -19,6 +19,14 @@ from qwen3.serve.api_errors import ApiError, invalid
 from qwen3.serve.served_model import ServedModel
 
 FORMAT = "response_format"
+
+
+def _is_automatic(value: Any) -> bool:
+    try:
+        return thinking_head.quality_of(value) is not None
+    except ValueError:
+        return False
+
 
 FIELDS = fields.COMMON | {
     "messages": fields.sequence(),
@@ -33,7 +41,10 @@ FIELDS = fields.COMMON | {
     "parallel_tool_calls": fields.flag(True),
     "response_format": fields.mapping(),
     "chat_template_kwargs": fields.mapping(),
-    "thinking_budget": fields.integer(0, 2**31 - 1),
+    "thinking_budget": fields.BodyField(
+        lambda x: fields.integer(0, 2**31 - 1).check(x) or _is_automatic(x),
+        'a whole number from 0 to 2147483647, "auto", or "auto:Q" with Q from 0 to 1',
+    ),
 }
 TEMPLATE_FIELDS = {"enable_thinking": fields.flag(None)}
 # Roles of OpenAI's that are another name of one of the template's.
@@ -84,6 +95,7 @@ def _request(values: Mapping[str, Any], model: ServedModel, tools: Any) -> Reque
             [_message(i, message) for i, message in enumerate(values["messages"])],
             thinking=switches["enable_thinking"],
             thinking_budget=values["thinking_budget"],
+            choose_budget=model.choose_budget,
             tools=tools,
             sampling=model.chat_sampling,
             max_tokens=limit,
@@ -95,7 +107,8 @@ def _request(values: Mapping[str, Any], model: ServedModel, tools: Any) -> Reque
         raise
     except (ValueError, RecursionError) as error:
         text = str(error)
-        param = "tools" if text.startswith("tool") else "messages"
+        param = next((p for p in ("tool", "thinking_budget") if text.startswith(p)), "messages")
+        param = "tools" if param == "tool" else param
         raise invalid(text, param) from None
     return dataclasses.replace(request, sampling=sampling, alternatives=alternatives)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.auto_budget import ChooseBudget
 from qwen3.infer.engine import Engine
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import Request, SamplingParams, check_request
@@ -26,6 +27,7 @@ class ServedModel:
     vocab: int
     max_length: int  # tokens of prompt and answer together
     text_sampling: SamplingParams  # of plain completions
+    choose_budget: ChooseBudget | None = None  # of automatic thinking budgets
     chat_sampling: Any = None  # of chats, as `chat_request` takes it; None: the mode's preset
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 
@@ -45,6 +47,7 @@ class ServedModel:
             model.config.vocab,
             engine.max_length,
             model.sampling or SamplingParams(),
+            model.auto_budget,
             model.chat_sampling(None),
         )
 
