@@ -18,6 +18,7 @@ from qwen3.research.source_files import SourceFolder
 # What stands in a section without statements, by its state.
 SILENT = {
     "silent": "The documents do not say.",
+    "failed": "No note that the model took on this is borne out by the documents.",
     "spent": "Not looked into: the budget was spent before.",
 }
 
@@ -29,7 +30,7 @@ class Section:
     question: str
     statements: tuple[Statement, ...]
     tables: tuple[MeasureTable, ...]
-    state: str  # "answered", "silent" or "spent"
+    state: str  # "answered", "silent", "failed" or "spent"
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,7 @@ def _research(
     planned = plan_steps.plan(calls, request, settings.question, settings.sub_questions)
     notebook = findings.Notebook(calls, index, passages=settings.passages, rounds=settings.rounds)
     sections = [_section(notebook, n, sub) for n, sub in enumerate(planned, 1)]
-    faults = sum(calls.faults.values())
-    if not notebook.notes and faults >= calls.journal.spent.calls:
+    if all(section.state == "failed" for section in sections):
         shown = "; ".join(f"{count} {name}" for name, count in calls.faults.items())
         raise ValueError(f"{settings.model} answered nothing that can be used: {shown}")
     summary = notebook.summarise(notebook.notes, request)
@@ -108,9 +107,11 @@ def _section(notebook: findings.Notebook, number: int, sub: plan_steps.SubQuesti
     if notebook.calls.is_spent(0.75):
         log.info("%d. %s: not looked into, the budget is spent", number, sub.question)
         return Section(sub.question, (), (), "spent")
+    faults = sum(notebook.calls.faults.values())
     notes: Sequence[findings.Note] = notebook.take(number, sub)
     log.info("%d. %s: %d notes", number, sub.question, len(notes))
     if not notes:
-        return Section(sub.question, (), (), "silent")
+        is_silent = faults == sum(notebook.calls.faults.values())
+        return Section(sub.question, (), (), "silent" if is_silent else "failed")
     statements = notebook.write(f"section/{number}", notes, sub.question)
     return Section(sub.question, tuple(statements), tuple(findings.tables(notes)), "answered")
