@@ -43,7 +43,7 @@ from qwen3.recipe.world import documents, exams, own_input, sft_data, tools
 from qwen3.rewards import TASKS
 from qwen3.rewards.locks import dialogues, lock, lock_tasks
 from qwen3.rewards.task import in_split
-from qwen3.stages import sft
+from qwen3.stages import sft, suite_evaluation
 from qwen3.stages.groups import NothingToLearn
 from qwen3.stages.start import parameters
 from qwen3.train.preemption import STOPPED
@@ -674,6 +674,7 @@ def test_the_stages_accept_the_settings_of_every_budget(tmp_path, monkeypatch, m
         (pretraining, "fresh", ""),
         (seed_run.SeedRun, "engine", None),
         (measures, "ask", []),
+        (suite_evaluation.SuiteMeasure, "measure", suite_evaluation.SuiteScores({}, [])),
     ):
         monkeypatch.setattr(owner, name, lambda *_, value=value, **__: value)
     run = seed_run.SeedRun(tmp_path, BUDGETS[minutes], 0)

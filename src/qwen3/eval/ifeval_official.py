@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 from functools import lru_cache
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,6 +19,8 @@ from unittest import mock
 from qwen3.eval.items import Item, Verdict
 
 log = logging.getLogger("qwen3")
+
+_LOCK = threading.Lock()  # of the classes' module, whose random numbers are replaced
 
 
 @lru_cache(maxsize=1)
@@ -45,7 +49,12 @@ def follows(item: Item, answer: str, *, loose: bool = False) -> list[bool] | Non
         kwargs=item["kwargs"],
     )
     try:
-        return list(check(example, answer).follow_instruction_list)
+        with _LOCK:
+            # The classes draw what they are not given, a letter that is none included: of an item
+            # the same every time, else its verdict would vary.
+            instructions = importlib.import_module("lm_eval.tasks.ifeval.instructions")
+            with mock.patch.object(instructions, "random", Random(str(item["key"]))):
+                return list(check(example, answer).follow_instruction_list)
     except LookupError as error:
         log.warning("IFEval: no verdict, a table is missing: %s", _missing(error))
         return None
