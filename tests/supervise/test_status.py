@@ -207,6 +207,21 @@ def test_a_masked_fault_of_a_machine_is_found_behind_the_errors_of_its_peers(fol
     assert "host 0.1 will not get well" in lines[1] and "PollForError" in lines[2]
 
 
+def test_a_killed_host_comes_before_what_its_peers_say_of_it(folder):
+    told = (
+        "F1130 01:05:39.621682   25564 client.h:80] Terminating process because the JAX "
+        "distributed service detected fatal errors. This most likely indicates that another "
+        "task died; see the other task logs for more details."
+    )
+    error = first_error.first_error(told)
+    assert error == told
+    write(folder, "pod/A/0.1/events.jsonl", row(100.0, "end", code=134, error=error, host="0.1"))
+    killed = row(101.5, "end", code=137, error="killed by signal 9")
+    write(folder, "pod/A/0.0/events.jsonl", killed)
+    lines = list(status(folder, 200).first_errors())
+    assert "killed by signal 9" in lines[0] and "distributed service" in lines[1]
+
+
 def test_where_a_process_hung_is_where_a_thread_of_ours_sleeps():
     dump = """Thread 0x00007f (most recent call first):
   File "/code/experiments/tiny_pod.py", line 66 in __getitem__

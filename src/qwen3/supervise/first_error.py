@@ -6,6 +6,7 @@ import re
 CASCADE = re.compile(
     r"PollForError|UNAVAILABLE|Connection (closed|reset) by peer|[Hh]eartbeat timeout"
     r"|[Cc]oordination ?[Ss]ervice|Terminated|[Bb]arrier (timed out|failed)|Gloo.*(closed|timeout)"
+    r"|distributed service detected fatal errors"
     r"|ended, as process \d+ fails|SystemExit|told to stop|signal 1?5\b|signal 6\b"
 )
 # What libtpu says on a machine that will not get well.
