@@ -215,8 +215,12 @@ def test_a_killed_host_comes_before_what_its_peers_say_of_it(folder):
     )
     error = first_error.first_error(told)
     assert error == told
-    write(folder, "pod/A/0.1/events.jsonl", row(100.0, "end", code=134, error=error, host="0.1"))
-    killed = row(101.5, "end", code=137, error="killed by signal 9")
+    write(
+        folder,
+        "pod/A/0.1/events.jsonl",
+        row(100.0, "end", attempt=1, code=134, error=error, host="0.1"),
+    )
+    killed = row(101.5, "end", attempt=1, code=137, error="killed by signal 9")
     write(folder, "pod/A/0.0/events.jsonl", killed)
     lines = list(status(folder, 200).first_errors())
     assert "killed by signal 9" in lines[0] and "distributed service" in lines[1]
