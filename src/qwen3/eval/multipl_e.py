@@ -42,7 +42,7 @@ def run(name, text, command, word):
 
 
 @dataclass(frozen=True)
-class Language:
+class ProgrammingLanguage:
     """How a language's programs are asked for and run."""
 
     title: str
@@ -53,11 +53,11 @@ class Language:
     end: str = ""  # line after the tests that prints the word {word}
 
 
-LANGUAGES: Mapping[str, Language] = {
-    "cpp": Language("C++", ("\n}",), 161),
-    "cs": Language("C#", ("\n    }\n",), 158),
-    "java": Language("Java", ("\n    }\n",), 158),
-    "js": Language(
+LANGUAGES: Mapping[str, ProgrammingLanguage] = {
+    "cpp": ProgrammingLanguage("C++", ("\n}",), 161),
+    "cs": ProgrammingLanguage("C#", ("\n    }\n",), 158),
+    "java": ProgrammingLanguage("Java", ("\n    }\n",), 158),
+    "js": ProgrammingLanguage(
         "JavaScript",
         ("\nfunction ", "\n/*", "\n//", "\nconsole.log"),
         161,
@@ -65,7 +65,7 @@ LANGUAGES: Mapping[str, Language] = {
         "node",
         'console.log("{word}");',
     ),
-    "php": Language(
+    "php": ProgrammingLanguage(
         "PHP",
         ("\nfunction", "\n?>", "\n//", "\n#"),
         161,
@@ -73,8 +73,8 @@ LANGUAGES: Mapping[str, Language] = {
         "php",
         'echo "{word}";',
     ),
-    "sh": Language("Bash", ("\n}",), 158, "program.sh", "bash", "echo {word}"),
-    "ts": Language("TypeScript", ("\nfunction ", "\n/*", "\n//", "\nclass"), 159),
+    "sh": ProgrammingLanguage("Bash", ("\n}",), 158, "program.sh", "bash", "echo {word}"),
+    "ts": ProgrammingLanguage("TypeScript", ("\nfunction ", "\n/*", "\n//", "\nclass"), 159),
 }
 
 
