@@ -56,8 +56,9 @@ def sample_answers(
     episode is judged by its environment. enable_thinking: as the prompts were rendered. Raises
     ValueError for episodes on a backend that takes no requests on the way.
     """
-    worlds = [i for i, problem in enumerate(problems) if problem.task in environments.WORLDS]
-    tasks = [i for i in range(len(problems)) if i not in set(worlds)]
+    is_world = [problem.task in environments.WORLDS for problem in problems]
+    worlds = [i for i, several in enumerate(is_world) if several]
+    tasks = [i for i, several in enumerate(is_world) if not several]
     scored: dict[int, list[ScoredAnswer]] = {}
     if tasks:
         single = answers.sample_answers(
