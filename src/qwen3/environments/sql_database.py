@@ -26,7 +26,8 @@ MOST_STEPS, EVERY = 200_000, 1_000  # steps of the virtual machine, counted in t
 MOST_BYTES = 2_000  # of a text or blob, and of a statement
 MOST_ROWS = 50  # of a result
 MOST_PATTERN = 50  # characters of a pattern of LIKE, whose time can grow with their power
-# Only these: one call of printf can take minutes, which are no steps of the virtual machine.
+# Only these: one call of printf can take seconds, which are no steps of the virtual machine
+# (docs/log/2026-11-30-worlds-of-several-turns.md).
 FUNCTIONS = set(
     "abs avg coalesce count group_concat iif ifnull instr length like lower max min nullif replace "
     "round row_number substr sum total trim typeof upper".split()
