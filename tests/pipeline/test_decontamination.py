@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from qwen3.eval.items import Item
-from qwen3.pipeline.decontamination import ItemIndex, build, reduce
+from qwen3.pipeline.decontamination import ItemIndex, build, places, reduce
 from qwen3.pipeline.evaluation_items import question_of
 from qwen3.pipeline.text_record import TextRecord
 
@@ -39,8 +39,8 @@ def test_an_item_is_found_in_its_disguise_with_its_span(disguise, number):
     text = DISGUISES[disguise](ITEMS[number])
     (match,) = ItemIndex(ITEMS).matches(text)
     assert match.item == number and match.coverage > 0.95
-    span, _ = reduce(text[match.begin : match.end])
-    assert span in reduce(text)[0] and len(span) >= 0.95 * len(reduce(ITEMS[number])[0])
+    span = reduce(text[match.begin : match.end])
+    assert span in reduce(text) and len(span) >= 0.95 * len(reduce(ITEMS[number]))
 
 
 def test_half_an_item_and_filler_are_no_match():
@@ -54,6 +54,22 @@ def test_items_that_are_too_short_to_look_for_are_listed():
     index = ItemIndex(ITEMS)
     assert index.too_short == [3]
     assert index.matches("Tiny? Tiny? Tiny? Tiny? Tiny? Tiny? Tiny?") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "İstanbul 3.5",
+        "Straße ﬁn ² x_1",
+        "\\frac{1}{2} and 1,000",
+        "한국어 कि सुन्दर",
+        "a１b 3-4",
+        "³\u0301",
+    ],
+)
+def test_every_character_that_is_compared_has_its_place(text):
+    assert len(places(text)) == len(reduce(text))
+    assert sorted(places(text)) == list(places(text))
 
 
 def test_positions_survive_letters_that_change_their_number_in_lower_case():

@@ -92,3 +92,29 @@ def test_ocr_without_tesseract_is_refused(monkeypatch):
     monkeypatch.setattr(pdf_text.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="needs the program tesseract"):
         read_pdf("any.pdf", ocr="eng")
+
+
+def test_pages_without_text_are_recognised_and_blank_ones_are_not_asked_about(
+    tmp_path, monkeypatch
+):
+    program = tmp_path / "bin/tesseract"
+    program.parent.mkdir()
+    # A stand-in that notes each call, and says the size of the picture that it was given.
+    program.write_text(
+        "#!/bin/sh\n"
+        f'echo "$4" >> {tmp_path}/calls\n'
+        'head -c 4 "$1" | grep -q PNG && echo "Words that stood on a scanned page."\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    drawing = canvas.Canvas(str(tmp_path / "scan.pdf"))
+    drawing.drawString(50, 700, "A page that has a text layer of its own, read as it is.")
+    drawing.showPage()
+    drawing.rect(100, 100, 200, 50, fill=1)
+    drawing.showPage()
+    drawing.showPage()
+    drawing.save()
+    text, history = read_pdf(str(tmp_path / "scan.pdf"), ocr="deu+fra")
+    assert "its own, read as it is." in text and "Words that stood on a scanned page." in text
+    assert history == ["pdf: 1 pages text layer, 2 pages OCR"]
+    assert (tmp_path / "calls").read_text() == "deu+fra\n"

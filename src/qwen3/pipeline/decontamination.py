@@ -1,8 +1,8 @@
 """Evaluation items inside training texts: how much of each item's characters a text holds.
 
-Both sides are reduced to letters and digits in one case, each run of digits to one 0, so line
-breaks, marks, quoting and other numbers hide nothing. An item counts as present where the text has
-at least `coverage` of the item's different runs of 20 such characters.
+Both sides are reduced to letters in one case and a 0 for each number, so line breaks, marks,
+accents, quoting and other numbers hide nothing. An item counts as present where the text has at
+least `coverage` of the item's different runs of 20 such characters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ COVERAGE = 0.7
 _TABLE_BITS = 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _WORD = re.compile(r"[^\W_]+")
-_DIGITS = re.compile(r"\d+")
+# 3.5, 1,000 and 1/2 are one number each, so that marks left out change nothing.
+_NUMBER = re.compile(r"\d+(?:[^\w\s]+\d+)*")
+_PIECE = re.compile(rf"{_NUMBER.pattern}|[^\W\d_]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,39 +39,28 @@ class ItemMatch:
     end: int  # the character after its last
 
 
-def reduce(text: str) -> tuple[str, np.ndarray]:
-    """(letters and digits in one case, int64 position of each in the text)."""
-    parts, places = [], []
-    for word in _WORD.finditer(text):
-        for piece in _pieces(word):
-            begin, reduced = piece
-            parts.append(reduced)
-            places.append(begin + np.arange(len(reduced)))
-    return "".join(parts), np.concatenate(places) if places else np.zeros(0, np.int64)
+def reduce(text: str) -> str:
+    """The letters of a text in one case and without accents, and a 0 for each number."""
+    return "".join(_WORD.findall(_NUMBER.sub("0", _folded(text))))
 
 
-def _pieces(word: re.Match[str]) -> Iterable[tuple[int, str]]:
-    """(position, reduced characters) of the parts of a word that lie between runs of digits."""
-    text, begin = word.group(), word.start()
-    last = 0
-    for digits in _DIGITS.finditer(text):
-        if digits.start() > last:
-            yield begin + last, _folded(text[last : digits.start()])
-        yield begin + digits.start(), "0"
-        last = digits.end()
-    if last < len(text):
-        yield begin + last, _folded(text[last:])
+def places(text: str) -> np.ndarray:
+    """int64 [n]: the position in the text of each character of `reduce`."""
+    # Folding looks at one character at a time, so each can be followed; that takes its time.
+    folded = [_folded(c) for c in text]
+    origins = np.repeat(np.arange(len(text)), [len(part) for part in folded])
+    result = []
+    for match in _PIECE.finditer("".join(folded)):
+        is_number = match.group()[0].isdigit()
+        result.append(origins[match.start() : match.start() + 1 if is_number else match.end()])
+    return np.concatenate(result) if result else np.zeros(0, np.int64)
 
 
-def _folded(word: str) -> str:
-    """Lower case, character by character, so that positions stay."""
-    lower = word.lower()
-    if word.isascii():
-        return lower
-    if len(lower) != len(word):
-        lower = "".join(c.lower()[0] for c in word)
-    folded = unicodedata.normalize("NFKC", lower)
-    return folded if len(folded) == len(word) else lower
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKD", text.casefold().replace("\u0131", "i"))
+    return "".join(c for c in folded if not unicodedata.combining(c)).casefold()
 
 
 def runs(reduced: str) -> np.ndarray:
@@ -89,7 +80,7 @@ class ItemIndex:
     """The runs of all items, to look texts up in."""
 
     def __init__(self, items: Iterable[str]):
-        sets = [np.unique(runs(reduced)) for reduced, _ in map(reduce, items)]
+        sets = [np.unique(runs(reduce(item))) for item in items]
         self.too_short = [i for i, keys in enumerate(sets) if len(keys) <= SHORTEST - SIZE]
         for i in self.too_short:
             sets[i] = np.zeros(0, np.uint64)
@@ -108,8 +99,7 @@ class ItemIndex:
 
     def matches(self, text: str, coverage: float = COVERAGE) -> list[ItemMatch]:
         """The items that the text holds at least `coverage` of, the fullest first."""
-        reduced, places = reduce(text)
-        keys = runs(reduced)
+        keys = runs(reduce(text))
         positions = np.flatnonzero(self.table[self._slots(keys)]) if len(keys) else keys
         if not len(positions):
             return []
@@ -121,22 +111,23 @@ class ItemIndex:
         at = np.repeat(positions, counts)
         shares = np.bincount(self.owners[np.unique(entries)], minlength=len(self.sizes))
         items = np.flatnonzero(shares / self.sizes >= coverage)
+        origins = places(text) if len(items) else np.zeros(0, np.int64)
         result = [
             ItemMatch(
                 int(item),
                 float(shares[item] / self.sizes[item]),
-                *_span(at[self.owners[entries] == item], places),
+                *_span(at[self.owners[entries] == item], origins),
             )
             for item in items
         ]
         return sorted(result, key=lambda match: (-match.coverage, match.item))
 
 
-def _span(positions: np.ndarray, places: np.ndarray) -> tuple[int, int]:
+def _span(positions: np.ndarray, origins: np.ndarray) -> tuple[int, int]:
     """(begin, end) in the text of the longest stretch of positions without a gap of 200."""
     stretches = np.split(positions, np.flatnonzero(np.diff(positions) > 200) + 1)
     longest = max(stretches, key=len)
-    return int(places[longest[0]]), int(places[longest[-1] + SIZE - 1]) + 1
+    return int(origins[longest[0]]), int(origins[longest[-1] + SIZE - 1]) + 1
 
 
 @functools.lru_cache(4)

@@ -24,10 +24,10 @@ from qwen3.pipeline.text_record import TextRecord
 
 LONGEST = 5  # characters of an n-gram
 BUCKETS = 1 << 16
-SMOOTHING = 0.1  # added to every count
+SMOOTHING = 0.2  # added to every count
 # Languages known from word lists alone: theirs are words of everyday life, which would win everyday
 # text of their relatives from the language of a declaration. In nats an n-gram.
-RARE_PENALTY = 0.2
+RARE_PENALTY = 0.3
 EXCERPT = 1500  # characters that are looked at: the first half of them and as many in the middle
 TEMPERATURE = 0.12  # of the confidence, against the naive independence of n-grams
 UNKNOWN = "und"

@@ -27,6 +27,7 @@ WORD = re.compile(r"\w+")
 UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\\w+"
 )
+MOST_WORDS = 1 << 18  # hashes of words held in memory
 FULL_BUCKET = 32  # texts of a bucket that each other one is compared with
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -59,7 +60,7 @@ def shingles(text: str, size: int) -> np.ndarray:
     """uint64 [n], sorted: hashes of the different runs of `size` words of the text."""
     text = text.lower()
     words = (WORD if text.isascii() else UNSPACED).findall(text) or [text]
-    codes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
+    codes = word_codes(words)
     count = max(len(codes) - size + 1, 1)
     runs = np.zeros(count, np.uint64)
     for i in range(min(size, len(codes))):
@@ -68,29 +69,47 @@ def shingles(text: str, size: int) -> np.ndarray:
     return np.unique(runs)
 
 
-@functools.lru_cache(1 << 18)
-def _word_hash(word: str) -> int:
-    return xxhash.xxh3_64_intdigest(word.encode())
+class _WordHashes(dict[str, int]):
+    """The hash of every word that was met lately; looking one up costs less than computing it."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= MOST_WORDS:
+            self.clear()
+        code = self[word] = xxhash.xxh3_64_intdigest(word.encode())
+        return code
+
+
+_HASHES = _WordHashes()
+
+
+def word_codes(words: Sequence[str]) -> np.ndarray:
+    """uint64 [n]: a hash of each word, the same in every process."""
+    return np.fromiter(map(_HASHES.__getitem__, words), np.uint64, len(words))
 
 
 @functools.cache
 def _multipliers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint64 [count, 1] odd factors and summands of the hash functions of a signature."""
+    """uint32 [count, 1] odd factors and summands of the hash functions of a signature."""
     codes = [
-        [xxhash.xxh3_64_intdigest(f"{name}{i}".encode()) for i in range(count)] for name in "ab"
+        [xxhash.xxh3_64_intdigest(f"{name}{i}".encode()) >> 32 for i in range(count)]
+        for name in "ab"
     ]
-    factors, summands = np.array(codes, np.uint64)[..., None]
-    return factors | np.uint64(1), summands
+    factors, summands = np.array(codes, np.uint32)[..., None]
+    return factors | np.uint32(1), summands
 
 
 def band_keys(hashes: np.ndarray, settings: DuplicateSettings) -> np.ndarray:
-    """uint64 [bands]: the MinHash signature of shingle hashes, folded by band."""
+    """uint64 [bands]: the MinHash signature of shingle hashes, folded by band.
+
+    The hash functions multiply 32 bits, which processors do eight at a time.
+    """
     factors, summands = _multipliers(settings.bands * settings.rows)
-    minima = np.full(len(factors), np.iinfo(np.uint64).max, np.uint64)
-    for begin in range(0, len(hashes), 512):  # keeps the product in the cache
-        block = hashes[begin : begin + 512] * factors + summands
+    halves = (hashes >> np.uint64(32)).astype(np.uint32)
+    minima = np.full(len(factors), np.iinfo(np.uint32).max, np.uint32)
+    for begin in range(0, len(halves), 512):  # keeps the product in the cache
+        block = halves[begin : begin + 512] * factors + summands
         np.minimum(minima, block.min(1), out=minima)
-    rows = minima.reshape(settings.bands, settings.rows)
+    rows = minima.reshape(settings.bands, settings.rows).astype(np.uint64)
     keys = np.arange(1, settings.bands + 1, dtype=np.uint64) * _MIX
     for i in range(settings.rows):
         keys = (keys ^ rows[:, i]) * _MIX

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 
 from qwen3.pipeline.languages import STOP_WORDS, UNPUNCTUATED, UNSPACED, word_length
+from qwen3.pipeline.near_duplicates import word_codes
 from qwen3.pipeline.text_record import TextRecord
 
 TERMINAL = tuple(".!?\"'”’»)…:;。！？：；」』）।॥؟۔։။៕።")
@@ -38,10 +38,15 @@ class TextFeatures:
         self.is_spaced = self.script not in UNSPACED
         # A word, or a character other than a blank where words are not set apart.
         self.words = text.split() if self.is_spaced else list("".join(text.split()))
+        self._repeats: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     @functools.cached_property
     def codes(self) -> np.ndarray:
-        return np.fromiter(map(_word_hash, self.words), np.uint64, len(self.words))
+        return word_codes(self.words)
+
+    @functools.cached_property
+    def lower(self) -> str:
+        return self.text.lower()
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -61,42 +66,43 @@ class TextFeatures:
         total = sum(weigh(line) * n for line, n in counts.items())
         return sum(weigh(line) * (n - 1) for line, n in counts.items()) / max(total, 1)
 
-    def runs(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(first position, number of the run at each position, count) of runs of `size` words."""
-        count = len(self.codes) - size + 1
-        keys = np.zeros(count, np.uint64)
-        for i in range(size):
-            keys = (keys ^ self.codes[i : i + count]) * _MIX
-            keys ^= keys >> np.uint64(29)
-        return np.unique(keys, return_index=True, return_inverse=True, return_counts=True)[1:]
+    def repeats(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(positions whose run of `size` words occurs elsewhere too, the run's number at each,
+        count of each run). A run that repeats has a beginning that repeats, so only such are
+        looked at."""
+        if size not in self._repeats:
+            shorter = max((known for known in self._repeats if known < size), default=0)
+            positions = self._repeats[shorter][0] if shorter else np.arange(len(self.codes))
+            positions = positions[positions <= len(self.codes) - size]
+            keys = np.zeros(len(positions), np.uint64)
+            for i in range(size):
+                keys = (keys ^ self.codes[positions + i]) * _MIX
+                keys ^= keys >> np.uint64(29)
+            _, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+            again = counts[numbers] > 1
+            self._repeats[size] = positions[again], numbers[again], counts
+        return self._repeats[size]
 
     def top_run(self, size: int) -> float:
         """Share of the characters in the commonest run of `size` words; 0 if none repeats."""
-        if len(self.words) <= size:
+        positions, numbers, counts = self.repeats(size)
+        if not len(positions):
             return 0.0
-        first, _, counts = self.runs(size)
-        most = int(counts.max())
-        if most < 2:
-            return 0.0
-        begin = int(first[counts == most].min())
+        most = int(counts[numbers].max())
+        begin = int(positions[counts[numbers] == most].min())
         return most * float(self.lengths[begin : begin + size].sum()) / float(self.lengths.sum())
 
     def repeated_runs(self, size: int) -> float:
         """Share of the characters in runs of `size` words that occurred before."""
-        if len(self.words) <= size:
+        positions, numbers, _ = self.repeats(size)
+        if not len(positions):
             return 0.0
-        first, inverse, _ = self.runs(size)
-        again = np.ones(len(inverse), bool)
-        again[first] = False
+        again = np.ones(len(positions), bool)
+        again[np.unique(numbers, return_index=True)[1]] = False
         covered = np.zeros(len(self.words), bool)
         for i in range(size):
-            covered[i : i + len(again)] |= again
+            covered[positions[again] + i] = True
         return float(self.lengths[covered].sum()) / float(self.lengths.sum())
-
-
-@functools.lru_cache(1 << 18)
-def _word_hash(word: str) -> int:
-    return xxhash.xxh3_64_intdigest(word.encode())
 
 
 @dataclass(frozen=True)
@@ -112,15 +118,20 @@ class QualityRule:
 
 
 def _alphabetic(word: str) -> bool:
-    return any(map(str.isalpha, word))
+    return word[0].isalpha() or any(map(str.isalpha, word))
 
 
 def _stop_words(features: TextFeatures) -> float:
     known = STOP_WORDS[features.language]
-    return len(known.intersection(features.text.lower().split()))
+    return len(known.intersection(features.lower.split()))
 
 
-MARKUP = re.compile(r"lorem ipsum|\bjavascript\b.{0,40}\b(enable|disabled|require)", re.I)
+def _placeholder(features: TextFeatures) -> bool:
+    text = features.lower
+    return "lorem ipsum" in text or "javascript" in text and bool(NOTICE.search(text))
+
+
+NOTICE = re.compile(r"\bjavascript\b.{0,40}\b(enable|disabled|require)")
 ALWAYS = math.inf
 
 RULES: dict[str, QualityRule] = {
@@ -185,7 +196,7 @@ RULES: dict[str, QualityRule] = {
         "FineWeb",
         applies=lambda f: f.is_spaced,
     ),
-    "placeholder": QualityRule(lambda f: bool(MARKUP.search(f.text)), 0, 0, "C4"),
+    "placeholder": QualityRule(_placeholder, 0, 0, "C4"),
 }
 
 
