@@ -163,8 +163,11 @@ def constant_policy_never_wins_a_pair(task: Task, sizes: Sizes) -> None:
 def fuzzed_answers_get_a_score(task: Task, sizes: Sizes) -> None:
     """Mangled and long answers are scored in 0..1, at once and without an exception."""
     problem = task.generate(0, 0.5)
-    for text in (start + unit * (60_000 // len(unit)) + end for start, unit, end in LONG):
-        _score_at_once(task, problem, text)
+    right = task.solve(problem)[1]
+    # Many right answers with a wrong end: where a pattern can part them in several ways, it tries
+    # all of them.
+    for start, unit, end in (*LONG, ("", f"{right}\n", "x")):
+        _score_at_once(task, problem, start + unit * (60_000 // len(unit)) + end)
     for seed in range(sizes.fuzzed):
         rng = Random(f"fuzz/{task.name}/{seed}")
         problem = task.generate(seed // 10, rng.random())

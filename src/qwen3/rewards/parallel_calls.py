@@ -15,8 +15,9 @@ ORDERS = {
     "en": "{requests}\nMake one call for each of these and say nothing else.",
     "zh": "{requests}\n请为每件事各调用一次工具，不要写别的。",
 }
-_CALLS = re.compile(r"(?:<tool_call>\n?([^<]*?)\n?</tool_call>\s*)+")
-_CALL = re.compile(r"<tool_call>\n?([^<]*?)\n?</tool_call>")
+# No body holds "<": there is one way to match an answer, and many calls take linear time.
+_CALL = re.compile(r"<tool_call>([^<]*)</tool_call>")
+_CALLS = re.compile(rf"(?:{_CALL.pattern}\s*)+")
 
 
 def make(rng: Random, difficulty: float, split: str) -> Problem:
