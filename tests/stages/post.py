@@ -71,6 +71,7 @@ class Letters:
     """A task for models that know nothing: write the letter e, twice for full marks."""
 
     name = "letters"
+    group = "reasoning"  # of rewards.task.GROUPS
     record = {}  # what the answer of a problem holds
 
     def generate(self, seed, difficulty=0.5, split="train", mode="any"):
