@@ -67,7 +67,7 @@ def rates(folder: Path) -> None:
     def copies() -> None:
         for record in records:
             near_duplicates.exact_key(record.text)
-            hashes = near_duplicates.shingles(record.text, SETTINGS.shingle)
+            hashes = near_duplicates.word_runs(record.text, SETTINGS.shingle)
             near_duplicates.band_keys(hashes, SETTINGS)
 
     steps: dict[str, Callable[[], object]] = {

@@ -21,7 +21,7 @@ from qwen3.pipeline.text_record import TextRecord
 SIZE = 20  # characters of a run
 SHORTEST = 40  # reduced characters; a shorter item is said by chance and cannot be looked for
 COVERAGE = 0.7
-_TABLE_BITS = 22
+_SPARSENESS = 8  # slots of the table a run
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _WORD = re.compile(r"[^\W_]+")
 # 3.5, 1,000 and 1/2 are one number each, so that marks left out change nothing.
@@ -90,12 +90,12 @@ class ItemIndex:
         order = np.argsort(keys, kind="stable")
         self.keys, self.owners = keys[order], owners[order]
         # Most runs of a text are in no item: one look into this table tells it.
-        self.table = np.zeros(1 << _TABLE_BITS, bool)
+        self._bits = (_SPARSENESS * (len(self.keys) + 1)).bit_length()
+        self.table = np.zeros(1 << self._bits, bool)
         self.table[self._slots(self.keys)] = True
 
-    @staticmethod
-    def _slots(keys: np.ndarray) -> np.ndarray:
-        return (keys >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
+    def _slots(self, keys: np.ndarray) -> np.ndarray:
+        return (keys >> np.uint64(64 - self._bits)).astype(np.int64)
 
     def matches(self, text: str, coverage: float = COVERAGE) -> list[ItemMatch]:
         """The items that the text holds at least `coverage` of, the fullest first."""

@@ -58,6 +58,12 @@ def exact_key(text: str) -> bytes:
 
 def shingles(text: str, size: int) -> np.ndarray:
     """uint64 [n], sorted: hashes of the different runs of `size` words of the text."""
+    return np.unique(word_runs(text, size))
+
+
+def word_runs(text: str, size: int) -> np.ndarray:
+    """uint64 [words - size + 1]: hashes of all runs of `size` words, as they come; enough for a
+    signature, whose minima do not see what stands twice."""
     text = text.lower()
     words = (WORD if text.isascii() else UNSPACED).findall(text) or [text]
     codes = word_codes(words)
@@ -66,7 +72,7 @@ def shingles(text: str, size: int) -> np.ndarray:
     for i in range(min(size, len(codes))):
         runs = (runs ^ codes[i : i + count]) * _MIX
         runs ^= runs >> np.uint64(29)
-    return np.unique(runs)
+    return runs
 
 
 class _WordHashes(dict[str, int]):
@@ -99,7 +105,7 @@ def _multipliers(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band_keys(hashes: np.ndarray, settings: DuplicateSettings) -> np.ndarray:
-    """uint64 [bands]: the MinHash signature of shingle hashes, folded by band.
+    """uint64 [bands]: the MinHash signature of the hashes of `word_runs`, folded by band.
 
     The hash functions multiply 32 bits, which processors do eight at a time.
     """

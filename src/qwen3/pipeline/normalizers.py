@@ -18,7 +18,7 @@ from qwen3.pipeline.text_record import TextRecord
 INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad\u200e\u200f\ufffe]")
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_ENDS = re.compile("\r\n?|[\u0085\u2028\u2029\x0c]")
-BLANKS = re.compile("[\t \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+(?=\n|$)")
+BLANKS = "\t \u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 EMPTY_LINES = re.compile(r"\n{3,}")
 # What UTF-8 looks like that was read as Latin-1 or Windows-1252: only such texts go to ftfy, which
 # is five hundred times slower than all else here.
@@ -42,6 +42,13 @@ def repair_mojibake(text: str) -> str:
     return ftfy.fix_encoding(text)
 
 
+def unify_line_ends(text: str) -> str:
+    """One newline for each kind of line end and for page breaks."""
+    if text.isascii() and "\r" not in text and "\x0c" not in text:
+        return text
+    return LINE_ENDS.sub("\n", text)
+
+
 def compose(text: str) -> str:
     """Unicode normalisation form C: one code point for a letter with its accent."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
@@ -49,7 +56,7 @@ def compose(text: str) -> str:
 
 NORMALIZERS = {
     "line_ends": Normalizer(
-        lambda text: LINE_ENDS.sub("\n", text),
+        unify_line_ends,
         (("a\r\nb\rc\x0cd", "a\nb\nc\nd"), ("a\u2028b", "a\nb")),
     ),
     "mojibake": Normalizer(
@@ -64,7 +71,8 @@ NORMALIZERS = {
     ),
     "nfc": Normalizer(compose, (("e\u0301", "é"), ("\u1112\u1161\u11ab", "한"))),
     "trailing_blanks": Normalizer(
-        lambda text: BLANKS.sub("", text), (("a \t\nb\u3000", "a\nb"), ("a b", "a b"))
+        lambda text: "\n".join(line.rstrip(BLANKS) for line in text.split("\n")),
+        (("a \t\nb\u3000", "a\nb"), ("a b", "a b")),
     ),
     "empty_lines": Normalizer(
         lambda text: EMPTY_LINES.sub("\n\n", text).strip("\n"), (("\n\na\n\n\n\nb\n", "a\n\nb"),)

@@ -142,7 +142,7 @@ def fingerprint(record: TextRecord, settings: DuplicateSettings) -> Fingerprint:
     """The exact key, rank and bands of a record."""
     bands = b""
     if settings.near:
-        hashes = near_duplicates.shingles(record.text, settings.shingle)
+        hashes = near_duplicates.word_runs(record.text, settings.shingle)
         bands = near_duplicates.band_keys(hashes, settings).tobytes()
     rank = (-len(record.text), record.id)
     return Fingerprint(near_duplicates.exact_key(record.text), rank, bands)

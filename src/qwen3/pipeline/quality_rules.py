@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwen3.pipeline.languages import STOP_WORDS, UNPUNCTUATED, UNSPACED, word_length
-from qwen3.pipeline.near_duplicates import word_codes
 from qwen3.pipeline.text_record import TextRecord
 
 TERMINAL = tuple(".!?\"'”’»)…:;。！？：；」』）।॥؟۔։။៕።")
@@ -42,7 +41,9 @@ class TextFeatures:
 
     @functools.cached_property
     def codes(self) -> np.ndarray:
-        return word_codes(self.words)
+        # Equal words have equal codes; which they are differs from process to process, and no rule
+        # depends on it.
+        return np.fromiter(map(hash, self.words), np.int64, len(self.words)).view(np.uint64)
 
     @functools.cached_property
     def lower(self) -> str:
