@@ -162,8 +162,10 @@ def json_list(text: str) -> list[Any] | None:
     for start in re.finditer(r"\[\s*(?=[{\]])", text):
         try:
             value, _ = decoder.raw_decode(text, start.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # thousands of brackets: what follows is nested as deep
+            break
         if value:
             return value
         empty = []
