@@ -48,7 +48,6 @@ CONFIG = grpo.Config(
     optim=OptimConfig(peak=1e-3, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
     name="general_rl",
     policy=Grpo(old="rollout"),
-    rewards=(FamilyReward(FAMILY, ("reward_model",)),),
     sampling=Sampling(samples=8, max_tokens=32, slots=128),
     prompts=16,
     length=112,
@@ -74,9 +73,12 @@ def run(config: grpo.Config, workdir: str) -> TrainState:
     held = _once(data / "held.jsonl", lambda p: write_problems(p, problems(HELD_OUT, "heldout")))
     config = replace(config, evaluation=replace(config.evaluation, problems=held))
     start = config.init_from or taught(config, folder)
-    judge = config.reward_model or preferring(config, start, folder)
-    state = grpo.run(replace(config, init_from=start, reward_model=judge), workdir)
-    for name, path in (("reward model, pairs", Path(judge)), ("RL, rule", folder)):
+    scorer = config.reward_model or preferring(config, start, folder)
+    # The only reward: the rule is measured, and not trained on.
+    rewards = (FamilyReward(FAMILY, ("reward_model",)),)
+    config = replace(config, init_from=start, reward_model=scorer, rewards=rewards)
+    state = grpo.run(config, workdir)
+    for name, path in (("reward model, pairs", Path(scorer)), ("RL, rule", folder)):
         for record in records(path):
             bounds = f"[{record['low']:.1%}, {record['high']:.1%}]"
             print(f"{name}: step {record['step']}: {record['score']:.1%} {bounds} of {record['n']}")
@@ -90,7 +92,12 @@ def problems(count: int, split: str, start: int = 0) -> list[Problem]:
     while len(made) < count:
         problem = planted_style.planted_style.generate(seed, 0.0, split)
         seed += 1
-        if problem.answer["language"] == "en":
+        record = problem.answer
+        if record["language"] == "en":
+            # Held out are readers, names, things and colours together, not the wording.
+            problem = planted_style.problem(
+                [tuple(fact) for fact in record["facts"]], 0, record["style"]
+            )
             made.append(replace(problem, messages=problem.messages[1:]))
     return made
 

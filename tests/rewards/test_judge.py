@@ -5,11 +5,14 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import post
 import pytest
 
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.requests import Completion
 from qwen3.rewards import judge as judging
 from qwen3.rewards.judge import EQUALITY, LEVELS, LONGEST, Judge, JudgeCase, code_of, prompt, quoted
-from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_url
+from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_engine, of_url
 from qwen3.rewards.judge_check import HOSTILE, check_judge, hostile_cases
 
 FOUR = JudgeCase("What is 2 + 2?", "The sum is four, so 4.", reference="4")
@@ -200,6 +203,32 @@ def test_replies_are_asked_for_once_and_failures_again(tmp_path):
     ]
     other = ReplyStore(tmp_path / "x" / "replies.sqlite", ask, "b")
     assert other(questions("3")) == ["3!"] and asked[-1] == "3"
+
+
+# --- the own engine -------------------------------------------------------------------------------
+class Writer:
+    """A backend whose model writes a text, or fails to."""
+
+    def __init__(self, *endings):
+        self.tokenizer, self.endings = Tokenizer.load(post.tokenizer_folder()), endings
+
+    def generate(self, requests):
+        self.requests = requests
+        ids = self.tokenizer.encode("lock open<|im_end|>")
+        made = [Completion(request, list(ids)) for request in requests]
+        for completion, (finish, error) in zip(made, self.endings, strict=True):
+            completion.finish, completion.error = finish, error
+        return made
+
+
+def test_the_own_engine_is_asked_greedily_and_what_it_cannot_finish_has_no_reply():
+    backend = Writer(("stop", ""), ("length", ""), ("abort", "NaN"))
+    questions = [[{"role": "user", "content": f"lock {i}?"}] for i in range(3)]
+    [good, *others] = of_engine(backend, JudgeSettings(model="x", max_tokens=7))(questions)
+    assert good == "lock open" and others == [None, None]
+    prompt_text = backend.tokenizer.decode(backend.requests[0].prompt)
+    assert "lock 0?" in prompt_text and prompt_text.endswith("<think>\n\n</think>\n\n")
+    assert backend.requests[0].sampling.temperature == 0 and backend.requests[0].max_tokens == 7
 
 
 # --- a server -------------------------------------------------------------------------------------

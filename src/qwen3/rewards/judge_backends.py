@@ -71,8 +71,11 @@ def of_engine(backend: RolloutBackend, settings: JudgeSettings) -> Ask:
             for number, messages in enumerate(conversations)
         ]
         completions = backend.generate(requests)
+        ends = tokenizer.stop_ids
         return [
-            None if c.error or c.finish == "length" else tokenizer.decode(c.tokens)
+            None
+            if c.error or c.finish == "length"
+            else tokenizer.decode([token for token in c.tokens if token not in ends])
             for c in completions
         ]
 
