@@ -11,8 +11,10 @@ import suite_files
 
 from qwen3.eval import judged, live_code, livebench, logic_suites
 from qwen3.eval.items import Item
+from qwen3.eval.suite_records import EvalSettings, open_folder
 from qwen3.eval.suites import SUITES
 from qwen3.rewards.judge import Judge
+from qwen3.rewards.judge_backends import JudgeSettings
 
 
 def read(name, folder):
@@ -87,6 +89,25 @@ def test_mt_bench_judges_both_turns(judge, tmp_path):
     assert suite.score_dialogue(item, talk).score == 0.5
     judged.use(None)
     assert suite.score_dialogue(item, talk).score is None
+
+
+def test_a_judge_that_hostile_answers_fool_is_refused(monkeypatch, tmp_path):
+    def praises(conversations):
+        codes = [message["content"].partition("Verdict ")[2][:6] for [message] in conversations]
+        return [f"Quote {code}: a\nVerdict {code}: equal" for code in codes]
+
+    monkeypatch.setattr(judged, "of_url", lambda settings: praises)
+    settings = JudgeSettings("http://localhost/v1", "kind")
+    with pytest.raises(ValueError, match="scored"):
+        judged.opened(settings, tmp_path)
+
+
+def test_answers_that_another_judge_scored_are_not_mixed(tmp_path):
+    open_folder(tmp_path, EvalSettings("toy"))
+    assert "judge" not in json.loads((tmp_path / "settings.json").read_text())
+    open_folder(tmp_path, EvalSettings("toy"))
+    with pytest.raises(ValueError, match="other settings .*judge"):
+        open_folder(tmp_path, EvalSettings("toy", judge="strict"))
 
 
 # --- programs
