@@ -111,6 +111,10 @@ def test_what_the_package_imports_is_declared():
         "libtpu": "jax[tpu]",
         "lm_eval": "lm-eval",
     }
-    called |= {"apache_beam": "apache-beam", "tensorboardX": "tensorboardx", "array_record": "tensorflow-datasets"}
+    called |= {
+        "apache_beam": "apache-beam",
+        "tensorboardX": "tensorboardx",
+        "array_record": "tensorflow-datasets",
+    }
     outside = {name for name in names if name not in sys.stdlib_module_names and name != "qwen3"}
     assert not {name for name in outside if called.get(name, name) not in setup}

@@ -52,7 +52,8 @@ class ScoredAnswer:
     @property
     def cut(self) -> bool:
         """Whether a thinking budget ended a thought."""
-        return any(self.of_turns(self.completion.forced))
+        forced = self.of_turns(self.completion.forced)
+        return any(forced)
 
     @property
     def texts(self) -> list[str]:

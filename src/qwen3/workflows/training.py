@@ -123,7 +123,9 @@ def reward_model(
     """
     source, folder = find(model, revision=revision), Path(workdir)
     evaluation = PairEvaluation(held_out=held_out, every=evaluate_every)
-    measured = {"save_every": evaluate_every, "keep": run_settings.BEST} if held_out else {}
+    measured: dict[str, Any] = {}
+    if held_out:
+        measured = {"save_every": evaluate_every, "keep": run_settings.BEST}
     config = reward_model_stage.Config(
         source.config.replace(scalar_head=True),
         run_settings.tokenizer_folder(source),
