@@ -7,7 +7,9 @@ tokens of thinking for fixed budgets and for settings of the dial.
 Command:   python experiments/tiny_auto_budget.py --model runs/recipe/seed0/export/model
            after `qwen3 recipe` of 15 minutes
 Hardware:  two cores; about five minutes.
-Expected:  docs/log/2026-11-30-automatic-budget.md
+Expected:  right thoughts within the predicted .5 and .9 quantiles: .47 and .90; auto:0.7 answers 63%
+           in 21.9 tokens, fixed budgets of as many 28%, and no limit 65.5% in 29.6
+           (docs/log/2026-11-30-automatic-budget.md, one seed).
 """
 
 from __future__ import annotations
@@ -204,24 +206,27 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(name, f"{share[0]:.3f}", f"{share[1]:.3f} to {share[2]:.3f}")
     console.print(table)
     fixed = [row for row in result["frontier"] if not row["budget"].startswith("auto")]
-    fixed.sort(key=lambda row: row["tokens"])
-    tokens = [row["tokens"] for row in fixed]
-    table = Table("budget", "tokens", "accuracy", "fixed, as many tokens", "difference", "95%")
+    ends = [row for row in fixed if row["budget"] in ("0", "no limit")]
+    columns = ("fixed, as many tokens", "95% of the difference", "coin of none and no limit", "95%")
+    table = Table("budget", "tokens", "accuracy", *columns)
     for row in result["frontier"]:
-        scores = np.array(row["scores"])
-        cells = [row["budget"], f"{row['tokens']:.1f}", f"{scores.mean():.3f}"]
+        cells = [row["budget"], f"{row['tokens']:.1f}", f"{np.mean(row['scores']):.3f}"]
         if row["budget"].startswith("auto"):
-            # Between two fixed budgets a coin could choose: their mixture is on the line between.
-            curve = np.array([fixed_row["scores"] for fixed_row in fixed])
-            mixed = np.array([np.interp(row["tokens"], tokens, column) for column in curve.T])
-            gain = intervals.mean(scores - mixed)
-            cells += [
-                f"{mixed.mean():.3f}",
-                f"{gain.value:+.3f}",
-                f"{gain.low:+.3f} to {gain.high:+.3f}",
-            ]
+            cells += [*beside(row, fixed), *beside(row, ends)]
         table.add_row(*cells)
     console.print(table)
+
+
+def beside(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """(accuracy of two neighbours among the others, by a coin that gives as many tokens; interval
+    of what the row has more, over problems).
+    """
+    others = sorted(others, key=lambda other: other["tokens"])
+    tokens = [other["tokens"] for other in others]
+    by_problem = np.array([other["scores"] for other in others]).T
+    mixed = np.array([np.interp(row["tokens"], tokens, scores) for scores in by_problem])
+    gain = intervals.mean(np.array(row["scores"]) - mixed)
+    return f"{mixed.mean():.3f}", f"{gain.low:+.3f} to {gain.high:+.3f}"
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def head_of(lengths=LENGTHS, right=0.9, at_once=0.1, features=64, model="", scal
         "b1": np.zeros(4),
         "w2": np.zeros((4, 8)),
         "b2": np.array([log[0], *steps, *odds]),
+        "shift": np.zeros(6),
     }
     return BudgetHead(weights, scale, model)
 

@@ -25,7 +25,9 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 QUALITY = 0.9  # the dial of "auto"
 MOST_WORTH = 1e9  # thinking tokens that a right answer is worth at a dial of 1
 
-Weights: TypeAlias = Mapping[str, Any]  # mean and std [F], w1 [F, H], b1 [H], w2 [H, Q + 2], b2
+# Of F features, H hidden units, Q quantiles: mean, std [F], w1 [F, H], b1 [H], w2 [H, Q + 2],
+# b2 [Q + 2], shift [Q].
+Weights: TypeAlias = Mapping[str, Any]
 
 
 class LengthPrediction(NamedTuple):
@@ -87,6 +89,8 @@ def outputs(weights: Weights, states_NF: jax.Array) -> tuple[jax.Array, jax.Arra
     lowest_N1, steps_NQ = out_NO[:, :1], jax.nn.softplus(out_NO[:, 1:-2])
     # Softplus keeps every quantile above the one before it.
     lengths_NQ = jnp.concatenate([lowest_N1, lowest_N1 + jnp.cumsum(steps_NQ, axis=1)], axis=1)
+    # `shift` calibrates each quantile by itself, so that their order is seen to again.
+    lengths_NQ = jax.lax.cummax(lengths_NQ + weights["shift"], axis=1)
     return jax.nn.relu(lengths_NQ), out_NO[:, -2:]
 
 

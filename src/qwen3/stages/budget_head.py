@@ -4,9 +4,12 @@ Rollouts are lines of the `samples/` of RL, or of any file with `prompt` (the re
 `answer` and `score`. Right answers teach the quantiles of their thoughts' lengths, by the pinball
 loss; all answers teach the chance of a right one. A thought of n tokens counts as a random length
 between n - 1 and n: a count has no quantile of its own where one value has much of the chance
-(Machado and Santos Silva, "Quantiles for Counts", 2005). A prompt that ends with the empty thinking
-block is asked without thinking, and counts as the other way to ask the prompt before it. Thoughts
-that a budget had cut are left out, as their lengths are not the model's own.
+(Machado and Santos Silva, "Quantiles for Counts", 2005). At the end each quantile is shifted to
+what the held-out prompts bear out (conformalised quantile regression, arXiv 1905.03222).
+
+A prompt that ends with the empty thinking block is asked without thinking, and counts as the other
+way to ask the prompt before it. Thoughts that a budget had cut are left out, as their lengths are
+not the model's own.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class BudgetHeadConfig:
     steps: int = 1000  # optimizer steps, each on all rollouts
     rate: float = 3e-3  # peak learning rate of AdamW
     weight_decay: float = 0.1  # of matrices and biases alike
-    held_out: float = 0.15  # share of the prompts that choose the step and measure the calibration
+    held_out: float = 0.15  # share of the prompts that choose the step and calibrate the quantiles
     right: float = 1.0  # least score of a right answer
     rows: int = 32  # prompts in one forward pass
     seed: int = 0
@@ -104,7 +107,7 @@ class Examples(NamedTuple):
 def train(
     model: LanguageModel, outcomes: Sequence[PromptOutcomes], config: BudgetHeadConfig
 ) -> tuple[BudgetHead, dict[str, Any]]:
-    """A head for the model, and how well it is calibrated on the prompts that were held out.
+    """A head for the model, and its measures on the held-out prompts, which calibrated it too.
 
     The second is {"prompts", "thoughts", "loss", "constant_loss" (of the same quantiles for every
     prompt), "cover": {quantile: share of held-out right thoughts at or below the prediction}}.
@@ -124,7 +127,7 @@ def train(
     )
     if not len(held_out.lengths_S) or not len(taught.lengths_S):
         raise ValueError(f"{len(outcomes)} prompts are too few to hold some of them out")
-    weights = _fit(taught, held_out, config)
+    weights = _calibrated(_fit(taught, held_out, config), held_out)
     scale = float(np.expm1(np.median(taught.lengths_S)))
     head = BudgetHead(jax.tree.map(np.asarray, weights), scale, fingerprint(model.params))
     return head, _measures(head, taught, held_out)
@@ -165,7 +168,7 @@ def _fit(taught: Examples, held_out: Examples, config: BudgetHeadConfig) -> Any:
     weights = _start(taught, config)
     rates = optax.cosine_decay_schedule(config.rate, config.steps)
     # What the states are centred and scaled by is measured, not trained.
-    measured = {name: name in ("mean", "std") for name in weights}
+    measured = {name: name in ("mean", "std", "shift") for name in weights}
     adamw = optax.adamw(rates, weight_decay=config.weight_decay)
     tx = optax.chain(adamw, optax.masked(optax.set_to_zero(), measured))
 
@@ -187,6 +190,17 @@ def _fit(taught: Examples, held_out: Examples, config: BudgetHeadConfig) -> Any:
     return best
 
 
+def _calibrated(weights: dict[str, jax.Array], held_out: Examples) -> dict[str, jax.Array]:
+    """The weights with every quantile shifted, in log(1 + tokens), by that quantile of what the
+    held-out thoughts are longer than predicted: without it the predicted ones lie too close, as the
+    network knows the prompts that it was trained on better than others.
+    """
+    lengths_NQ, _ = thinking_head.outputs(weights, held_out.states_NF)
+    longer_SQ = np.asarray(held_out.lengths_S[:, None] - lengths_NQ[held_out.owner_S])
+    shifts = [np.quantile(longer_SQ[:, k], q) for k, q in enumerate(thinking_head.QUANTILES)]
+    return weights | {"shift": jnp.array(shifts, jnp.float32)}
+
+
 EVERY = 20  # steps between two looks at the held-out prompts
 
 
@@ -203,6 +217,7 @@ def _start(taught: Examples, config: BudgetHeadConfig) -> dict[str, jax.Array]:
         "b1": jnp.zeros(config.width),
         "w2": 0.01 * jax.random.normal(second, (config.width, outputs)),
         "b2": jnp.concatenate([values_Q[:1], steps, jnp.zeros(2)]),
+        "shift": jnp.zeros(len(steps) + 1),
     }
 
 
