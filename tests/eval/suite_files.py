@@ -346,6 +346,12 @@ def csv_text(row: dict) -> str:
 
 SCRIPTS = {  # prompt, tests, right and wrong continuation
     "js": ("function twice(x) {\n", "require('assert')(twice(2) === 4)", "return 2 * x\n}", "}"),
+    "php": (
+        "<?php\nfunction twice($x) {\n",
+        "if (twice(2) !== 4) { exit(1); }",
+        "return 2 * $x;\n}",
+        "}",
+    ),
     "sh": (
         "#!/bin/bash\ntwice() {\n",
         "}\nset -e\n[[ $(twice 2) = 4 ]]",

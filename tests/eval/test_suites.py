@@ -1,17 +1,23 @@
 """Every row of the table of suites: read, asked and scored on a small file of its shape."""
 
+import shutil
+
 import pytest
 import suite_files
 
-from qwen3.eval import suites
+from qwen3.eval import multipl_e, suites
 from qwen3.eval.items import Item
 from qwen3.eval.suite_answers import right_option
 from qwen3.eval.suites import SUITES
 
 UNCALLED = ("bfcl_irrelevance", "bfcl_live_irrelevance")  # no call is right
 EXTRACTIVE = ("xquad", "cmrc2018")  # the answer stands in the text
-COMPILED = [f"multipl_e_{name}_base" for name in ("cpp", "cs", "java", "php", "ts")]
-UNJUDGED = ["arena_hard", "writing_bench", *COMPILED]  # no judge, no interpreter: no verdict
+LACKING = [
+    f"multipl_e_{name}_base"
+    for name, language in multipl_e.LANGUAGES.items()
+    if not (language.command and shutil.which(language.command))
+]
+UNJUDGED = ["arena_hard", "writing_bench", *LACKING]  # no judge, no interpreter: no verdict
 DIALOGUES = [name for name, suite in SUITES.items() if suite.follow is not None]
 FILES = [name for name, suite in SUITES.items() if suite.generate is None and name not in DIALOGUES]
 GENERATED = [n for n, suite in SUITES.items() if suite.generate is not None and not suite.needs]
