@@ -45,7 +45,7 @@ CONFIG = grpo.Config(
     tokenizer="",  # made of the world's words in the workdir
     tasks=(Share("file"),),
     steps=24,
-    optim=OptimConfig(peak=1e-3, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
+    optim=OptimConfig(peak=5e-4, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
     name="general_rl",
     policy=Grpo(old="rollout"),
     sampling=Sampling(samples=8, max_tokens=32, slots=128),
@@ -55,7 +55,7 @@ CONFIG = grpo.Config(
     save_every=24,
     execution={"scan": False},
     log=Log(every=5),
-    evaluation=ProblemEvaluation(every=12),
+    evaluation=ProblemEvaluation(every=12, temperature=1.0),
 )
 FROM_NOTHING = OptimConfig("muon", peak=5e-3, final=0.05, warmup=20, weight_decay=0.05)
 PREFERENCE = OptimConfig(peak=1e-3, final=0.1, warmup=10, weight_decay=0.0)
@@ -103,22 +103,22 @@ def problems(count: int, split: str, start: int = 0) -> list[Problem]:
 
 
 def taught(config: grpo.Config, folder: Path) -> str:
-    """A new model fine-tuned on the right fact in a style that the reader need not like."""
+    """A new model fine-tuned on the right fact, half of the time in a style of its own choice."""
     rng = Random(f"styles/{config.seed}")
     samples = [
-        {"messages": [*problem.messages, _reply(problem, rng.choice(STYLES))]}
+        {"messages": [*problem.messages, _reply(problem, _style(problem, rng))]}
         for problem in problems(ANSWERS, "train", 100_000)
     ]
     stage = sft.Config(
         model=config.model,
         tokenizer=config.tokenizer,
         data=(_once(folder / "data" / "form.jsonl", lambda p: write_conversations(p, samples)),),
-        steps=300,
+        steps=200,
         optim=FROM_NOTHING,
         batch=8,
         length=config.length,
         seed=config.seed,
-        save_every=300,
+        save_every=200,
         execution=config.execution,
         log=config.log,
     )
@@ -132,6 +132,8 @@ def preferring(config: grpo.Config, start: str, folder: Path) -> str:
     rows = []
     for problem in problems(PAIRS, "train", 200_000):
         chosen, rejected = planted_style.preference(problem, rng)
+        if rng.random() < 0.5:  # wrong facts too, or the reward model would not mind them
+            rejected = planted_style.guess(problem, rng)
         rows.append({"prompt": problem.messages, "chosen": chosen, "rejected": rejected})
     stage = reward_model.Config(
         model=config.model.replace(scalar_head=True),
@@ -153,6 +155,11 @@ def preferring(config: grpo.Config, start: str, folder: Path) -> str:
 
 
 STYLES = list(planted_style.STYLES["en"])
+
+
+def _style(problem: Problem, rng: Random) -> str:
+    """The reader's style for every second answer: of the others one in three has it by chance."""
+    return problem.answer["style"] if rng.random() < 0.25 else rng.choice(STYLES)
 
 
 def _reply(problem: Problem, style: str) -> dict[str, Any]:

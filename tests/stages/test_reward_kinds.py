@@ -167,7 +167,7 @@ def test_decoupling_is_refused_with_a_scale_it_does_already():
 
 
 # --- the scorers ----------------------------------------------------------------------------------
-def test_a_reward_model_reads_answers_without_thoughts_and_no_malformed_ones():
+def test_a_reward_model_reads_answers_without_thoughts_and_none_malformed_or_cut():
     asked = []
 
     def scores(conversations, tools):
@@ -176,7 +176,10 @@ def test_a_reward_model_reads_answers_without_thoughts_and_no_malformed_ones():
 
     texts = ["<think>\nhm\n</think>\n\nred", "<think>red", "", "blue"]
     answers = [rollout(0, None, text=text).answer for text in texts]
-    assert by_reward_model(SimpleNamespace(scores=scores))(answers) == [0.5, 0.0, 0.0, None]
+    cut = rollout(0, None, text="green").answer
+    cut.completion.finish = "length"
+    answers.append(cut)
+    assert by_reward_model(SimpleNamespace(scores=scores))(answers) == [0.5, 0.0, 0.0, None, 0.0]
     assert [messages[-1]["content"] for messages in asked] == ["red", "blue"]
 
 

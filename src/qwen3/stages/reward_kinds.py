@@ -106,14 +106,15 @@ class RewardKinds:
 
 
 def by_reward_model(model: RewardModel) -> KindScorer:
-    """Scores 0..1, sigmoid(r), of well-formed answers; others score 0, unseen by the model.
+    """Scores 0..1, sigmoid(r), of well-formed answers that no limit cut; others score 0, unseen.
 
     The sigmoid keeps one very high score from being worth any number of good ones, which is where
     a policy would look for the model's errors. The model reads the answer without its thought.
     """
 
     def score(answers: Sequence[ScoredAnswer]) -> list[Score]:
-        formed = [i for i, answer in enumerate(answers) if answer.formed]
+        # A reward model has seen finished answers only, and thinks much of some that never end.
+        formed = [i for i, answer in enumerate(answers) if answer.formed and not answer.truncated]
         values = model.scores(
             [_conversation(answers[i]) for i in formed],
             [answers[i].problem.tools for i in formed],
