@@ -21,11 +21,13 @@ import xxhash
 Rank: TypeAlias = tuple[int, str]  # (minus the length, id): the smallest of a group survives
 Pair: TypeAlias = tuple[Rank, Rank]  # the smaller rank first
 
+# What is no letter, digit or underscore in ASCII becomes a blank: twice as fast as a pattern.
+BLANKED = "".join(c if c.isalnum() or c == "_" else " " for c in map(chr, range(128)))
 WORD = re.compile(r"\w+")
 # Scripts without blanks between words give single characters: Thai, Lao, Burmese, Khmer, Tibetan,
 # kana, Han.
 UNSPACED = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\\w+"
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 )
 MOST_WORDS = 1 << 18  # hashes of words held in memory
 FULL_BUCKET = 32  # texts of a bucket that each other one is compared with
@@ -65,7 +67,7 @@ def word_runs(text: str, size: int) -> np.ndarray:
     """uint64 [words - size + 1]: hashes of all runs of `size` words, as they come; enough for a
     signature, whose minima do not see what stands twice."""
     text = text.lower()
-    words = (WORD if text.isascii() else UNSPACED).findall(text) or [text]
+    words = words_of(text) or [text]
     codes = word_codes(words)
     count = max(len(codes) - size + 1, 1)
     runs = np.zeros(count, np.uint64)
@@ -73,6 +75,19 @@ def word_runs(text: str, size: int) -> np.ndarray:
         runs = (runs ^ codes[i : i + count]) * _MIX
         runs ^= runs >> np.uint64(29)
     return runs
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text; each character of those in a script without blanks."""
+    if text.isascii():
+        return text.translate(BLANKED).split()
+    words: list[str] = []
+    for word in WORD.findall(text):
+        if word[0] >= "\u0e00" and UNSPACED.match(word):
+            words.extend(word)
+        else:
+            words.append(word)
+    return words
 
 
 class _WordHashes(dict[str, int]):

@@ -57,9 +57,6 @@ class TextFeatures:
         """Share of the lines for which `holds`."""
         return sum(map(holds, self.lines)) / max(len(self.lines), 1)
 
-    def word_share(self, holds: Callable[[str], bool]) -> float:
-        return sum(map(holds, self.words)) / max(len(self.words), 1)
-
     def repeated_lines(self, *, by_characters: bool) -> float:
         """Share of the lines, or of their characters, that occurred before in the text."""
         counts = Counter(line.strip() for line in self.lines)
@@ -118,13 +115,16 @@ class QualityRule:
     applies: Callable[[TextFeatures], bool] = lambda features: True
 
 
-def _alphabetic(word: str) -> bool:
-    return word[0].isalpha() or any(map(str.isalpha, word))
+def _alphabetic_words(features: TextFeatures) -> float:
+    """Share of the words with a letter; most begin with one."""
+    others = [word for word in features.words if not word[0].isalpha()]
+    without = sum(not any(map(str.isalpha, word)) for word in others)
+    return 1 - without / max(len(features.words), 1)
 
 
 def _stop_words(features: TextFeatures) -> float:
     known = STOP_WORDS[features.language]
-    return len(known.intersection(features.lower.split()))
+    return len(known.intersection(map(str.lower, set(features.words))))
 
 
 def _placeholder(features: TextFeatures) -> bool:
@@ -152,9 +152,7 @@ RULES: dict[str, QualityRule] = {
         0.1,
         "Gopher",
     ),
-    "alphabetic_words": QualityRule(
-        lambda f: f.word_share(_alphabetic), 0.8, 1, "Gopher", unspaced=(0.6, 1)
-    ),
+    "alphabetic_words": QualityRule(_alphabetic_words, 0.8, 1, "Gopher", unspaced=(0.6, 1)),
     "bullet_lines": QualityRule(
         lambda f: f.line_share(lambda line: line.lstrip().startswith(BULLETS)), 0, 0.9, "Gopher"
     ),

@@ -31,14 +31,14 @@ class StepKind:
 
 
 STEPS = {
-    "normalize": StepKind(normalizers.build, "one form of Unicode, blanks and line ends", 40),
-    "language": StepKind(language_identifier.build, "label the language, drop unwanted ones", 5),
-    "quality": StepKind(quality_rules.build, "drop what is not running text", 8),
-    "personal_data": StepKind(personal_data.build, "replace addresses and numbers of people", 20),
+    "normalize": StepKind(normalizers.build, "one form of Unicode, blanks and line ends", 30),
+    "language": StepKind(language_identifier.build, "label the language, drop unwanted ones", 9),
+    "quality": StepKind(quality_rules.build, "drop what is not running text", 7),
+    "personal_data": StepKind(personal_data.build, "replace addresses and numbers of people", 6),
     "safety": StepKind(unsafe_text.build, "drop texts by word lists and sites", 10),
-    "decontaminate": StepKind(decontamination.build, "drop texts that hold evaluation items", 10),
+    "decontaminate": StepKind(decontamination.build, "drop texts that hold evaluation items", 5),
     "duplicates": StepKind(
-        near_duplicates.DuplicateSettings, "drop exact and near copies, each verified", 10
+        near_duplicates.DuplicateSettings, "drop exact and near copies, each verified", 9
     ),
 }
 # Options that name a file, whose content belongs to the identity of a run.
