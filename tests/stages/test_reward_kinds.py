@@ -283,8 +283,10 @@ def test_metrics_tell_families_and_the_reports_groups_apart():
 
 # --- a run ----------------------------------------------------------------------------------------
 def test_a_run_learns_from_a_reward_model_alone_and_writes_what_it_said(monkeypatch, tmp_path):
-    """The reward model is a table: it likes the letter e, which the rule does not look at."""
+    """The reward model is a table: it likes the letter e, as the rule does."""
     post.one_device(monkeypatch, grpo)
+    # A model that knows nothing hardly ever ends an answer, and a cut one would score 0.
+    monkeypatch.setattr(ScoredAnswer, "truncated", property(lambda answer: False))
     monkeypatch.setitem(rewards.TASKS, "letters", post.letters)
 
     def load(name, *place, **execution):
