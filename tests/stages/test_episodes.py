@@ -74,27 +74,29 @@ def assert_same(one, other):
     np.testing.assert_allclose(one.completion.log_probs, other.completion.log_probs, atol=1e-5)
 
 
-def test_an_episode_is_the_same_alone_in_a_batch_and_after_preemption(engine, tokenizer):
-    together = play(engine(), tokenizer, starts(tokenizer))
+def test_an_episode_is_the_same_alone_in_a_batch_and_again(engine, tokenizer):
+    together = play(engine(), tokenizer, starts(tokenizer, 3, 1))
+    alone = play(engine(), tokenizer, starts(tokenizer, 3, 1)[1:2])
+    assert_same(together[1], alone[0])
+    assert len({tuple(answer.written) for answer in together}) == 3
+    assert all(len(answer.written) == WRITTEN for answer in together)
+    again = play(engine(), tokenizer, starts(tokenizer, 3, 1))
+    for one, other in zip(together, again, strict=True):
+        assert same_sequences(one.completion, other.completion)
+
+
+@pytest.mark.slow
+def test_an_episode_is_the_same_after_preemption(engine, tokenizer):
     longest = max(len(request.prompt) for _, request in starts(tokenizer))
     # Room for four first turns until the second one of their tokens, then for one.
     tight = engine(cache_tokens=128, buckets=(longest + 2, 128))
     preempted = play(tight, tokenizer, starts(tokenizer))
     assert tight.stats["preemptions"] > 0
-    alone = [play(engine(), tokenizer, [start])[0] for start in starts(tokenizer)[3:6]]
-    pairs = [*zip(together[3:6], alone, strict=True), *zip(together, preempted, strict=True)]
-    for one, other in pairs:
+    for one, other in zip(play(engine(), tokenizer, starts(tokenizer)), preempted, strict=True):
         assert_same(one, other)
-    assert len({tuple(answer.written) for answer in together}) == len(together)
-    assert all(len(answer.written) == WRITTEN for answer in together)
-    again = play(engine(), tokenizer, starts(tokenizer))
-    assert all(
-        same_sequences(one.completion, other.completion)
-        for one, other in zip(together, again, strict=True)
-    )
 
 
-@pytest.mark.parametrize("config", [Grpo(), preset("gspo")])
+@pytest.mark.parametrize("config", [Grpo(), pytest.param(preset("gspo"), marks=pytest.mark.slow)])
 def test_the_gradient_of_the_logits_is_exactly_0_where_the_environment_speaks(
     engine, tokenizer, config
 ):
