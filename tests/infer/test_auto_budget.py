@@ -13,6 +13,7 @@ from rich.console import Console
 from tiny import LENGTH
 
 import qwen3
+from qwen3 import cli
 from qwen3.config import MeshConfig
 from qwen3.eval import eval_cli
 from qwen3.eval.suite_records import EvalSettings, arms
@@ -278,6 +279,20 @@ def test_a_trained_head_tells_long_thoughts_from_short_ones(model, tmp_path):
     assert set(measures["cover"]) == set(thinking_head.QUANTILES)
     with pytest.raises(ValueError, match="2 right thoughts in rollouts of 1 prompts"):
         train(model, [dataclasses.replace(outcomes[0], lengths=[3, 4])], config)
+
+
+def test_the_command_writes_a_head_that_chat_then_uses(model, tmp_path, capsys):
+    model.save(tmp_path / "model")
+    (tmp_path / "samples").mkdir()
+    rollouts(model.tokenizer, tmp_path / "samples")
+    arguments = ["budget", str(tmp_path / "model"), str(tmp_path / "samples")]
+    assert cli.main([*arguments, "--steps", "20", "--width", "8", "--held-out", "0.4"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("budget_head.npz")
+    answer = qwen3.load(tmp_path / "model").chat(HAT, thinking_budget="auto:1", max_tokens=9)
+    assert answer.completion.request.budget is None or answer.completion.request.budget > 0
+    (tmp_path / "empty").mkdir()
+    assert cli.main([*arguments[:2], str(tmp_path / "empty")]) == 2
+    assert "0 right thoughts" in capsys.readouterr().err
 
 
 def test_a_prompts_state_is_that_of_its_last_token_alone(model):
