@@ -114,7 +114,8 @@ def test_an_export_has_every_key_that_readers_of_either_age_want():
     ("change", "message"),
     [
         ({"model_type": "llama"}, "'llama'.*qwen3_moe"),
-        ({"architectures": ["Qwen3ForSequenceClassification"]}, "SequenceClass.*Qwen3ForCausalLM"),
+        ({"architectures": ["Qwen3ForTokenClassification"]}, "TokenClass.*Qwen3ForCausalLM"),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "id2label = None.*one label"),
         ({"use_sliding_window": True}, "use_sliding_window = True .*only False"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ({"attention_bias": True}, "attention_bias = True"),

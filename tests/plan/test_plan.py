@@ -89,7 +89,7 @@ def test_weights_are_gathered_and_gradients_scattered(train):
 @pytest.mark.parametrize(
     "transport, kind",
     [
-        ("all_to_all", "all-to-all"),
+        pytest.param("all_to_all", "all-to-all", marks=pytest.mark.slow),
         ("ragged_all_to_all", "ragged-all-to-all"),
         pytest.param("ring", "all-gather", marks=pytest.mark.slow),
     ],

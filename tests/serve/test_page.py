@@ -1,6 +1,7 @@
 """The page in a real browser: headless chromium, driven by playwright; skipped without them."""
 
 import shutil
+import time
 
 import pytest
 
@@ -85,8 +86,11 @@ def test_calls_are_shown_and_their_results_sent(page, say):
     assert roles == ["user", "assistant", "tool"]
 
 
-def test_stop_regenerate_and_the_keyboard(page, say, server):
-    say([100] * 450)  # long
+def test_stop_regenerate_and_the_keyboard(page, say, server, monkeypatch):
+    engine = server.app.engine_thread.engine
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.2), step()))
+    say([100] * 450)  # long: eleven seconds
     page.fill("#input", "the cat?")
     page.press("#input", "Enter")
     page.wait_for_selector(".assistant > .text")

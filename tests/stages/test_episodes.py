@@ -174,6 +174,7 @@ def test_samples_and_held_out_episodes_can_be_read_without_the_program(whole):
     assert {row["tokens"] for row in measured} == {WRITTEN}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_a_phase_goes_on_bitwise(whole, tmp_path):
     chosen, work, last = whole
     with post.stopping_at(3), pytest.raises(Stopped):

@@ -108,6 +108,7 @@ def test_routing_comes_back_from_a_checkpoint():
     assert rollouts.restore(again).completion.experts is None
 
 
+@pytest.mark.slow
 def test_a_run_replays_and_goes_on_bitwise_with_what_it_carries(tmp_path):
     chosen = post.grpo_config(
         model=MODEL,

@@ -84,6 +84,7 @@ def test_before_the_first_step_there_is_nothing_to_save(config, tmp_path):
     assert steps_in(tmp_path / "run" / "checkpoints") == []
 
 
+@pytest.mark.slow
 def test_held_out_sets_are_left_after_a_batch_and_measured_by_the_next_start(tmp_path, monkeypatch):
     settings = toy_pretraining.config(tmp_path / "corpora")
     stages = [dataclasses.replace(stage, steps=2) for stage in settings.stages[:2]]

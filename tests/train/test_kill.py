@@ -78,6 +78,7 @@ def two_processes(work):
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_at_one_step_and_one_process_goes_on(tmp_path):
     work = tmp_path / "run"
     for reach in (3, 12):  # the second start restores on two processes

@@ -78,6 +78,7 @@ def test_a_notebook_installs_imports_explains_and_defines_nothing(path):
     assert f"]({path.name})" in (FOLDER / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_fine_tuning(checkpoint, one_device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changes = dict(MODEL=str(checkpoint), EXAMPLES=12, HELD_OUT=2, BATCH=1, LENGTH=192)

@@ -15,7 +15,7 @@ from qwen3 import cli
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "own_model_and_data.md"
-REWARD, TEN_LINES, THREE_LINES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+REWARD, TEN_LINES, THREE_LINES, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 HUB = "Qwen/Qwen3-0.6B"
 
 

@@ -92,8 +92,6 @@ class Engine:
         self.config, self.tokenizer = config, tokenizer
         self.max_length, self.block, self.seed = max_length, block, seed
         self.version, self.record_experts, self.refill = version, record_experts, refill
-        if config.scalar_head:
-            raise ValueError(f"{config.name} is a reward model: it scores answers and writes none")
         self.mesh = meshes.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         if execution is None:
             execution = Execution.for_mesh(self.mesh, scan=False)
@@ -101,6 +99,8 @@ class Engine:
             outputs_first=meshes.platform(self.mesh) == "cpu" and not execution.scan
         )
         self.cache_lengths = self._cache_lengths(slots, cache_tokens, buckets)
+        if config.scalar_head:
+            raise ValueError(f"{config.name} is a reward model: it scores answers and writes none")
         self.slots = self.cache_lengths.slots
         self.compiled = compiled.build(config, self.execution, self.mesh, block, record_experts)
         self.params = self.compiled.place(params)
