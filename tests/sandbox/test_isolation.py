@@ -1,6 +1,5 @@
 """What a candidate must not reach beyond the escape list: shared memory, keys, other sockets."""
 
-import gc
 import json
 import os
 import socket
@@ -181,13 +180,14 @@ def test_a_control_group_holds_the_memory_of_a_whole_job(box):
 # --- answers are read in linear time
 
 
-@pytest.fixture
-def young_heap():
-    """The collector leaves alone what tests before have left, millions of objects."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+def seconds_to_read(line):
+    """Processor time of the reading thread, the best of three: the rest of a worker has its own."""
+    seconds = []
+    for _ in range(3):
+        start = time.thread_time()
+        calls = runner.read_calls(line, 1)
+        seconds.append(time.thread_time() - start)
+    return min(seconds), calls
 
 
 _SAME_HASH = [{"int": hex(i * (2**61 - 1))} for i in range(1, 30_000)]
@@ -201,11 +201,9 @@ COLLIDING = {
 
 
 @pytest.mark.parametrize("data", COLLIDING.values(), ids=COLLIDING)
-def test_sets_of_colliding_hashes_cost_the_trainer_no_time(data, young_heap):
-    line = json.dumps({"i": 0, "value": data})
-    start = time.process_time()
-    assert runner.read_calls(line, 1) == ()
-    assert time.process_time() - start < 1.0
+def test_sets_of_colliding_hashes_cost_the_trainer_no_time(data):
+    seconds, calls = seconds_to_read(json.dumps({"i": 0, "value": data}))
+    assert calls == () and seconds < 1.0
 
 
 def test_ordinary_large_sets_are_read():
@@ -215,16 +213,14 @@ def test_ordinary_large_sets_are_read():
     assert driver.decode(driver.encode(table)) == table
 
 
-def test_an_answer_of_a_megabyte_costs_less_than_a_second(young_heap):
+def test_an_answer_of_a_megabyte_costs_less_than_a_second():
     line = '{"i": 0, "value": {"list": [' + ", ".join(['{"set": []}'] * 80_000) + "]}}"
     for text in (
         line,
         '{"i": 0, "value": ' + "9" * 1_000_000 + "}",
         '{"i": 0, "value": ' + "[" * 500_000,
     ):
-        start = time.process_time()
-        runner.read_calls(text, 1)
-        assert time.process_time() - start < 1.0
+        assert seconds_to_read(text)[0] < 1.0
 
 
 # --- the cache
