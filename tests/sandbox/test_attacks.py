@@ -126,9 +126,9 @@ def test_no_program_holds_more_than_its_memory(box, name):
 @pytest.mark.parametrize("name", texts())
 def test_whatever_a_program_writes_is_read_within_a_second(name):
     output = texts()[name]
-    start = time.process_time()
+    start = time.thread_time()
     runner.read_calls(output, 20)
-    assert time.process_time() - start < 1.0
+    assert time.thread_time() - start < 1.0
 
 
 def run_as(level, *command):
