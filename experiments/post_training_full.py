@@ -147,7 +147,8 @@ CONFIGS = {
         ON_POLICY,
     )
 }
-TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS}  # for `qwen3 plan`
+# For `qwen3 plan`, which has no step of a reward model yet.
+TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS if name != "reward_model"}
 TEACHERS = {"on_policy": "32b"}  # sizes of the teachers, for `qwen3 plan`
 CONFIG = REASONING
 RUNS = {
