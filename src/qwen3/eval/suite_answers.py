@@ -6,10 +6,10 @@ nor restarts change it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.items import Item, Verdict
@@ -17,13 +17,12 @@ from qwen3.eval.likelihood import encode_pair, log_likelihoods
 from qwen3.eval.suite import Messages
 from qwen3.eval.suite_records import PRESET_OF, EvalSettings, Record, SuiteRun
 from qwen3.infer import chat_session
+from qwen3.infer.auto_budget import ChooseBudget
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.chat_session import ChatAnswer
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import PRESETS, Completion, Request
 from qwen3.rewards import NoVerdict, Problem
-
-ChooseBudget: TypeAlias = Callable[[Sequence[int], float], int]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def of_engine(backend: RolloutBackend, settings: JudgeSettings) -> Ask:
     def ask(conversations: Sequence[Messages]) -> list[str | None]:
         requests = [
             Request(
-                chat_prompt_ids(tokenizer, messages, enable_thinking=settings.thinking or False),
+                chat_prompt_ids(tokenizer, messages, enable_thinking=settings.thinking),
                 sampling=PRESETS["greedy"],
                 max_tokens=settings.max_tokens,
                 prompt_id=number,

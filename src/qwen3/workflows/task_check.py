@@ -10,6 +10,7 @@ reported and not waited for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import math
 import multiprocessing
@@ -118,13 +119,11 @@ def check(checked: Checked, name: str) -> Iterator[CheckResult]:
     process.start()
     send.close()
     waiting = list(CHECKS)
-    try:
+    with contextlib.suppress(EOFError):  # of a process that is gone
         receive.recv()  # it has started, which takes as long as it takes
         while waiting and receive.poll(ASLEEP * checked.limit_s):
             yield receive.recv()
             waiting.pop(0)
-    except EOFError:
-        pass  # the process is gone
     process.kill()
     process.join()
     if waiting:
