@@ -11,15 +11,20 @@ import sys
 
 import jax
 import post
+import pytest
+import talk_world
 import toy_pretraining
 from together import compile_together
 
 from qwen3.run import main
 from qwen3 import rewards
 from qwen3.config import MeshConfig
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments import WORLDS
 from qwen3.losses.distill import Distill
 from qwen3.stages import distill, grpo, pretrain, sft, teacher_logits
 from qwen3.stages.problem_evaluation import ProblemEvaluation
+from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 
 MESH = MeshConfig(data=2, fsdp=-1)
@@ -62,6 +67,15 @@ def reinforcement(folder, data):
     )
 
 
+def episodes(folder, data):
+    tokenizer = Tokenizer.load(post.tokenizer_folder())
+    talk_world.let_it_speak(pytest.MonkeyPatch(), WORLDS, tokenizer, post.model().vocab)
+    sampling = dataclasses.replace(SAMPLING, max_tokens=24)
+    return post.grpo_config(
+        tasks=(Share("talk"),), steps=STEPS, prompts=4, sampling=sampling, length=127, mesh=MESH
+    )
+
+
 def logits(folder, data):
     return teacher_logits.Config(
         teacher=f"{folder}/teacher", data=(data,), length=128, top=8, batch=ROWS, mesh=MESH
@@ -85,6 +99,7 @@ STAGES = {
     "experts": (pretrain.run, experts),
     "sft": (sft.run, fine_tuning),
     "grpo": (grpo.run, reinforcement),
+    "episodes": (grpo.run, episodes),
     "logits": (teacher_logits.run, logits),
     "off_policy": (sft.run, off_policy),
     "on_policy": (distill.run, on_policy),

@@ -30,6 +30,7 @@ from qwen3.train.checkpoint_folder import steps_in
 pytestmark = pytest.mark.slow
 
 PROGRAM = ROOT / "tests" / "hosts" / "kill_run.py"
+FLAGS = "--xla_force_host_platform_device_count=2"  # of both runs: they are to be bitwise equal
 WORK = "runs/toy/work"
 SECONDS = 3600  # for one moment to come, on a machine that others load
 
@@ -43,7 +44,7 @@ class Killed:
             **server.environment,
             "PYTHONPATH": f"{ROOT / 'src'}:{os.environ['PYTHONPATH']}",
             "POST_TOKENIZER": post.tokenizer_folder(),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": FLAGS,
             "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
             "PAUSE": "0.05",
         }
@@ -163,7 +164,7 @@ def test_hosts_killed_at_random_moments_end_where_the_undisturbed_run_ends(
 ):
     toy_pretraining.prepare(tmp_path / "corpora")
     words = [stage, str(tmp_path / "corpora"), "--workdir", str(tmp_path / "straight")]
-    environment = {"POST_TOKENIZER": post.tokenizer_folder()}
+    environment = {"POST_TOKENIZER": post.tokenizer_folder(), "XLA_FLAGS": FLAGS}
     straight = Hosts(tmp_path / "alone", PROGRAM, *words, environment=environment)
     assert straight.codes() == [0, 0], straight.text(0)
 
