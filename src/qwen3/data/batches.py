@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.corpora import Corpus
-from qwen3.data.mixture import PERIOD, Schedule, Stage
+from qwen3.data.block_stream import BlockStream
+from qwen3.data.corpora import Corpus, DocumentTable
+from qwen3.data.mixture import PERIOD, MixturePart, Schedule, Stage
 from qwen3.data.rows import FIELDS
-from qwen3.data.stream import RowStream
+from qwen3.data.sharded_corpus import ShardedCorpus
+from qwen3.data.stream import RowStream, Spans
+
+AnyCorpus = Corpus | ShardedCorpus
 
 ORDER = 1  # raise this when a change here, in mixture, stream or packing gives other batches
 
@@ -37,7 +41,7 @@ class Batches:
     Raises ValueError for a stage that these corpora cannot serve.
     """
 
-    def __init__(self, stage: Stage, corpora: Mapping[str, Corpus], seed: int, *, vocab: int):
+    def __init__(self, stage: Stage, corpora: Mapping[str, AnyCorpus], seed: int, *, vocab: int):
         parts = {name: part for name, part in stage.parts().items() if part.weight > 0}
         for name, part in parts.items():
             if part.corpus not in corpora:
@@ -50,7 +54,7 @@ class Batches:
         self._end = _one_tokenizer(stage, self._corpora, vocab)
         self._schedule = Schedule([part.weight for part in parts.values()])
         self._streams = [
-            RowStream(corpus, part, stage, [seed, stage.name, name])
+            _stream(corpus, part, stage, [seed, stage.name, name])
             for (name, part), corpus in zip(parts.items(), self._corpora, strict=True)
         ]
         self._count = np.arange(stage.length, dtype=np.int32)
@@ -85,17 +89,15 @@ class Batches:
         batch["tokens"][:] = batch["targets"][:] = self._end
         for place, row in enumerate(rows):
             part, number = self._schedule[step * self.stage.batch + row]
-            spans = self._streams[part].spans(number)
-            self._fill(
-                {name: array[place] for name, array in batch.items()}, self._corpora[part], spans
-            )
+            table, spans = self._streams[part].row(number)
+            self._fill({name: array[place] for name, array in batch.items()}, table, spans)
         return batch
 
     def _fill(
         self,
         row: dict[str, np.ndarray],
-        corpus: Corpus,
-        spans: tuple[np.ndarray, np.ndarray, np.ndarray],
+        corpus: DocumentTable,
+        spans: Spans,
     ) -> None:
         """Write the spans (documents, starts, lengths) into the [length] arrays of a row."""
         at, across = 0, self.stage.across_documents
@@ -120,8 +122,9 @@ class Batches:
     def report(self, step: int) -> dict[str, Any]:
         """Counts of what the first `step` steps read.
 
-        Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, so cut) and
-        `epoch_rows` (rows of its first epoch); `wasted` is the share of slots that are padding.
+        Per part `epochs`, `rows`, `tokens`, `split` (documents longer than a row, so cut; None of
+        sharded corpora, whose tokens count padding too) and `epoch_rows` (rows of its first epoch);
+        `wasted` is the share of slots that are padding.
         """
         rows = self._schedule.before(step * self.stage.batch)
         progress = [stream.progress(int(n)) for stream, n in zip(self._streams, rows, strict=True)]
@@ -150,7 +153,15 @@ class Batches:
                 )
 
 
-def _one_tokenizer(stage: Stage, corpora: Sequence[Corpus], vocab: int) -> int:
+def _stream(
+    corpus: AnyCorpus, part: MixturePart, stage: Stage, key: Sequence[Any]
+) -> RowStream | BlockStream:
+    if isinstance(corpus, ShardedCorpus):
+        return BlockStream(corpus, part, stage, key)
+    return RowStream(corpus, part, stage, key)
+
+
+def _one_tokenizer(stage: Stage, corpora: Sequence[AnyCorpus], vocab: int) -> int:
     """The id of <|endoftext|> in the one tokenizer that all corpora were prepared with; ValueError
     if tokenizers differ or have more ids than the model has rows.
     """

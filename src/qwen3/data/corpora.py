@@ -18,7 +18,7 @@ import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,27 @@ MANIFEST = "corpus.json"
 # What the manifest must hold to be opened: key -> type of the value.
 KINDS = {"key": str, "vocab": int, "endoftext": int, "dtype": str, "labels": dict, "files": dict}
 OLD = ".old"
+
+
+class DocumentTable(Protocol):
+    """What packing reads of documents; see `Corpus` for the attributes."""
+
+    folder: Any
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    @property
+    def offsets(self) -> np.ndarray: ...
+
+    @property
+    def tokens(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def label(self, name: str) -> np.ndarray: ...
+
+    def words(self, name: str) -> list[str] | None: ...
 
 
 class Corpus:

@@ -80,11 +80,9 @@ def run_prepare(args: argparse.Namespace) -> None:
     size = f"{len(corpus):,} documents, {len(corpus.tokens):,} tokens"
     print(f"{args.out}: {size}{left_out}")
     if args.tfds:
-        from qwen3.data.tfds_source import builder
+        from qwen3.data.tfds_source import store
 
-        stored = builder(corpus, corpus.folder.name, args.tfds)
-        stored.download_and_prepare()
-        print(f"{stored.data_dir}: the same as a TFDS set")
+        print(f"{store(corpus, corpus.folder.name, args.tfds)}: the same as a TFDS set")
 
 
 def run_stats(args: argparse.Namespace) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.corpora import Corpus
+from qwen3.data.corpora import DocumentTable
 
 PERIOD = 1 << 16  # rows after which the order of the parts repeats; weights are rounded to 1/PERIOD
 UNITS = ("tokens", "documents")
+LENGTH = "tokens"  # label of every document: how many tokens it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class MixturePart:
     """One part of a mixture: a corpus, how much of it, and which of its documents.
 
     keep: label -> allowed words, or (low, high) for a number (None: no bound); a document without
-        the label is left out.
+        the label is left out. "tokens" is the length of a document.
     emphasis: label -> {word: factor}, or {at least: factor} for a number. A document is seen factor
         times an epoch (0.5: every other epoch); factors of several labels multiply, and documents
         that are not named count 1.
@@ -157,11 +158,13 @@ def apportion(weights: Sequence[float], total: int) -> np.ndarray:
     return counts
 
 
-def label_filter(corpus: Corpus, keep: Mapping[str, Sequence]) -> np.ndarray:
+def label_filter(corpus: DocumentTable, keep: Mapping[str, Sequence]) -> np.ndarray:
     """bool [documents]: those whose labels pass every filter of `MixturePart.keep`."""
     mask = np.ones(len(corpus), bool)
     for label, allowed in keep.items():
-        values, words = corpus.label(label), corpus.words(label)
+        is_length = label == LENGTH
+        values = corpus.lengths if is_length else corpus.label(label)
+        words = None if is_length else corpus.words(label)
         if words is None:
             low, high = allowed
             mask &= values >= (-math.inf if low is None else low)
@@ -171,7 +174,7 @@ def label_filter(corpus: Corpus, keep: Mapping[str, Sequence]) -> np.ndarray:
     return mask
 
 
-def emphasis_factors(corpus: Corpus, emphasis: Mapping[str, Mapping]) -> np.ndarray:
+def emphasis_factors(corpus: DocumentTable, emphasis: Mapping[str, Mapping]) -> np.ndarray:
     """float64 [documents]: how often an epoch shows each document, by `MixturePart.emphasis`."""
     factors = np.ones(len(corpus))
     for label, table in emphasis.items():
@@ -191,7 +194,7 @@ def emphasis_factors(corpus: Corpus, emphasis: Mapping[str, Mapping]) -> np.ndar
     return factors
 
 
-def _code(corpus: Corpus, label: str, word: str) -> int:
+def _code(corpus: DocumentTable, label: str, word: str) -> int:
     words = corpus.words(label) or []
     if word not in words:
         raise ValueError(

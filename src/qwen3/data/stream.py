@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.corpora import Corpus
+from qwen3.data.corpora import DocumentTable
 from qwen3.data.mixture import (
     LengthBands,
     MixturePart,
@@ -24,6 +24,7 @@ from qwen3.data.mixture import (
 from qwen3.data.packing import PackedRows, cut, pack
 
 KEPT_PLANS = 2
+Spans = tuple[np.ndarray, np.ndarray, np.ndarray]  # documents, starts, lengths, int64 [pieces] each
 
 
 class RowStream:
@@ -33,8 +34,8 @@ class RowStream:
     ValueError if filters or bands leave no document.
     """
 
-    def __init__(self, corpus: Corpus, part: MixturePart, stage: Stage, key: Sequence[Any]):
-        self._key, self._capacity = [*key, part.corpus], stage.length
+    def __init__(self, corpus: DocumentTable, part: MixturePart, stage: Stage, key: Sequence[Any]):
+        self._corpus, self._key, self._capacity = corpus, [*key, part.corpus], stage.length
         factors = emphasis_factors(corpus, part.emphasis) * label_filter(corpus, part.keep)
         documents = np.flatnonzero(factors)
         if not len(documents):
@@ -52,7 +53,7 @@ class RowStream:
         self._plans: dict[int, PackedRows] = {}
         self._lock = threading.Lock()
 
-    def _divide(self, bands: LengthBands, corpus: Corpus, stage: Stage) -> list["_Band"]:
+    def _divide(self, bands: LengthBands, corpus: DocumentTable, stage: Stage) -> list["_Band"]:
         """The pieces by length band, and how many tokens (or documents) an epoch takes of each."""
         lengths, free = self._pieces.length, np.ones(len(self._pieces), bool)
         divided = []
@@ -102,7 +103,11 @@ class RowStream:
         with self._lock:
             return self._plan(epoch)
 
-    def spans(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def row(self, row: int) -> tuple[DocumentTable, Spans]:
+        """(corpus, spans in it) of one row of the endless sequence."""
+        return self._corpus, self.spans(row)
+
+    def spans(self, row: int) -> Spans:
         """(documents, starts, lengths), int64 [pieces] each, of one row of the endless sequence."""
         epoch, place = self.locate(row)
         plan = self.plan(epoch)

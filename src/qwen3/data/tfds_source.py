@@ -1,7 +1,9 @@
 """TensorFlow Datasets without TensorFlow: public sets as sources of documents, and a builder that
 stores tokenised corpora.
 
-Both use the ArrayRecord format, which `tfds.data_source` reads by index. Needs
+Both use the ArrayRecord format, which `tfds.data_source` reads by index. Its library opens local
+files only (it fails to write to gs:// and never returns from reading it), so a remote set is
+copied into a temporary folder before it is read, and written there before it is uploaded. Needs
 `tensorflow-datasets` (extra `data`).
 """
 
@@ -9,14 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qwen3.data.corpora import Corpus
 from qwen3.data.document import Document, RowSource, leave_out
-from qwen3.data.unpacked import BadData, optional
+from qwen3.data.unpacked import BadData, filesystem, optional
+
+INFO = "dataset_info.json"
 
 
 @dataclasses.dataclass
@@ -47,7 +53,24 @@ class Tfds(RowSource):
             )
         if self.split not in splits:
             raise ValueError(f"{name} has no split {self.split!r}; choose from {splits}")
-        self._records = self._builder.as_data_source(split=self.split)
+        self._copy: tempfile.TemporaryDirectory | None = None
+        self._records = self._opened(tfds).as_data_source(split=self.split)
+
+    def _opened(self, tfds: Any) -> Any:
+        """The builder, or one of a local copy of a set that lies on an object store."""
+        folder = os.fspath(self._builder.data_dir)
+        if "://" not in folder:
+            return self._builder
+        self._copy = tempfile.TemporaryDirectory(prefix="qwen3-tfds-")
+        system, path = filesystem(folder)
+        for name in system.find(path):
+            inside = name.removeprefix(path).lstrip("/")
+            # Of the records those of the split alone.
+            if ".array_record" not in inside or f"-{self.split}." in inside:
+                target = Path(self._copy.name, inside)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(name, os.fspath(target))
+        return tfds.builder_from_directory(self._copy.name)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -92,7 +115,29 @@ def _prepared(path: str) -> str | None:
     from etils import epath
 
     folder = epath.Path(path)
-    return str(folder) if (folder / "dataset_info.json").exists() else None
+    return str(folder) if (folder / INFO).exists() else None
+
+
+def store(corpus: Corpus, name: str, data_dir: str | os.PathLike, *, version: str = "1.0.0") -> str:
+    """Write a tokenised corpus as a set to <data_dir>/<name>/<version>, local or gs://; returns
+    that folder.
+
+    A remote set is written into a temporary folder and uploaded, dataset_info.json last, without
+    which no reader takes it for a set.
+    """
+    place = os.fspath(data_dir).rstrip("/")
+    if "://" not in place:
+        local = builder(corpus, name, place, version=version)
+        local.download_and_prepare()
+        return os.fspath(local.data_dir)
+    with tempfile.TemporaryDirectory(prefix="qwen3-tfds-") as folder:
+        local = builder(corpus, name, folder, version=version)
+        local.download_and_prepare()
+        system, path = filesystem(f"{place}/{name}/{version}")
+        files = [file for file in Path(local.data_dir).rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: file.name == INFO):
+            system.put_file(os.fspath(file), f"{path}/{file.relative_to(local.data_dir)}")
+    return f"{place}/{name}/{version}"
 
 
 def builder(
@@ -100,10 +145,12 @@ def builder(
 ) -> Any:
     """A tfds DatasetBuilder of a tokenised corpus: tokens int32 [n] and its labels, in order.
 
-    `.download_and_prepare()` writes split "train" to <data_dir>/<name>/<version> (local or gs://)
-    without TensorFlow; any host reads it with `Tfds(that folder, text="tokens")`. A missing label
-    is "" or NaN.
+    `.download_and_prepare()` writes split "train" to <data_dir>/<name>/<version> without
+    TensorFlow; any host reads it with `Tfds(that folder, text="tokens")`. A missing label is "" or
+    NaN. Raises ValueError for a URL, to which `store` writes.
     """
+    if "://" in os.fspath(data_dir):
+        raise ValueError(f"{data_dir}: ArrayRecord files are written locally: use `store`")
     tfds = optional("tensorflow_datasets")
 
     words = {label: corpus.words(label) is not None for label in corpus.manifest["labels"]}

@@ -11,8 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from qwen3 import hosts
-from qwen3.data.batches import Batches
-from qwen3.data.corpora import Corpus
+from qwen3.data.batches import AnyCorpus, Batches
 from qwen3.data.mixture import Stage
 from qwen3.losses.forward import token_log_probs
 from qwen3.train.placement import local_rows, place
@@ -36,7 +35,7 @@ class HeldOut:
     def __init__(
         self,
         apply: Callable,
-        corpora: Mapping[str, Corpus],
+        corpora: Mapping[str, AnyCorpus],
         mesh: Mesh,
         *,
         length: int,

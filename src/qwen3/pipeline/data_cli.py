@@ -1,4 +1,4 @@
-"""The commands `qwen3 data run | show | items | languages | rates`."""
+"""The commands `qwen3 data run | show | tokenize | items | languages | rates`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def add_parser(subparsers: Any) -> None:
     show.add_argument("--characters", type=int, default=300, help="of each sample")
     show.add_argument("--html", metavar="FILE", help="write one page with all reasons instead")
     show.set_defaults(run=_with_extra(run_show))
+
+    tokens = commands.add_parser("tokenize", help="what a run kept, as a corpus that trains")
+    tokens.add_argument("run_folder", metavar="RUN", help="folder or URL of a finished run")
+    tokens.add_argument("--tokenizer", required=True, help="folder of the tokenizer")
+    tokens.add_argument("--out", required=True, help="folder or URL (gs://...) to write")
+    tokens.add_argument("--label", nargs="*", default=[], help="fields that become labels too")
+    tokens.add_argument("--block-tokens", type=int, help="tokens that a host reads at a time")
+    tokens.add_argument("--workers", type=int, default=1, help="processes")
+    tokens.add_argument("--share", default="0/1", help="I/N: every N-th shard from I on, from 0")
+    tokens.set_defaults(run=_with_extra(run_tokenize))
 
     items = commands.add_parser("items", help="the questions of evaluation suites, to look for")
     items.add_argument("--suites", nargs="+", default=["all"], help="suites or groups")
@@ -100,6 +110,23 @@ def run_show(args: argparse.Namespace) -> None:
         return
     for line in terminal(args.out, args.kind, args.reason, args.count, args.characters):
         print(line)
+
+
+def run_tokenize(args: argparse.Namespace) -> None:
+    """Tokenise the shards of a run."""
+    from qwen3.pipeline.token_shards import BLOCK_TOKENS, share_of, tokenize
+
+    table = tokenize(
+        args.run_folder,
+        args.tokenizer,
+        args.out,
+        labels={name: name for name in args.label},
+        block_tokens=BLOCK_TOKENS if args.block_tokens is None else args.block_tokens,
+        workers=args.workers,
+        share=share_of(args.share),
+    )
+    if table is not None:
+        print(f"{args.out}: {table['documents']:,} documents, {table['tokens']:,} tokens")
 
 
 def run_items(args: argparse.Namespace) -> None:

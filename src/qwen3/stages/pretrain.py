@@ -22,9 +22,9 @@ from jax.sharding import Mesh
 from qwen3 import hosts
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.atomic import write_atomically
-from qwen3.data.batches import Batches
-from qwen3.data.corpora import Corpus
+from qwen3.data.batches import AnyCorpus, Batches
 from qwen3.data.mixture import Stage
+from qwen3.data.sharded_corpus import open_corpus
 from qwen3.eval.perplexity import HeldOut
 from qwen3.losses import lm
 from qwen3.mesh import make_mesh
@@ -77,7 +77,9 @@ class Config:
 
     model: ModelConfig
     stages: tuple[StageConfig, ...]
-    corpora: dict[str, str]  # name -> folder that `qwen3 corpus prepare` wrote
+    corpora: dict[
+        str, str
+    ]  # name -> folder of `qwen3 corpus prepare` or, anywhere, of `qwen3 data tokenize`
     held_out: dict[str, str] = field(default_factory=dict)  # likewise, for evaluation
     seed: int = 0
     init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
@@ -121,7 +123,7 @@ def run(config: Config, workdir: str) -> TrainState:
     meshes = [make_mesh(stage.mesh or config.mesh) for stage in config.stages]
     rate = optim.chain([(stage.optim, stage.steps) for stage in config.stages])
     corpora, held_out = (
-        {name: Corpus(folder) for name, folder in folders.items()}
+        {name: open_corpus(folder) for name, folder in folders.items()}
         for folders in (config.corpora, config.held_out)
     )
     sources = [
@@ -168,7 +170,7 @@ def _train_stage(
     work: Workdir,
     state: TrainState,
     batches: Batches,
-    held_out: Mapping[str, Corpus],
+    held_out: Mapping[str, AnyCorpus],
     *,
     mesh: Mesh,
     until: int,
@@ -256,7 +258,7 @@ class HeldOutMeasure:
         work: Workdir,
         stage: StageConfig,
         apply: Callable,
-        corpora: Mapping[str, Corpus],
+        corpora: Mapping[str, AnyCorpus],
         mesh: Mesh,
         vocab: int,
     ):

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from qwen3.config import digest
-from qwen3.data.corpora import Corpus
+from qwen3.data.sharded_corpus import open_corpus
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.train.checkpoint_folder import steps_in
 from qwen3.train.manifest import newest_manifest
@@ -75,7 +75,7 @@ def corpora_digest(folders: Mapping[str, str]) -> str:
     """16 hex digits that identify prepared corpora: {name: folder}."""
     if not all(epath.Path(folder).is_dir() for folder in folders.values()):
         return ""
-    return digest({name: Corpus(folder).hash for name, folder in folders.items()})
+    return digest({name: open_corpus(folder).hash for name, folder in folders.items()})
 
 
 def weights_digest(source: str) -> str:
