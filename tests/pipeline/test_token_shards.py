@@ -20,7 +20,7 @@ from qwen3.data.sharded_corpus import ShardedCorpus, open_corpus
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.pipeline.token_shards import share_of, tokenize
 
-DOCUMENTS, BLOCK = 300, 1500
+DOCUMENTS, BLOCK, MANY = 300, 1500, 15
 STAGE = Stage("s", {"c": 1}, 64, 8)
 
 
@@ -39,10 +39,10 @@ def tokenizer(tmp_path_factory):
 def made(tmp_path_factory, tokenizer):
     """{shards: folder of the sharded corpus of the same documents}."""
     folder, documents = tmp_path_factory.mktemp("made"), text_run.rows(DOCUMENTS)
-    for shards in (1, 100):
+    for shards in (1, MANY):
         run = text_run.write_run(folder / f"run{shards}", documents, shards)
         tokenize(run, tokenizer, f"{folder}/{shards}", block_tokens=BLOCK, say=quiet)
-    return {shards: f"{folder}/{shards}" for shards in (1, 100)}
+    return {shards: f"{folder}/{shards}" for shards in (1, MANY)}
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +64,24 @@ def same(a, b):
     ],
     ids=["all", "kept", "emphasis", "lengths"],
 )
-def test_one_shard_and_a_hundred_make_the_same_batches(both, part):
+def test_one_shard_and_many_make_the_same_batches(both, part):
     stage = dataclasses.replace(STAGE, mixture={"c": part})
-    one, hundred = (Batches(stage, {"c": corpus}, 3, vocab=290) for corpus in both)
-    assert len(both[1].shards) > 80 and one.hash == hundred.hash
-    assert all(same(one[step], hundred[step]) for step in (0, 1, 7, 40))
-    assert same(one.rows(40, [5, 2]), {k: v[[5, 2]] for k, v in hundred[40].items()})
-    assert same(pickle.loads(pickle.dumps(hundred))[7], one[7])
+    one, many = (Batches(stage, {"c": corpus}, 3, vocab=290) for corpus in both)
+    assert len(both[1].shards) == MANY and one.hash == many.hash
+    assert all(same(one[step], many[step]) for step in (0, 1, 7, 40))
+    assert same(one.rows(40, [5, 2]), {k: v[[5, 2]] for k, v in many[40].items()})
+    assert same(pickle.loads(pickle.dumps(many))[7], one[7])
     other = Batches(stage, {"c": both[0]}, 4, vocab=290)
     assert not same(other[0], one[0]) and other.hash != one.hash
+
+
+@pytest.mark.slow
+def test_a_hundred_shards_make_the_batches_of_one(both, tokenizer, tmp_path):
+    run = text_run.write_run(tmp_path / "run", text_run.rows(DOCUMENTS), 100)
+    tokenize(run, tokenizer, f"{tmp_path}/out", block_tokens=BLOCK, say=quiet)
+    hundred = ShardedCorpus(f"{tmp_path}/out")
+    one, many = (Batches(STAGE, {"c": corpus}, 3, vocab=290) for corpus in (both[0], hundred))
+    assert len(hundred.shards) > 80 and all(same(one[step], many[step]) for step in range(60))
 
 
 def text_of(corpus, batch, tokenizer):
@@ -87,7 +96,7 @@ def text_of(corpus, batch, tokenizer):
 def test_rounds_show_every_document_equally_often(both, tokenizer):
     documents = text_run.rows(DOCUMENTS)
     corpus, reader = both[1], Tokenizer.load(tokenizer)
-    batches = Batches(Stage("s", {"c": 1}, 512, 4), {"c": corpus}, 0, vocab=290)
+    batches = Batches(Stage("s", {"c": 1}, 256, 4), {"c": corpus}, 0, vocab=290)
     rounds, seen = 6, {}
     for step in range(rounds * batches.report(0)["epoch_rows"]["c"] // 4):
         for row in text_of(corpus, batches[step], reader):
@@ -95,8 +104,9 @@ def test_rounds_show_every_document_equally_often(both, tokenizer):
                 seen[text] = seen.get(text, 0) + 1
     assert set(seen) == {row["text"] for row in documents}
     counts = np.array([seen[row["text"]] for row in documents])
-    assert counts.min() >= rounds - 2 and counts.max() <= rounds + 1
-    assert abs(counts.mean() - rounds) < 0.3
+    # Blocks of six rows waste up to a sixth of them; what a round leaves, the next one begins with.
+    assert rounds - 3 <= counts.min() <= counts.max() <= rounds
+    assert counts.mean() > 0.8 * rounds
 
 
 def test_filters_and_emphasis_hold_in_every_block(both, tokenizer):
@@ -104,10 +114,10 @@ def test_filters_and_emphasis_hold_in_every_block(both, tokenizer):
     reader, corpus = Tokenizer.load(tokenizer), both[1]
 
     def shares(part):
-        batches = Batches(Stage("s", {"c": part}, 512, 4), {"c": corpus}, 0, vocab=290)
+        batches = Batches(Stage("s", {"c": part}, 256, 4), {"c": corpus}, 0, vocab=290)
         texts = [
             text
-            for step in range(25)
+            for step in range(40)
             for row in text_of(corpus, batches[step], reader)
             for text in filter(None, row)
         ]
@@ -194,6 +204,25 @@ def test_a_bucket_is_read_by_range_and_once(tmp_path, tokenizer, made, bucket):
     assert again.cache.fetched == 0
 
 
+def test_a_set_of_tfds_is_written_to_a_bucket_and_read(tmp_path, tokenizer, made, bucket):
+    pytest.importorskip("tensorflow_datasets")
+    from qwen3.data.tfds_source import Tfds, builder, store
+
+    corpus = corpora.Corpus(f"{made[1]}/00000")
+    folder = store(corpus, "small", f"{bucket}/sets")
+    assert folder == f"{bucket}/sets/small/1.0.0"
+    for source in (
+        Tfds(folder, text="tokens"),
+        Tfds("small", text="tokens", data_dir=f"{bucket}/sets"),
+    ):
+        assert (
+            len(source) == len(corpus) and source[3].content.tolist() == corpus[3].content.tolist()
+        )
+        assert source[3].labels["domain"] == corpus[3].labels["domain"]
+    with pytest.raises(ValueError, match="ArrayRecord files are written locally: use `store`"):
+        builder(corpus, "small", f"{bucket}/sets")
+
+
 def test_a_full_cache_forgets_what_was_not_read_for_longest(tmp_path, monkeypatch):
     monkeypatch.setattr("qwen3.data.range_cache.read_range", lambda url, a, b: bytes(b - a))
     cache = RangeCache("1", tmp_path, limit=1000)
@@ -204,7 +233,6 @@ def test_a_full_cache_forgets_what_was_not_read_for_longest(tmp_path, monkeypatc
     os.utime(oldest, (1, 1))
     cache.read("memory://x", 2000, 2200)
     assert not oldest.exists() and sum(p.stat().st_size for p in tmp_path.iterdir()) <= 1000
-    monkeypatch.setattr("shutil.disk_usage", None)
     assert RangeCache("2", tmp_path).read("memory://x", 0, 10) == bytes(10)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from qwen3.data.corpora import DocumentTable
 from qwen3.data.mixture import MixturePart, Stage, emphasis_factors, label_filter, permutation
-from qwen3.data.sharded_corpus import CorpusBlock, ShardedCorpus
+from qwen3.data.sharded_corpus import ShardedCorpus
 from qwen3.data.stream import RowStream, Spans
 
 KEPT_BLOCKS = 32  # with their ids, in memory
@@ -70,7 +71,7 @@ class BlockStream:
         is known only of blocks that were packed."""
         return rows / float(self._rows.sum()), rows * self._stage.length
 
-    def row(self, row: int) -> tuple[CorpusBlock, Spans]:
+    def row(self, row: int) -> tuple[DocumentTable, Spans]:
         """(block, spans in it) of one row of the endless sequence."""
         number, place = self._locate(row)
         return self._open(number).row(place)
@@ -137,14 +138,15 @@ class _OpenBlock:
 
     def __init__(self, owner: BlockStream, number: int):
         self._owner, self._number = owner, number
-        self._lock, self._stream = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._stream: RowStream | None = None
 
-    def row(self, place: int) -> tuple[CorpusBlock, Spans]:
+    def row(self, place: int) -> tuple[DocumentTable, Spans]:
         with self._lock:
             if self._stream is None:
                 self._stream = self._owner.stream_of(self._number)
             block, spans = self._stream.row(place)
-            block.tokens  # noqa: B018  read under the lock, not by two threads at once
+            _ = block.tokens  # read under the lock, not by two threads at once
         return block, spans
 
 

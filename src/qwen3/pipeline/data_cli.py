@@ -1,4 +1,4 @@
-"""The commands `qwen3 data run | show | tokenize | items | languages | rates`."""
+"""The commands `qwen3 data run | show | tokenize | items | languages | mixture | rates`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from qwen3.data.atomic import write_atomically
 from qwen3.data.jsonl import write_rows
+from qwen3.pipeline import mixture_cli
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     languages.add_argument("--out", required=True, help="table to write (.npz)")
     languages.set_defaults(run=_with_extra(run_languages))
 
+    mixture_cli.add_commands(commands)
     _add_rates(commands)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.corpora import Corpus
+from qwen3.data.corpora import DocumentTable
 from qwen3.data.mixture import MixturePart, label_filter
 from qwen3.data.unpacked import chunks
 
@@ -50,7 +50,10 @@ class LabelCell:
 
 
 def label_cells(
-    corpus: Corpus, name: str, words: Sequence[str] = (), bands: Mapping[str, int] | None = None
+    corpus: DocumentTable,
+    name: str,
+    words: Sequence[str] = (),
+    bands: Mapping[str, int] | None = None,
 ) -> list[LabelCell]:
     """Cells of a corpus of that name by every combination of the words of some labels with bands of
     others; those without a document are left out.
@@ -60,21 +63,30 @@ def label_cells(
     """
     axes: list[list[tuple[str, str, Sequence]]] = []
     for label in words:
-        known = corpus.words(label) if label in corpus.manifest["labels"] else None
-        if known is None:
-            raise ValueError(f"{corpus.folder} has no label {label!r} of words")
+        corpus.label(label)  # names the labels there are, if it is none
+        if (known := corpus.words(label)) is None:
+            raise ValueError(f"{corpus.folder}: the label {label!r} is a number: give it bands")
         axes.append([(word, label, [word]) for word in known])
     for label, count in (bands or {}).items():
+        if corpus.words(label) is not None:
+            raise ValueError(f"{corpus.folder}: the label {label!r} is a word: it has no bands")
         ends = _bands(corpus.label(label), corpus.lengths, count)
-        axes.append([(f"{label} {i}", label, end) for i, end in enumerate(ends)])
+        axes.append([(f"{label} {i}", label, band) for i, band in enumerate(ends)])
     cells, covered = [], 0
     for combination in itertools.product(*axes):
         keep = {label: allowed for _, label, allowed in combination}
         chosen = label_filter(corpus, keep)
         covered += int(chosen.sum())
         if chosen.any():
-            title = ", ".join(title for title, _, _ in combination) or name
-            cells.append(LabelCell(title, name, keep, int(corpus.lengths[chosen].sum())))
+            title = ", ".join(title for title, _, _ in combination)
+            cells.append(
+                LabelCell(
+                    f"{name}: {title}" if title else name,
+                    name,
+                    keep,
+                    int(corpus.lengths[chosen].sum()),
+                )
+            )
     if covered < len(corpus):
         lacking = [*words, *(bands or {})]
         raise ValueError(
@@ -199,7 +211,7 @@ def propose(
     return candidates[best].mean(0)
 
 
-def to_json(cells: Sequence[LabelCell], shares: Sequence[float] | None = None) -> str:
+def to_json(cells: Sequence[LabelCell], shares: Sequence[float] | np.ndarray | None = None) -> str:
     """Cells, and their shares where they are known, for `read_mixture`."""
     rows = [asdict(cell) for cell in cells]
     if shares is not None:
@@ -214,10 +226,10 @@ def read_cells(path: str) -> list[LabelCell]:
 
 def read_mixture(path: str) -> dict[str, MixturePart]:
     """The mixture of a `Stage`: a part for each cell that has a share."""
-    shares = [row.get("share") for row in _rows(path)]
-    if None in shares:
+    rows = _rows(path)
+    if any("share" not in row for row in rows):
         raise ValueError(f"{path}: cells without shares: `qwen3 data mixture propose` gives them")
-    cells = zip(read_cells(path), shares, strict=True)
+    cells = zip(read_cells(path), (float(row["share"]) for row in rows), strict=True)
     return {cell.name: cell.part(share) for cell, share in cells if share > 0}
 
 

@@ -7,7 +7,7 @@ compiles once. Its tables of losses are what `mixture_search` and `rate_laws` ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -64,8 +64,9 @@ def swarm_losses(
 
 
 def _loss(model: ModelConfig, apply: Callable) -> Callable:
-    balance = {"balance": "global", "balance_coef": model.balance_coef} if model.moe else {}
-    return partial(lm.next_token, apply, **balance)
+    if not model.moe:
+        return partial(lm.next_token, apply)
+    return partial(lm.next_token, apply, balance="global", balance_coef=model.balance_coef)
 
 
 def _trained(
@@ -75,11 +76,10 @@ def _trained(
     peaks: jax.Array,
     settings: SwarmSettings,
 ) -> Any:
-    shape = optim.schedule(OptimConfig(**{**vars(settings.optim), "peak": 1.0}), settings.steps)
+    shape = optim.schedule(replace(settings.optim, peak=1.0), settings.steps)
 
-    def optimizer(peak: Any) -> optax.GradientTransformationExtraArgs:
-        tx = optim.build(settings.optim, lambda step: peak * shape(step))
-        return optax.with_extra_args_support(tx)
+    def optimizer(rate: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.with_extra_args_support(optim.build(settings.optim, lambda step: rate))
 
     def mean(params: Any, batch: dict) -> jax.Array:
         total, sums = loss(params, batch)
@@ -87,16 +87,18 @@ def _trained(
 
     @partial(jax.jit, donate_argnums=(0, 1))
     @partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
-    def update(params: Any, state: Any, batch: dict, peak: jax.Array, step: jax.Array) -> Any:
+    def update(params: Any, state: Any, batch: dict, rate: jax.Array, step: jax.Array) -> Any:
         value, grads = jax.value_and_grad(mean)(params, batch)
-        changes, state = optimizer(peak).update(grads, state, params, step=step, value=value)
+        changes, state = optimizer(rate).update(grads, state, params, step=step, value=value)
         return optax.apply_updates(params, changes), state
 
-    state = jax.vmap(lambda params, peak: optimizer(peak).init(params))(params, peaks)
+    state = jax.vmap(optimizer(0.0).init)(params)
     for step in range(settings.steps):
         members = [table[step] for table in batches]
         stacked = {name: np.stack([member[name] for member in members]) for name in members[0]}
-        params, state = update(params, state, stacked, peaks, jnp.int32(step))
+        # As an argument: a schedule in the program would have each length compiled anew.
+        rates = peaks * shape(step)
+        params, state = update(params, state, stacked, rates, jnp.int32(step))
     return params
 
 

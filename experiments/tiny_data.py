@@ -1,0 +1,212 @@
+"""A mixture of documents against a mixture of sources, on text whose quality is planted.
+
+Four sources of the standard library's prose and code hold 30% to 55% of junk: words in any order,
+letters in any order, random characters. An annotator that saw 40 good and 40 bad texts scores every
+document (naive Bayes over hashed trigrams). Swarms of 16 small models are trained on mixtures of 4
+sources and of 12 cells (source x band of the score); laws of their losses propose a mixture each. A
+model five times larger is then trained on equal tokens of the natural mixture, of both proposals,
+of clean documents alone (the oracle), and of 8 unseen mixtures of cells, which the law must rank.
+
+Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2]
+Hardware:  one core, a few minutes a seed.
+Expected:  docs/log/2026-11-30-shards-and-mixtures.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_pretrain import standard_library
+
+from qwen3.config import OptimConfig
+from qwen3.data import corpora
+from qwen3.data.atomic import write_atomically
+from qwen3.data.batches import Batches
+from qwen3.data.corpora import Corpus
+from qwen3.data.document import Document
+from qwen3.data.mixture import MixturePart, Stage
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.model.sizes import ModelConfig, count_parameters
+from qwen3.pipeline import mixture_search
+from qwen3.pipeline.mixture_search import LabelCell, MixtureLaw
+from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
+
+VOCAB, LENGTH, BATCH = 512, 128, 16
+PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
+TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
+PROXIES, UNSEEN = 16, 8  # members of a swarm, and mixtures that the law has to rank
+PROXY_STEPS, TARGET_STEPS = 64, 100
+JUNK = {"manual": 0.30, "notes": 0.40, "tools": 0.50, "library": 0.55}  # share of each source
+DOMAIN = {"manual": "prose", "notes": "prose", "tools": "code", "library": "code"}
+PIECE, DOCUMENTS = 600, 900  # characters of a document, and documents of a source
+LABELLED, SLOTS = 40, 1 << 14  # texts of a class that the annotator learns from; its hash table
+
+
+class Rows:
+    """Documents in memory, as `corpora.prepare` reads them."""
+
+    def __init__(self, documents: Sequence[Document]):
+        self.documents, self.skipped = documents, []
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.documents)
+
+    def describe(self) -> dict[str, Any]:
+        words = [[document.content, dict(document.labels)] for document in self.documents]
+        return {"rows": hashlib.sha256(json.dumps(words).encode()).hexdigest()}
+
+
+def spoiled(text: str, choose: np.random.Generator) -> str:
+    """Junk of one of three kinds that is as long as the text."""
+    kind, words = choose.integers(3), text.split(" ")
+    if kind == 0:
+        return " ".join(choose.permutation(words).tolist())
+    if kind == 1:
+        return " ".join("".join(choose.permutation(list(w)).tolist()) if w else w for w in words)
+    return "".join(choose.choice(list("abcdefghijklmnopqrstuvwxyz      0123456789"), len(text)))
+
+
+def annotator(good: Sequence[str], bad: Sequence[str]) -> Any:
+    """score(text): mean log odds of its trigrams by two small sets of texts."""
+
+    def slots(text: str) -> np.ndarray:
+        data = np.frombuffer(text.encode("ascii", "ignore"), np.uint8).astype(np.uint64)
+        keys = data[:-2] * np.uint64(65_599 * 65_599) + data[1:-1] * np.uint64(65_599) + data[2:]
+        return (keys * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(50)).astype(np.int64)
+
+    def log_shares(texts: Sequence[str]) -> np.ndarray:
+        counts = np.bincount(np.concatenate([slots(text) for text in texts]), minlength=SLOTS)
+        return np.log((counts + 0.1) / (counts.sum() + 0.1 * SLOTS))
+
+    odds = log_shares(good) - log_shares(bad)
+    return lambda text: float(odds[slots(text)].mean())
+
+
+def prepare(folder: Path, seed: int) -> tuple[Corpus, dict[str, Corpus], float]:
+    """(corpus, held-out corpora by domain, accuracy of the annotator)."""
+    choose, texts = np.random.default_rng(seed), {}
+    for domain, whole in standard_library().items():
+        pieces = [text[i : i + PIECE] for text in whole for i in range(0, len(text), PIECE)]
+        pieces = [piece for piece in pieces if len(piece) == PIECE]
+        texts[domain] = [pieces[i] for i in choose.permutation(len(pieces))]
+    held_out = {domain: [texts[domain].pop() for _ in range(120)] for domain in texts}
+    examples = [texts[domain].pop() for domain in texts for _ in range(LABELLED // 2)]
+    others = [texts[domain].pop() for domain in texts for _ in range(LABELLED // 2)]
+    score = annotator(examples, [spoiled(text, choose) for text in others])
+    documents, right = [], 0
+    for source, junk in JUNK.items():
+        for _ in range(DOCUMENTS):
+            clean, text = bool(choose.random() >= junk), texts[DOMAIN[source]].pop()
+            text = text if clean else spoiled(text, choose)
+            quality = score(text)
+            right += (quality > 0) == clean
+            labels = {"source": source, "quality": quality, "clean": float(clean)}
+            documents.append(Document(text, labels))
+    accuracy = right / len(documents)
+    tokenizer = Tokenizer.train([document.content for document in documents[::4]], VOCAB)
+    corpus = corpora.prepare(Rows(documents), tokenizer, folder / "corpus")
+    sets = {
+        domain: corpora.prepare(
+            Rows([Document(text, {}) for text in held]), tokenizer, folder / f"held-out-{domain}"
+        )
+        for domain, held in held_out.items()
+    }
+    return corpus, sets, accuracy
+
+
+def losses_of(
+    model: ModelConfig,
+    mixtures: Sequence[Mapping[str, MixturePart]],
+    steps: int,
+    corpus: Corpus,
+    held_out: Mapping[str, Corpus],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Held-out losses of a model that is trained on each mixture."""
+    stages = [Stage("tiny", mixture, LENGTH, BATCH, repeat_small=True) for mixture in mixtures]
+    batches = [Batches(stage, {"all": corpus}, seed, vocab=VOCAB) for stage in stages]
+    optim = OptimConfig(warmup=10, final=0.1)
+    settings = SwarmSettings(steps, optim, seed, held_out_rows=128)
+    return swarm_losses(model, batches, [6e-3] * len(batches), held_out, settings)
+
+
+def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePart]:
+    """The mixture of a stage with these shares of the cells."""
+    return {cell.name: cell.part(float(share)) for cell, share in zip(cells, shares, strict=True)}
+
+
+def search(
+    cells: Sequence[LabelCell],
+    corpus: Corpus,
+    held_out: Mapping[str, Corpus],
+    seed: int,
+    table: Path,
+) -> tuple[MixtureLaw, np.ndarray]:
+    """(law, proposed shares) of a swarm over the cells; the swarm is written to `table`."""
+    mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), PROXIES, seed)
+    losses = losses_of(
+        PROXY, [parts(cells, x) for x in mixtures], PROXY_STEPS, corpus, held_out, seed
+    )
+    write_atomically(table, mixture_search.swarm_table(cells, mixtures, losses))
+    law = mixture_search.fit_mixture_law(mixtures, losses)
+    tokens = TARGET_STEPS * BATCH * LENGTH
+    return law, mixture_search.propose(law, cells, tokens=tokens, repetitions=4, seed=seed)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of ranks."""
+    return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
+
+
+def run(folder: Path, seed: int) -> dict[str, Any]:
+    """Both searches and all arms of one seed."""
+    start = time.process_time()
+    corpus, held_out, accuracy = prepare(folder, seed)
+    cells = mixture_search.label_cells(corpus, "all", ["source"], {"quality": 3})
+    sources = mixture_search.label_cells(corpus, "all", ["source"])
+    law, shares = search(cells, corpus, held_out, seed, folder / "swarm-cells.csv")
+    _, of_sources = search(sources, corpus, held_out, seed, folder / "swarm-sources.csv")
+    natural = mixture_search.natural_shares(cells)
+    unseen = mixture_search.draw_mixtures(natural, UNSEEN, 1_000 + seed)
+    arms = {
+        "natural": parts(cells, natural),
+        "source": parts(sources, of_sources),
+        "instance": parts(cells, shares),
+        "oracle": {"clean": MixturePart(1.0, "all", keep={"clean": (1, None)})},
+    }
+    mixtures = [*arms.values(), *(parts(cells, x) for x in unseen)]
+    measured = losses_of(TARGET, mixtures, TARGET_STEPS, corpus, held_out, seed)
+    losses = np.mean(list(measured.values()), axis=0)
+    write_atomically(folder / "mixture.json", mixture_search.to_json(cells, shares))
+    return {
+        "seed": seed,
+        "annotator accuracy": accuracy,
+        "loss": dict(zip(arms, losses.tolist(), strict=False)),
+        "spearman of unseen": spearman(law.predict(unseen), losses[len(arms) :]),
+        "share of the best band": float(shares[[c.name.endswith("2") for c in cells]].sum()),
+        "processor seconds": time.process_time() - start,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    args = parser.parse_args()
+    sizes = [count_parameters(model).total for model in (PROXY, TARGET)]
+    print(f"{sizes[0]:,} parameters of a small model, {sizes[1]:,} of the large one")
+    for seed in args.seeds:
+        result = run(args.workdir / str(seed), seed)
+        write_atomically(args.workdir / f"{seed}.json", json.dumps(result, indent=1))
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
