@@ -75,6 +75,21 @@ def test_one_shard_and_many_make_the_same_batches(both, part):
     assert not same(other[0], one[0]) and other.hash != one.hash
 
 
+def test_length_bands_take_their_shares_of_the_rows(both):
+    bands = LengthBands(((80, 256, 0.75), (20, 80, 0.25)))
+    stage = Stage("s", {"c": 1}, 256, 8, lengths=bands)
+    one, many = (Batches(stage, {"c": corpus}, 3, vocab=290) for corpus in both)
+    counts = {True: 0, False: 0}
+    for step in range(4):
+        batch = many[step]
+        assert same(one[step], batch)
+        for positions, segments in zip(batch["positions"], batch["segment_ids"], strict=True):
+            longest = [positions[segments == s].max() + 1 for s in range(1, segments.max() + 1)]
+            assert min(longest) >= 80 or max(longest) < 80
+            counts[min(longest) >= 80] += 1
+    assert counts == {True: 24, False: 8} and many.report(4)["epochs"]["c"] > 0
+
+
 @pytest.mark.slow
 def test_a_hundred_shards_make_the_batches_of_one(both, tokenizer, tmp_path):
     run = text_run.write_run(tmp_path / "run", text_run.rows(DOCUMENTS), 100)
@@ -159,7 +174,8 @@ def test_what_cannot_be_is_refused_by_name(tmp_path, tokenizer, both):
         with pytest.raises(ValueError, match=message):
             Batches(stage, {"c": both[1]}, 0, vocab=290)
 
-    refused("keep={'tokens'", dataclasses.replace(STAGE, lengths=LengthBands(((0, 64, 1),))))
+    bands = LengthBands(((0, 64, 1),), "documents")
+    refused("are shares of tokens", dataclasses.replace(STAGE, lengths=bands))
     kept = {"c": MixturePart(keep={"domain": ["music"]})}
     refused("no document has domain 'music'; choose from .'law'", Stage("s", kept, 64, 8))
     kept = {"c": MixturePart(keep={"quality": (2, None)})}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen3.data.block_stream import BlockStream
+from qwen3.data.block_stream import BandedStream, BlockStream
 from qwen3.data.corpora import Corpus, DocumentTable
 from qwen3.data.mixture import PERIOD, MixturePart, Schedule, Stage
 from qwen3.data.rows import FIELDS
@@ -155,9 +155,9 @@ class Batches:
 
 def _stream(
     corpus: AnyCorpus, part: MixturePart, stage: Stage, key: Sequence[Any]
-) -> RowStream | BlockStream:
+) -> RowStream | BlockStream | BandedStream:
     if isinstance(corpus, ShardedCorpus):
-        return BlockStream(corpus, part, stage, key)
+        return (BandedStream if stage.lengths else BlockStream)(corpus, part, stage, key)
     return RowStream(corpus, part, stage, key)
 
 

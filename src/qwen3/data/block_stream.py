@@ -7,6 +7,7 @@ tokens (times emphasis) in rows and u_b a phase. So the place of any row follows
 block; lengths and ids are read of the blocks that a host's rows fall into, and of no others.
 """
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from qwen3.data.corpora import DocumentTable
-from qwen3.data.mixture import MixturePart, Stage, emphasis_factors, label_filter, permutation
+from qwen3.data.mixture import (
+    LENGTH,
+    PERIOD,
+    MixturePart,
+    Schedule,
+    Stage,
+    emphasis_factors,
+    label_filter,
+    permutation,
+)
 from qwen3.data.sharded_corpus import ShardedCorpus
 from qwen3.data.stream import RowStream, Spans
 
@@ -33,12 +43,6 @@ class BlockStream:
     split = None
 
     def __init__(self, corpus: ShardedCorpus, part: MixturePart, stage: Stage, key: Sequence[Any]):
-        if stage.lengths is not None:
-            raise ValueError(
-                f"stage {stage.name!r}: a sharded corpus has no length bands; give a part of the "
-                f"mixture for each band, MixturePart(share, {part.corpus!r}, "
-                "keep={'tokens': (shortest, longest)})"
-            )
         self._corpus, self._part, self._stage = corpus, part, stage
         self._key = [*key, part.corpus]
         self._rows = _masses(corpus, part) / stage.length
@@ -118,6 +122,55 @@ class BlockStream:
         """The rows of one block."""
         key = [*self._key, "block", number]
         return RowStream(self._corpus.block(number), self._part, self._stage, key)
+
+
+class BandedStream:
+    """The rows of a part whose stage has length bands: a `BlockStream` for each band, whose rows
+    alternate by the bands' shares.
+
+    So shares are of rows, and a row holds documents of one band. Raises ValueError for shares of
+    documents, for a filter by length besides, and for a band without a document.
+    """
+
+    split = None
+
+    def __init__(self, corpus: ShardedCorpus, part: MixturePart, stage: Stage, key: Sequence[Any]):
+        assert stage.lengths is not None
+        if stage.lengths.unit != "tokens":
+            raise ValueError(
+                f"stage {stage.name!r}: shares of {stage.lengths.unit}: length bands of a sharded "
+                "corpus are shares of tokens"
+            )
+        if LENGTH in part.keep:
+            raise ValueError(f"stage {stage.name!r}: length bands and keep={dict(part.keep)}")
+        bands, plain = stage.lengths.bands, dataclasses.replace(stage, lengths=None)
+        self._streams = []
+        for number, (low, high, _) in enumerate(bands):
+            # A length in several bands belongs to the first; what is longer than a row is cut.
+            firsts = [first for first, _, _ in bands[:number] if low < first <= high]
+            highest = min([high, *(first - 1 for first in firsts)])
+            keep = {**part.keep, LENGTH: (low, None if highest >= stage.length else highest)}
+            kept = dataclasses.replace(part, keep=keep)
+            self._streams.append(BlockStream(corpus, kept, plain, [*key, "band", number]))
+        self._schedule = Schedule([share for _, _, share in bands])
+
+    def row(self, row: int) -> tuple[DocumentTable, Spans]:
+        """As `BlockStream.row`."""
+        band, number = self._schedule[row]
+        return self._streams[band].row(number)
+
+    @property
+    def first_epoch(self) -> int:
+        """Rows until the scarcest band was read once."""
+        shares = self._schedule.quotas / PERIOD
+        pairs = zip(self._streams, shares, strict=True)
+        return max(1, int(min(stream.first_epoch / share for stream, share in pairs)))
+
+    def progress(self, rows: int) -> tuple[float, int]:
+        """(rounds of the scarcest band, tokens with padding) of the first `rows` rows."""
+        pairs = zip(self._streams, self._schedule.before(rows).tolist(), strict=True)
+        passed = [stream.progress(count) for stream, count in pairs]
+        return max(rounds for rounds, _ in passed), sum(tokens for _, tokens in passed)
 
 
 class _Round:

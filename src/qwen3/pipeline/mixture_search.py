@@ -6,8 +6,9 @@ from a Dirichlet distribution, a log-linear law is fitted to their held-out loss
 
     loss(x) = c + exp(b + w . x),   x the share of each cell
 
-(Data Mixing Laws, arXiv 2403.16952; RegMix, arXiv 2407.01492), and the proposal is the mean of the
-best of many more draws under the law, none of which repeats a cell too often. Cells are parts of an
+(Data Mixing Laws, arXiv 2403.16952; RegMix, arXiv 2407.01492), and the proposal is where rounds of
+draws around the best of the round before come to under the law (the cross-entropy method), without
+repeating a cell too often or giving it more than any member of the swarm had. Cells are parts of an
 ordinary `Stage`, so that all documents of a cell weigh alike and no other sampler is needed.
 """
 
@@ -28,7 +29,7 @@ from qwen3.data.corpora import DocumentTable
 from qwen3.data.mixture import MixturePart, label_filter
 from qwen3.data.unpacked import chunks
 
-CANDIDATES, BEST = 20_000, 100  # draws under the law, and those whose mean is proposed
+CANDIDATES, BEST, ROUNDS = 5_000, 50, 5  # draws of a round under the law, those that lead the next
 CONCENTRATION = 8.0  # of the Dirichlet distribution around the natural shares; smaller: farther
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the weight decay of the regression
 OFFSETS = (0.02, 0.1, 0.3, 1.0, 3.0)  # candidates for min(loss) - c, in nats
@@ -147,6 +148,7 @@ class MixtureLaw:
     sets: tuple[str, ...]
     floors: np.ndarray  # c, float64 [sets]
     weights: np.ndarray  # b and w, float64 [sets, 1 + cells]
+    most: np.ndarray  # the largest share that a member had of each cell, float64 [cells]
 
     def predict(self, mixtures: np.ndarray) -> np.ndarray:
         """Loss of each mixture [n, cells], the mean over the sets."""
@@ -166,7 +168,7 @@ def fit_mixture_law(mixtures: np.ndarray, losses: Mapping[str, np.ndarray]) -> M
         raise ValueError(f"{usable.sum()} members with a loss: a law needs at least 4")
     fits = [_fit_set(mixtures[usable], values[usable]) for values in losses.values()]
     floors, weights = zip(*fits, strict=True)
-    return MixtureLaw(tuple(losses), np.array(floors), np.stack(weights))
+    return MixtureLaw(tuple(losses), np.array(floors), np.stack(weights), mixtures.max(0))
 
 
 def _fit_set(mixtures: np.ndarray, losses: np.ndarray) -> tuple[float, np.ndarray]:
@@ -203,12 +205,16 @@ def propose(
     Beyond four repetitions text is worth less than new text (arXiv 2305.16264). Raises ValueError
     if that leaves no mixture.
     """
-    prior = natural_shares(cells)
     caps = np.array([cell.tokens for cell in cells]) * repetitions / tokens
-    drawn = draw_mixtures(prior, CANDIDATES, seed, concentration)
-    candidates = within_caps(np.concatenate([prior[None], drawn]), caps)
-    best = np.argsort(law.predict(candidates), kind="stable")[:BEST]
-    return candidates[best].mean(0)
+    known = np.minimum(caps, law.most)
+    caps = known if known.sum() >= 1 else caps
+    centre = natural_shares(cells)
+    for number in range(ROUNDS):
+        drawn = draw_mixtures(centre, CANDIDATES, seed + number, concentration * 2**number)
+        candidates = within_caps(np.concatenate([centre[None], drawn]), caps)
+        best = np.argsort(law.predict(candidates), kind="stable")[:BEST]
+        centre = candidates[best].mean(0)
+    return centre
 
 
 def to_json(cells: Sequence[LabelCell], shares: Sequence[float] | np.ndarray | None = None) -> str:
