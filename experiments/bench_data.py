@@ -1,5 +1,6 @@
 """Input speed: (1) read + tokenise + pack against the bare `tokenizers` library, on one core;
-(2) the share of a tiny model's training time that is spent waiting for batches.
+(2) the share of a tiny model's training time that is spent waiting for batches; with --sharded,
+that alone, from a corpus of `qwen3 data tokenize`, a folder or gs://.
 
 (1) reads compressed files, tokenises with the official vocabulary, stores, plans, and assembles
 every row of one epoch; the library gets the same texts, already in memory, by `encode_batch` in one
@@ -7,6 +8,7 @@ thread. The two take turns; medians are printed. (2) trains size "tiny" on rows 
 with two readers.
 
 Command:   python experiments/bench_data.py --corpus FOLDER --ranks qwen.tiktoken [--repeats 5]
+           python experiments/bench_data.py --sharded gs://BUCKET/tokens
 Hardware:  one core for (1), two for (2); minutes.
 Expected:  (1) a ratio of 1.05, at least 0.9; (2) 0.70%, under 2%
            (docs/log/2026-11-22-input-pipeline.md).
@@ -28,8 +30,9 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 import numpy as np  # noqa: E402
 
 from qwen3.data import corpora, sources  # noqa: E402
-from qwen3.data.batches import Batches  # noqa: E402
+from qwen3.data.batches import AnyCorpus, Batches  # noqa: E402
 from qwen3.data.mixture import Stage  # noqa: E402
+from qwen3.data.sharded_corpus import ShardedCorpus  # noqa: E402
 from qwen3.data.tokenizer import Tokenizer  # noqa: E402
 
 FILES = (
@@ -80,7 +83,16 @@ def compare(paths: Sequence[Path], tokenizer: Tokenizer, repeats: int) -> None:
         )
 
 
-def input_wait(paths: Sequence[Path]) -> None:
+def local_corpus(paths: Sequence[Path], folder: Path) -> corpora.Corpus:
+    """The files, tokenised with a vocabulary of their own that fits the tiny model."""
+    from qwen3.model.sizes import size
+
+    opened = [sources.open_source(path) for path in paths]
+    tokenizer = Tokenizer.train((d.content for s in opened[:1] for d in s), size("tiny").vocab)
+    return corpora.prepare(opened, tokenizer, folder)
+
+
+def input_wait(corpus: AnyCorpus) -> None:
     """Median share of a step spent waiting for its batch."""
     import jax
 
@@ -93,9 +105,7 @@ def input_wait(paths: Sequence[Path]) -> None:
     from qwen3.train.prefetch import Feed
     from qwen3.train.step import make_step
 
-    config = sizes.size("tiny")
-    opened = [sources.open_source(path) for path in paths]
-    tokenizer = Tokenizer.train((d.content for s in opened[:1] for d in s), config.vocab)
+    config = sizes.size("tiny").replace(vocab=corpus.vocab)
     tx = optim.build(OptimConfig(warmup=0), lambda step: 1e-3)
 
     apply = transformer.bind(config, Execution())
@@ -105,8 +115,7 @@ def input_wait(paths: Sequence[Path]) -> None:
 
     steps: list[dict[str, Any]] = []  # metrics
     mesh = meshes.make_mesh()
-    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
-        corpus = corpora.prepare(opened, tokenizer, Path(folder) / "corpus")
+    with jax.set_mesh(mesh):
         stage = Stage("bench", {"all": 1}, TINY_LENGTH, BATCH)
         batches = Batches(stage, {"all": corpus}, 0, vocab=config.vocab)
         feed = Feed(batches, mesh)
@@ -129,14 +138,21 @@ def input_wait(paths: Sequence[Path]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--corpus", required=True, type=Path, help="folder of text files")
-    parser.add_argument("--ranks", required=True, type=Path, help="rank file of the vocabulary")
+    parser.add_argument("--corpus", type=Path, help="folder of text files")
+    parser.add_argument("--ranks", type=Path, help="rank file of the vocabulary")
+    parser.add_argument("--sharded", help="corpus of `qwen3 data tokenize` to wait for")
     parser.add_argument("--files", nargs="+", default=FILES, help="names in the folder")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
+    if args.sharded:
+        input_wait(ShardedCorpus(args.sharded))
+        return
+    if not (args.corpus and args.ranks):
+        parser.error("give --corpus and --ranks, or --sharded")
     paths = [args.corpus / name for name in args.files]
     compare(paths, Tokenizer.from_ranks(args.ranks), args.repeats)
-    input_wait(paths)
+    with tempfile.TemporaryDirectory() as folder:
+        input_wait(local_corpus(paths, Path(folder) / "corpus"))
 
 
 if __name__ == "__main__":

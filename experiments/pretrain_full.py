@@ -3,10 +3,14 @@
 What the report gives is kept: over 30T tokens at 4,096 in S1, about 5T in S2 with a faster decay,
 hundreds of billions at 32,768 in S3, 75% of that text 16,384 to 32,768 long and 25% 4,096 to
 16,384; RoPE base 10,000, in S3 1,000,000 (ABF). It gives no rates, batches or mixture weights:
-those here are ours, untested at this size. Corpora are folders that `qwen3 corpus prepare` wrote.
+those here are ours, untested at this size; --set law=FILE takes rate and batch of S1 from a law of
+your own small runs (`qwen3 data rates fit`). No law comes with the code: ours are of models of
+kilobytes, and a law that is stretched a millionfold is a guess. Corpora are folders or URLs that
+`qwen3 data tokenize` wrote, or local ones of `qwen3 corpus prepare`.
 
 Command:   python experiments/pretrain_full.py 30b-a3b --workdir gs://BUCKET/30b-a3b \\
-               --distributed --set corpora.general=/data/general [...]
+               --distributed --set corpora.general=gs://BUCKET/tokens/general [...] \\
+               [--set law=gs://BUCKET/law.json]
            from every host of the slice
 Hardware:  the table SLICES below, in chips of v5p (95 GB each).
 Expected:  not yet run. The TPU compiler says of a train step of S1 (full remat, rows of 4,096;
@@ -25,22 +29,32 @@ Expected:  not yet run. The TPU compiler says of a train step of S1 (full remat,
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen3.run import main
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.mixture import LONG_CONTEXT, LengthBands, Stage
-from qwen3.model.sizes import SIZES, size
+from qwen3.model.sizes import SIZES, count_parameters, size
+from qwen3.pipeline.rate_laws import RateLaw
 from qwen3.stages import pretrain
-from qwen3.stages.pretrain import Config, Evaluation, StageConfig
+from qwen3.stages.pretrain import Evaluation, StageConfig
 from qwen3.train.recording import Log
+from qwen3.train.state import TrainState
 
 SHORT, LONG = 4_096, 32_768
 TOKENS = {"s1": 30e12, "s2": 5e12, "s3": 0.3e12}
 BATCH = 2_048  # rows of 4,096: 8.4M tokens a step; S3 keeps the tokens, not the rows
 V5P_PEAK = 459e12  # bf16 FLOP/s of one chip
 EDGES = (0, 1_024, SHORT)
+
+
+@dataclass(frozen=True)
+class Config(pretrain.Config):
+    """Pretraining whose rates may come from a law."""
+
+    law: str = ""  # file of `qwen3 data rates fit`: rate and batch of S1, to which S2 and S3 keep
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,44 @@ def config(name: str) -> Config:
     )
 
 
+def by_law(config: Config) -> Config:
+    """The config with the batch size and rate that its law predicts for S1.
+
+    The batch is rounded to a power of two of rows that the microbatches divide; the tokens stay. S2
+    and S3 keep their ratio of rate and rows to S1. Raises ValueError where the law does not cover
+    the model, and where it predicts fewer rows than the slice takes at a time.
+    """
+    law, counts = RateLaw.load(config.law), count_parameters(config.model)
+    first = config.stages[0]
+    tokens = float(first.steps * first.data.batch * first.data.length)
+    active = counts.activated_non_embedding if config.model.moe else None
+    predicted = law.predict(counts.non_embedding, tokens, active)
+    rows = 2 ** round(math.log2(predicted["batch"][0] / first.data.length))
+    ratio, rate = rows / first.data.batch, predicted["rate"][0] / first.optim.peak
+    for stage in config.stages:
+        if stage.microbatches * ratio < 1:
+            raise ValueError(
+                f"{config.law}: {stage.data.batch * ratio:g} rows in {stage.name}, but the slice "
+                f"takes {stage.data.batch // stage.microbatches} at a time: take a smaller one"
+            )
+
+    def changed(stage: StageConfig) -> StageConfig:
+        return replace(
+            stage,
+            data=replace(stage.data, batch=round(stage.data.batch * ratio)),
+            steps=round(stage.steps / ratio),
+            optim=replace(stage.optim, peak=stage.optim.peak * rate),
+            microbatches=round(stage.microbatches * ratio),
+        )
+
+    return replace(config, stages=tuple(changed(stage) for stage in config.stages))
+
+
+def run(config: Config, workdir: str) -> TrainState:
+    """Train, by a law if there is one."""
+    return pretrain.run(by_law(config) if config.law else config, workdir)
+
+
 CONFIGS = {name: config(name) for name in SLICES}
 CUBES = {64: "4x4x4", 128: "4x4x8", 256: "4x8x8", 512: "8x8x8", 1024: "8x8x16", 2048: "8x16x16"}
 TOPOLOGIES = {name: f"v5p:{CUBES[slice.chips]}" for name, slice in SLICES.items()}  # qwen3 plan
@@ -136,4 +188,4 @@ if __name__ == "__main__":
     if name not in CONFIGS:
         known = ", ".join(size for size in SIZES if size in CONFIGS)
         sys.exit(f"which model? {name!r} is none of {known}")
-    main(pretrain.run, CONFIGS[name], sys.argv[2:])
+    main(run, CONFIGS[name], sys.argv[2:])

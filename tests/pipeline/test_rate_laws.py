@@ -1,11 +1,16 @@
 """Laws of learning rate and batch, from tables whose optima are known."""
 
+import importlib.util
 import itertools
 import math
 import random
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from qwen3.model.sizes import count_parameters
 from qwen3.pipeline.rate_laws import RateLaw, TrainedRun, fit, optimum, plot, read_runs
 
 SIZES = [(n, n * ratio) for n in (1e7, 3e7, 1e8, 3e8) for ratio in (20, 60)]
@@ -120,3 +125,45 @@ def test_one_size_is_no_law(tmp_path):
     always_20 = [(n, 20 * n) for n in (1e7, 3e7, 1e8)]
     with pytest.raises(ValueError, match="do not tell \\['params', 'tokens'\\] apart"):
         fit(runs(always_20))
+
+
+def pretrain_full():
+    path = Path(__file__).parents[2] / "experiments" / "pretrain_full.py"
+    spec = importlib.util.spec_from_file_location("experiment_by_law", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_full_pretraining_takes_its_rates_from_a_law(tmp_path):
+    module, path = pretrain_full(), tmp_path / "law.json"
+    dense = RateLaw(
+        ("one", "params", "tokens"),
+        {"rate": (math.log(20), -0.5, 0.0), "batch": (math.log(0.9), 0.0, 0.55)},
+        {target: ((0.0, 0.0, 0.0),) for target in ("rate", "batch")},
+        (),
+    )
+    path.write_text(dense.to_json())
+    given = replace(module.CONFIGS["8b"], law=str(path))
+    config = module.by_law(given)
+    params = count_parameters(given.model).non_embedding
+    rows = [stage.data.batch for stage in config.stages]
+    assert config.stages[0].optim.peak == pytest.approx(20 * params**-0.5)
+    predicted = 0.9 * 30e12**0.55 / 4096
+    assert rows[0] == 2 ** round(math.log2(predicted)) and rows[0] != given.stages[0].data.batch
+    for before, after in zip(given.stages, config.stages, strict=True):
+        assert after.data.batch / before.data.batch == rows[0] / 2048
+        assert after.optim.peak / before.optim.peak == pytest.approx(
+            config.stages[0].optim.peak / given.stages[0].optim.peak
+        )
+        ways = before.data.batch // before.microbatches
+        assert after.data.batch // after.microbatches == ways
+        tokens = [s.steps * s.data.batch * s.data.length for s in (before, after)]
+        assert tokens[1] == pytest.approx(tokens[0], rel=1e-3)
+    with pytest.raises(ValueError, match="the law knows dense models alone"):
+        module.by_law(replace(module.CONFIGS["30b-a3b"], law=str(path)))
+    small = replace(dense, coefficients=dense.coefficients | {"batch": (math.log(1e5), 0, 0)})
+    path.write_text(small.to_json())
+    with pytest.raises(ValueError, match="rows in s1, but the slice takes 512 at a time"):
+        module.by_law(given)
