@@ -38,11 +38,11 @@ from qwen3.pipeline import mixture_search
 from qwen3.pipeline.mixture_search import LabelCell, MixtureLaw
 from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 
-VOCAB, LENGTH, BATCH = 512, 128, 16
+VOCAB, LENGTH, BATCH = 512, 128, 8
 PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
 TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
 PROXIES, UNSEEN = 16, 8  # members of a swarm, and mixtures that the law has to rank
-PROXY_STEPS, TARGET_STEPS = 64, 100
+PROXY_STEPS, TARGET_STEPS, PEAK = 80, 120, 4e-3
 JUNK = {"manual": 0.30, "notes": 0.40, "tools": 0.50, "library": 0.55}  # share of each source
 DOMAIN = {"manual": "prose", "notes": "prose", "tools": "code", "library": "code"}
 PIECE, DOCUMENTS = 600, 900  # characters of a document, and documents of a source
@@ -134,7 +134,7 @@ def losses_of(
     batches = [Batches(stage, {"all": corpus}, seed, vocab=VOCAB) for stage in stages]
     optim = OptimConfig(warmup=10, final=0.1)
     settings = SwarmSettings(steps, optim, seed, held_out_rows=128)
-    return swarm_losses(model, batches, [6e-3] * len(batches), held_out, settings)
+    return swarm_losses(model, batches, [PEAK] * len(batches), held_out, settings)
 
 
 def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePart]:

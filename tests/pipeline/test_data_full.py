@@ -19,6 +19,10 @@ def load():
 
 
 def test_the_job_has_every_stage_and_nothing_that_a_worker_lacks():
+    from apache_beam.options.pipeline_options import WorkerOptions
+
+    from qwen3.pipeline.beam_runners import runner_of
+
     module = load()
     flags = module.flags("bucket", "p", "europe-west4", "europe-docker.pkg.dev/p/qwen3/beam:1")
     graph = module.graph("bucket", flags)
@@ -26,8 +30,6 @@ def test_the_job_has_every_stage_and_nothing_that_a_worker_lacks():
     wanted = {"parts", "clean", "group bands", "candidate pairs", "gather pairs", "write shards"}
     assert wanted <= {step.partition("(")[0] for step in steps}
     assert "experiment_data_full" not in str(graph)  # a container has the package alone
-    (environment,) = {
-        e.urn for e in graph.components.environments.values() if "docker" in e.urn
-    } or {""}
-    assert environment, "workers run the image that was given"
-    assert module.recipe("bucket").shards == 4096 and "--max_num_workers=512" in flags
+    worker = runner_of("dataflow", flags)[1].view_as(WorkerOptions)
+    assert worker.max_num_workers == 512 and worker.sdk_container_image.endswith("qwen3/beam:1")
+    assert module.recipe("bucket").shards == 4096
