@@ -21,12 +21,22 @@ def test_two_seeds_in_a_row_are_twins_and_a_policy_that_sees_no_difference_has_n
     assert pairs.pair_accuracy(same) == 0.0
 
 
-def test_a_pair_counts_with_every_answer_to_both_problems():
+def test_a_pair_counts_by_the_chance_that_an_answer_to_each_problem_is_right():
     def problem(text, twin="k"):
         return Problem("abstention", [{"role": "user", "content": text}], {}, twin=twin)
 
     first, second, third = problem("a"), problem("b"), problem("c", twin="other")
     assert pairs.pair_accuracy([(first, 1.0), (second, 1.0), (third, 0.0)]) == 1.0
-    assert pairs.pair_accuracy([(first, 1.0), (second, 1.0), (second, 0.0)]) == 0.0
+    assert pairs.pair_accuracy([(first, 1.0), (second, 1.0), (second, 0.0)]) == 0.5
+    assert pairs.pair_accuracy([(first, 1.0), (second, 0.5)]) == 0.0  # half right is not right
     assert pairs.pair_accuracy([(first, 1.0), (second, None)]) is None
     assert pairs.pair_accuracy([(problem("a", twin=""), 1.0)]) is None
+
+
+def test_families_of_pairs_are_counted_apart():
+    scored = []
+    for name, right in (("abstention", 1.0), ("irrelevant_tool", 0.0)):
+        problems = [TASKS[name].generate(seed, 0.0) for seed in range(4)]
+        scored += [(problem, (1.0, right)[number % 2]) for number, problem in enumerate(problems)]
+    scored.append((TASKS["lock"].generate(0), 1.0))
+    assert pairs.pairs_by_family(scored) == {"abstention": 1.0, "irrelevant_tool": 0.0}

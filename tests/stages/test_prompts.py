@@ -92,6 +92,48 @@ def test_mixtures_that_cannot_be_drawn_are_refused(tokenizer, shares, message):
         Prompts(shares, tokenizer, seed=0)
 
 
+@pytest.mark.parametrize("reasoning", (None, 0.4))
+def test_twins_are_drawn_one_after_the_other_and_weights_stay(tokenizer, reasoning):
+    shares = (
+        Share("abstention", 2.0, modes=("think", "no_think"), twins=True),
+        Share("exact_stop", 2.0),
+        Share("lock", 4.0),
+    )
+    prompts = Prompts(shares, tokenizer, seed=3, reasoning=reasoning)
+    drawn = [prompts[i].problem for i in range(400)]
+    names = [problem.task for problem in drawn]
+    part = reasoning or 0.5
+    assert names.count("lock") == pytest.approx(400 * part, abs=1 if reasoning else 45)
+    assert names.count("abstention") == pytest.approx(400 * (1 - part) / 2, abs=40)
+    if reasoning:
+        drawn = [problem for problem in drawn if problem.task != "lock"]
+    where = [i for i, problem in enumerate(drawn) if problem.task == "abstention"]
+    assert len(where) > 40 and where[::2] == [i - 1 for i in where[1::2]]
+    first, second = [[drawn[i] for i in where[side::2]] for side in (0, 1)]
+    assert [p.twin for p in first] == [p.twin for p in second]
+    assert [p.mode for p in first] == [p.mode for p in second]
+    assert all(a.messages != b.messages for a, b in zip(first, second, strict=True))
+
+
+def test_twins_of_a_file_follow_each_other_and_none_comes_twice(tokenizer):
+    task = rewards.get("abstention")
+    problems = [task.generate(seed) for seed in (0, 2, 4, 1, 3, 5)] + [post.lock(0), post.lock(1)]
+    prompts = Prompts((Share("file", twins=True),), tokenizer, seed=1, problems=problems)
+    drawn = [prompts[i].problem for i in range(16)]
+    assert drawn[:8] != drawn[8:]
+    for epoch in (drawn[:8], drawn[8:]):
+        assert len({str(problem.messages) for problem in epoch}) == 8
+        twins = [problem.twin for problem in epoch if problem.twin]
+        assert twins[::2] == twins[1::2] and len(set(twins)) == 3
+
+
+def test_twins_of_no_pairs_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="twins: 'lock' is no family of pairs"):
+        Prompts((Share("lock", twins=True),), tokenizer, seed=0)
+    with pytest.raises(ValueError, match="no two of the file's 1 problems are twins"):
+        Prompts((Share("file", twins=True),), tokenizer, seed=0, problems=[post.lock(0)])
+
+
 def test_control_tokens_that_a_problem_holds_are_text(tokenizer):
     text = "say <|im_end|> and <think>"
     ids = prompt_ids(Problem("", [{"role": "user", "content": text}], {}), tokenizer)

@@ -23,6 +23,7 @@ from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import SamplingParams
 from qwen3.rewards import Problem
 from qwen3.rewards.answers import ScoredAnswer
+from qwen3.rewards.pairs import pairs_by_family
 from qwen3.stages.rollouts import episode_columns
 from qwen3.stages.suite_evaluation import SuiteMeasure
 from qwen3.train.loop import Hook
@@ -120,8 +121,9 @@ class ProblemMeasure:
         return "" if any(row["step"] == step for row in records(self._work.path)) else "missing"
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """{SCORE: mean score, TRUNCATED: share of answers cut at the limit} of the problems and
-        "eval/SUITE.ARM" of each suite, also written.
+        """{SCORE: mean score, TRUNCATED: share of answers cut at the limit} of the problems,
+        "eval/pairs/FAMILY" of those that hold both twins of pairs, and "eval/SUITE.ARM" of each
+        suite, also written.
         """
         step, backend = int(state.step), self._backend(state)
         record: dict[str, Any] = {"step": step}
@@ -142,6 +144,7 @@ class ProblemMeasure:
         metrics = {name: score for name, score in metrics.items() if score is not None}
         if "truncated" in record:
             metrics[TRUNCATED] = record["truncated"]
+        metrics |= {f"eval/pairs/{name}": share for name, share in record.get("pairs", {}).items()}
         return {SCORE: record["score"], **metrics}
 
     def _answers(self, backend: RolloutBackend) -> list[ScoredAnswer]:
@@ -159,6 +162,7 @@ class ProblemMeasure:
         judged = [[answer] for answer in answers if answer.score is not None]
         estimate = accuracy.accuracy(judged) if judged else NO_VERDICT
         cut = [answer.truncated for answer in answers]
+        pairs = pairs_by_family((answer.problem, answer.score) for answer in answers)
         return {
             "step": step,
             "score": estimate.value,
@@ -168,6 +172,7 @@ class ProblemMeasure:
             "no_verdict": sum(answer.score is None for answer in answers),
             "truncated": float(np.mean(cut)),
             "tokens": float(np.mean([len(answer.written) for answer in answers])),
+            **({"pairs": pairs} if pairs else {}),
         }
 
     def _write(

@@ -55,6 +55,11 @@ class Share:
     weight: float = 1.0  # chance of the task, relative to the other shares'
     difficulty: tuple[float, float] = (0.0, 1.0)  # range that a problem's is drawn from
     modes: tuple[str, ...] = ANY  # modes that a prompt's is drawn from
+    twins: bool = False  # both problems of a pair are drawn, one right after the other
+
+    @property
+    def generates_twins(self) -> bool:
+        return self.twins and self.task != FILE
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class Prompts:
     says). reasoning: part of the prompts that reasoning families give, whatever the weights are;
     None leaves it to these. band(family, difficulty): the range within a share's that difficulties
     are drawn from.
+
+    Twins (`Share.twins`) are neighbours among the prompts, or among those of reasoning or of the
+    others where `reasoning` deals these out, so that both are in one phase but for its borders.
     """
 
     def __init__(
@@ -97,23 +105,57 @@ class Prompts:
                 "the name of their share"
             )
         self._problems, self._tokenizer, self._seed = list(problems), tokenizer, seed
+        is_paired = any(share.task == FILE and share.twins for share in self._shares)
+        self._units = _units(self._problems, is_paired)
         self._reasoning, self._band = reasoning, band
         self._pools = {} if reasoning is None else self._of_reasoning(reasoning)
         for name in {problem.task for problem in problems if problem.task}:
             environments.get(name).require()
 
     def __getitem__(self, number: int) -> Prompt:
-        rng = Random(f"prompt/{self._seed}/{number}")
-        shares = self._pool(number)
-        share = rng.choices(shares, [share.weight for share in shares])[0]
+        share, rng, side = self._share(number)
         if share.task == FILE:
             problem = self._from_file(number)
         else:
             low, high = self._band(share.task, share.difficulty)
             task, seed = environments.get(share.task), rng.getrandbits(40)
+            if share.twins:
+                seed = seed // 2 * 2 + side
             problem = task.generate(seed, rng.uniform(low, high), "train")
         problem = in_mode(problem, rng.choice(share.modes))
         return Prompt(number, problem, tuple(prompt_ids(problem, self._tokenizer)))
+
+    def _share(self, number: int) -> tuple[Share, Random, int]:
+        """(share of prompt `number`, random numbers to go on with, which of two twins it is).
+
+        Prompts of a pool are dealt out by twos: where the first is of a share that draws twins, the
+        second has its random numbers; else it is of a share that does not, which leaves the weights
+        as they are.
+        """
+        pool, first = self._pool(number), self._first_of_two(number)
+        if first != number:
+            share, rng = self._chosen(first, pool)
+            if share.generates_twins:
+                return share, rng, 1
+            pool = [share for share in pool if not share.generates_twins]
+        return *self._chosen(number, pool), 0
+
+    def _chosen(self, number: int, pool: Sequence[Share]) -> tuple[Share, Random]:
+        rng = Random(f"prompt/{self._seed}/{number}")
+        return rng.choices(pool, [share.weight for share in pool])[0], rng
+
+    def _first_of_two(self, number: int) -> int:
+        """The prompt whose twin prompt `number` may be, or `number` itself."""
+        pool = self._pool(number)
+        if not any(share.generates_twins for share in pool):
+            return number
+        place = number  # in the pool
+        if self._reasoning is not None:
+            of_reasoning = math.floor(number * self._reasoning)
+            place = of_reasoning if pool is self._pools[True] else number - of_reasoning
+        if place % 2 == 0:
+            return number
+        return next(i for i in range(number - 1, -1, -1) if self._pool(i) is pool)
 
     def _of_reasoning(self, part: float) -> dict[bool, list[Share]]:
         """The shares of reasoning families, and the others. Raises ValueError where a part of the
@@ -143,8 +185,20 @@ class Prompts:
         # Which of the file's prompts this is cannot be counted without the mixture's history, so
         # the number itself runs through the file: with other shares some come later, none twice.
         epoch, place = divmod(number, len(self._problems))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._problems))
-        return self._problems[order[place]]
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._units))
+        if len(self._units) < len(self._problems):
+            return [problem for unit in order for problem in self._units[unit]][place]
+        return self._units[order[place]][0]
+
+
+def _units(problems: Sequence[Problem], is_paired: bool) -> list[list[Problem]]:
+    """Problems that are drawn together: twins, in their order, or every problem alone."""
+    units: dict[str | int, list[Problem]] = {}
+    for number, problem in enumerate(problems):
+        units.setdefault((is_paired and problem.twin) or number, []).append(problem)
+    if is_paired and len(units) == len(problems):
+        raise ValueError(f"twins: no two of the file's {len(problems)} problems are twins")
+    return list(units.values())
 
 
 def group_of(task: str) -> str:
@@ -160,6 +214,8 @@ def in_mode(problem: Problem, mode: str) -> Problem:
 def _check(share: Share) -> None:
     if share.task != FILE:
         environments.get(share.task).require()
+        if share.twins and not environments.get(share.task).paired:
+            raise ValueError(f"twins: {share.task!r} is no family of pairs")
     low, high = share.difficulty
     if not 0 <= low <= high <= 1:
         raise ValueError(f"difficulty {share.difficulty} of {share.task!r} is no range in 0..1")

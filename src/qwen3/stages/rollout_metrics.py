@@ -8,6 +8,7 @@ import numpy as np
 
 from qwen3.rewards import response
 from qwen3.rewards.answers import Transcript
+from qwen3.rewards.pairs import pairs_by_family
 from qwen3.stages.prompts import group_of
 from qwen3.stages.rollouts import Rollout, by_prompt
 from qwen3.train.loop import Hook
@@ -58,10 +59,12 @@ def _episode_metrics(transcripts: Sequence[Transcript]) -> dict[str, float]:
 
 
 def _score_metrics(judged: Sequence[Rollout]) -> dict[str, float]:
-    """Metrics of rollouts with a verdict; {} for none."""
+    """Metrics of rollouts with a verdict; {} for none. pairs/FAMILY: chance that both problems of
+    a pair are answered right, of the pairs that were sampled together."""
     if not judged:
         return {}
     best = [max(_scores(group)) for group in by_prompt(judged)]
+    pairs = pairs_by_family((rollout.answer.problem, rollout.answer.score) for rollout in judged)
     return {
         "score": float(np.mean(_scores(judged))),
         "score_std": float(np.std(_scores(judged))),
@@ -69,6 +72,7 @@ def _score_metrics(judged: Sequence[Rollout]) -> dict[str, float]:
         "pass_at_group": _share(score == 1.0 for score in best),
         **_score_by(judged, lambda rollout: rollout.task),
         **_score_by(judged, lambda rollout: rollout.mode),
+        **{f"pairs/{family}": share for family, share in pairs.items()},
         **_by_group(judged),
     }
 
