@@ -1,6 +1,7 @@
 """Shards become corpora that train: one shard and many give the same batches, by range."""
 
 import dataclasses
+import json
 import os
 import pickle
 
@@ -263,3 +264,27 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="tokens.bin: .* the file is cut off"):
         batches[0]
     assert sharded_corpus.is_sharded(f"{tmp_path}/out") and corpora.MANIFEST == "corpus.json"
+
+
+@pytest.mark.slow
+def test_pretraining_and_its_evaluation_read_shards_from_a_bucket(
+    tmp_path, tokenizer, bucket, monkeypatch
+):
+    from qwen3.config import OptimConfig
+    from qwen3.model.sizes import ModelConfig
+    from qwen3.stages import pretrain
+
+    monkeypatch.setattr("qwen3.data.range_cache.default_folder", lambda: tmp_path / "cache")
+    run = text_run.write_run(tmp_path / "run", text_run.rows(DOCUMENTS), 5)
+    tokenize(run, tokenizer, f"{bucket}/train", block_tokens=BLOCK, say=quiet)
+    model = ModelConfig("toy", 2, 16, 32, 2, 1, head_dim=8, vocab=290, tied=True)
+    evaluation = pretrain.Evaluation(("c",), rows=8)
+    stage = pretrain.StageConfig(
+        STAGE, 12, OptimConfig(peak=1e-2, warmup=2), 1e4, evaluation=evaluation
+    )
+    config = pretrain.Config(
+        model, (stage,), {"c": f"{bucket}/train"}, {"c": f"{bucket}/train"}, save_every=6
+    )
+    state = pretrain.run(config, str(tmp_path / "work"))
+    before, after = json.loads((tmp_path / "work/evaluation.json").read_text())
+    assert int(state.step) == 12 and after["sets"]["c"]["loss"] < before["sets"]["c"]["loss"] - 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -69,20 +70,22 @@ class RangeCache:
     def _make_room(self, size: int) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         disk = os.statvfs(self._folder)
-        free = disk.f_bavail - FREE_SHARE * disk.f_blocks
-        limit = min(self._limit, (self._size or 0) + max(0, int(free * disk.f_frsize)))
-        if self._size is not None and self._size + size <= limit:
+        spare = int((disk.f_bavail - FREE_SHARE * disk.f_blocks) * disk.f_frsize)
+        if self._size is not None and self._size + size <= self._limit and size <= spare:
             return
         ranges = []
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process made room
                 ranges.append((path.stat().st_mtime, path.stat().st_size, path))
         self._size = sum(bytes_ for _, bytes_, _ in ranges)
+        room = 0.9 * min(self._limit, self._size + spare)
         for _, bytes_, path in sorted(ranges):
-            if self._size + size <= 0.9 * self._limit:
+            if self._size + size <= room:
                 break
             path.unlink(missing_ok=True)
             self._size -= bytes_
+        if self._size + size > room:
+            raise OSError(errno.ENOSPC, "no room beside other files")
 
 
 def read_range(url: str, begin: int, end: int) -> bytes:
