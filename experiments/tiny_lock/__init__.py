@@ -76,11 +76,11 @@ def fresh(folder: str | Path, config: Any) -> str:
     return fresh_start.save(folder, config.model, config.seed, make_mesh(MeshConfig()))
 
 
-def engine(source: str, words: Tokenizer, slots: int = 64) -> Engine:
-    """An engine over the model of a run."""
+def engine(source: str, words: Tokenizer, slots: int = 64, length: int = LENGTH) -> Engine:
+    """An engine over the model of a run, for prompts and answers of `length` tokens."""
     mesh = make_mesh(MeshConfig())
     model, params, _ = teacher.load(source, mesh, dtype="float32")
-    return Engine(model, params, tokenizer=words, slots=slots, max_length=LENGTH, mesh=mesh)
+    return Engine(model, params, tokenizer=words, slots=slots, max_length=length, mesh=mesh)
 
 
 def once(path: str | Path, make: Callable[[], Iterable[dict[str, Any]]]) -> str:
