@@ -57,7 +57,6 @@ FAMILIES = (
 )
 LONGEST = 200  # characters of an oracle's answer to a problem of one turn
 LENGTH = 512  # tokens of a row: an episode with its tools
-VOCAB = 1024
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Config(grpo.Config):
 
 CONFIG = Config(
     name="families",
-    model=tiny_lock.MODEL.replace(layers=3, vocab=VOCAB),
+    model=tiny_lock.MODEL.replace(layers=3, vocab=1024),
     tokenizer="",  # made in the workdir
     tasks=(Share("file", twins=True),),
     steps=40,
@@ -164,7 +163,7 @@ def tokenizer(config: Config, folder: Path) -> str:
     if not (folder / "tokenizer.json").exists():
         part = conversations(replace(config, conversations=100))
         texts = [chat.render(each["messages"], tools=each["tools"]) for each in part]
-        Tokenizer.train(texts, VOCAB).save(folder)
+        Tokenizer.train(texts, config.model.vocab).save(folder)
     return str(folder)
 
 
