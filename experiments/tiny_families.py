@@ -174,7 +174,7 @@ def taught(config: Config, folder: Path) -> str:
         tokenizer=config.tokenizer,
         data=(tiny_lock.once(folder / "taught.jsonl", lambda: conversations(config)),),
         steps=config.taught,
-        optim=tiny_lock.FROM_NOTHING,
+        optim=replace(tiny_lock.FROM_NOTHING, warmup=min(50, config.taught // 4)),
         name="taught",
         batch=4,
         length=config.length,

@@ -102,6 +102,7 @@ def test_two_steps_run_through_all_of_it(experiment, tmp_path, monkeypatch, one_
         drawn=4,
         held_out=4,
         steps=2,
+        optim=replace(experiment.CONFIG.optim, warmup=0),
         prompts=4,
         length=256,
         sampling=Sampling(samples=8, max_tokens=8, slots=32),
