@@ -64,11 +64,11 @@ class Config(grpo.Config):
     """Settings of GRPO, and of what it starts from and is measured by."""
 
     families: tuple[str, ...] = FAMILIES  # of the mixture
-    conversations: int = 800  # of each family for fine-tuning
+    examples: int = 800  # of each family for fine-tuning
     taught: int = 1200  # steps of fine-tuning
     right: float = 0.5  # share of its answers that are right
     drawn: int = 200  # problems of each family for RL
-    held_out: int = 64  # problems of each family that are measured
+    held: int = 64  # problems of each family that are measured
     measured: int = 2  # answers to each of them
 
 
@@ -153,7 +153,7 @@ def _wrong(family: Task, problem: Problem, rng: Random) -> str:
 def conversations(config: Config) -> list[dict[str, Any]]:
     """For fine-tuning, in a mixed order."""
     rng = Random(f"conversations/{config.seed}")
-    every = problems(config, "train", 3 * config.seed + 1, config.conversations)
+    every = problems(config, "train", 3 * config.seed + 1, config.examples)
     rng.shuffle(every)
     return [answered(problem, rng, rng.random() < config.right) for problem in every]
 
@@ -161,7 +161,7 @@ def conversations(config: Config) -> list[dict[str, Any]]:
 def tokenizer(config: Config, folder: Path) -> str:
     """The folder of a tokenizer, trained on 100 conversations of each family if it is not there."""
     if not (folder / "tokenizer.json").exists():
-        part = conversations(replace(config, conversations=100))
+        part = conversations(replace(config, examples=100))
         texts = [chat.render(each["messages"], tools=each["tools"]) for each in part]
         Tokenizer.train(texts, config.model.vocab).save(folder)
     return str(folder)
@@ -243,7 +243,7 @@ def run(config: Config, workdir: str) -> TrainState:
     path = folder / "problems.jsonl"
     if not path.exists():
         write_problems(path, problems(config, "train", 3 * config.seed + 2, config.drawn))
-    held = problems(config, "heldout", 3 * config.seed + 3, config.held_out)
+    held = problems(config, "heldout", 3 * config.seed + 3, config.held)
     before = measure(config, start, held)
     state = grpo.run(replace(config, init_from=start, problems=str(path)), workdir)
     rows = compared(config, before, measure(config, workdir, held))

@@ -53,8 +53,8 @@ def test_its_problems_of_both_splits_have_right_answers_and_share_none(experimen
 
 def test_half_of_the_answers_that_it_teaches_are_right(experiment):
     config = replace(experiment.CONFIG, families=("lock", "exact_stop", "late_requests"))
-    taught = experiment.conversations(replace(config, conversations=40))
-    assert taught == experiment.conversations(replace(config, conversations=40))
+    taught = experiment.conversations(replace(config, examples=40))
+    assert taught == experiment.conversations(replace(config, examples=40))
     assert len(taught) == 120 and any(one["tools"] for one in taught)
     locks = [one for one in taught if "a lock at" in one["messages"][0]["content"]]
     problems = experiment.problems(config, "train", 1, 40)
@@ -97,10 +97,10 @@ def test_two_steps_run_through_all_of_it(experiment, tmp_path, monkeypatch, one_
         experiment.CONFIG,
         model=experiment.CONFIG.model.replace(**size),
         families=("letters", "abstention"),
-        conversations=8,
+        examples=8,
         taught=2,
         drawn=4,
-        held_out=4,
+        held=4,
         steps=2,
         optim=replace(experiment.CONFIG.optim, warmup=0),
         prompts=4,
