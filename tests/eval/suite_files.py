@@ -345,6 +345,34 @@ def csv_text(row: dict) -> str:
 
 
 SCRIPTS = {  # prompt, tests, right and wrong continuation
+    "cpp": (
+        "#include <assert.h>\n#include <iostream>\nint twice(int x) {\n",
+        "}\nint main() {\n    auto candidate = twice;\n    assert(candidate(2) == (4));\n}\n",
+        "    return 2 * x;",
+        "    return 5;",
+    ),
+    "cs": (
+        "using System;\nusing System.Diagnostics;\nclass Problem {\n"
+        "    public static long Twice(long x) {\n",
+        "    }\n    public static void Main(string[] args) {\n"
+        "    Debug.Assert(Twice((2L)) == (4L));\n    }\n\n}\n",
+        "        return 2 * x;",
+        "        return 5;",
+    ),
+    "java": (
+        "import org.javatuples.*;\nclass Problem {\n    public static long twice(long x) {\n",
+        "    }\n    public static void main(String[] args) {\n"
+        "    assert(twice((2l)) == (4l));\n    }\n\n}\n",
+        "        return Unit.with(2 * x).getValue0();",
+        "        return 5l;",
+    ),
+    "ts": (
+        "function twice(x: number): number {\n",
+        "declare var require: any;\nconst assert = require('node:assert');\n"
+        "function test() {\n  assert.deepEqual(twice(2),4);\n}\n\ntest();",
+        "  return 2 * x;\n}",
+        "  return 5;\n}",
+    ),
     "js": ("function twice(x) {\n", "require('assert')(twice(2) === 4)", "return 2 * x\n}", "}"),
     "php": (
         "<?php\nfunction twice($x) {\n",
@@ -360,7 +388,7 @@ SCRIPTS = {  # prompt, tests, right and wrong continuation
     ),
 }
 for _name in ("cpp", "cs", "java", "js", "php", "sh", "ts"):
-    _prompt, _tests, *_answers = SCRIPTS.get(_name, ("int twice(int x) {\n", "}", "a", "b"))
+    _prompt, _tests, *_answers = SCRIPTS[_name]
     EXAMPLES[f"multipl_e_{_name}_base"] = lines(
         f"multipl_e/humaneval-{_name}.jsonl",
         {"name": "HumanEval_0_twice", "language": _name, "prompt": _prompt, "tests": _tests},

@@ -1,6 +1,7 @@
 """Suites of several turns, with a judge, and with rules of their own, on possible answers."""
 
 import base64
+import dataclasses
 import json
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import zlib
 import pytest
 import suite_files
 
-from qwen3.eval import judged, live_code, livebench, logic_suites
+from qwen3.eval import judged, live_code, livebench, logic_suites, multipl_e
 from qwen3.eval.items import Item
 from qwen3.eval.suite_records import EvalSettings, open_folder
 from qwen3.eval.suites import SUITES
@@ -152,12 +153,46 @@ def test_outputs_are_compared_by_lines_and_numbers(value, wanted, same):
     assert live_code._same_text(value, wanted) == same
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_leaving_before_the_tests_is_no_pass(tmp_path):
-    item = read("multipl_e_js_base", tmp_path)
-    score = SUITES["multipl_e_js_base"].score
-    assert score(item, "process.exit(0)\n}\nprocess.exit(0)").score == 0.0
-    assert score(item, "return 2 * x\n}\nprocess.exit(0)").score == 0.0
+CHEATS = [  # (language, an answer that passes no test)
+    ("js", "process.exit(0)\n}\nprocess.exit(0)"),  # ends before a test
+    ("js", "return 2 * x\n}\nprocess.exit(0)"),
+    ("cpp", "    exit(0);"),
+    ("cpp", '    std::cout << "passed";\n    return "no number";'),  # does not compile
+    ("cs", "        Environment.Exit(0);\n        return 0;"),
+    ("cs", "        Trace.Listeners.Clear();\n        return 5;"),  # a failed test writes nothing
+    ("java", "        System.exit(0);\n        return 0l;"),
+    ("ts", "  process.exit(0);\n}\ndeclare var process: any;"),
+    ("ts", '  return "4";\n}'),  # of another type
+]
+
+
+@pytest.mark.parametrize("language, answer", CHEATS)
+def test_a_program_passes_only_by_its_tests(language, answer, tmp_path):
+    lacking = [n for n in multipl_e.LANGUAGES[language].needs if shutil.which(n) is None]
+    if lacking:
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    item = read(f"multipl_e_{language}_base", tmp_path)
+    assert multipl_e.score(item, answer).score == 0.0
+
+
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_without_a_compiler_that_works_there_is_no_verdict(fault, tmp_path, monkeypatch):
+    language = multipl_e.LANGUAGES["js"]
+    command = {"missing": "no-such-interpreter", "broken": "false"}[fault]
+    changed = {"js": dataclasses.replace(language, command=(command, language.file))}
+    monkeypatch.setattr(multipl_e, "LANGUAGES", changed)
+    multipl_e.works.cache_clear()
+    verdict = multipl_e.score(read("multipl_e_js_base", tmp_path), "return 2 * x\n}")
+    multipl_e.works.cache_clear()
+    assert verdict.score is None
+
+
+def test_a_compiler_that_takes_too_long_gives_no_verdict(monkeypatch):
+    monkeypatch.setattr(multipl_e, "RUN", multipl_e.RUN.replace("timeout=120", "timeout=0.1"))
+    slow = dataclasses.replace(multipl_e.LANGUAGES["sh"], compiler=("sleep", "9"))
+    assert multipl_e.run(slow, "", "") is None
+    assert multipl_e.run(multipl_e.LANGUAGES["sh"], "", "false\n") is True
+    assert multipl_e.run(multipl_e.LANGUAGES["sh"], "", "exit 1\n") is False
 
 
 # --- logic

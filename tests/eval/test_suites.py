@@ -15,7 +15,7 @@ EXTRACTIVE = ("xquad", "cmrc2018")  # the answer stands in the text
 LACKING = [
     f"multipl_e_{name}_base"
     for name, language in multipl_e.LANGUAGES.items()
-    if not (language.command and shutil.which(language.command))
+    if not all(map(shutil.which, language.needs))
 ]
 UNJUDGED = ["arena_hard", "writing_bench", *LACKING]  # no judge, no interpreter: no verdict
 DIALOGUES = [name for name, suite in SUITES.items() if suite.follow is not None]

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def box():
-    box = Sandbox(workers=1, limits=QUICK)
+WORKSHOP = replace(QUICK, work_kb=8192)  # with a folder whose programs can be executed
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(QUICK, id="default"),
+        pytest.param(WORKSHOP, id="with a work folder", marks=pytest.mark.slow),
+    ],
+)
+def box(request):
+    box = Sandbox(workers=1, limits=request.param, own_proc=request.param is WORKSHOP)
     if box.probe()["level"] != "namespaces":
         pytest.skip(f"no namespaces on this machine: {box.probe()['refused']}")
     yield box

@@ -31,7 +31,7 @@ MULTIPL_E = tuple(
         score=multipl_e.score,
         max_tokens=768,
         stop=language.stop,
-        needs=f"sandbox, {language.command or 'executable files in the sandbox'}",
+        needs=f"sandbox, {' and '.join(language.needs)}",
         departs="one of the eight languages; Python is HumanEval",
     )
     for name, language in multipl_e.LANGUAGES.items()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Runs as a candidate does: `look(limit on processes)` returns what it could do.
+# Runs as a candidate does: `look(limit on processes, folders, own_proc)` returns what it could do.
 PROBE = """
 import ctypes, os, signal, socket, time
 
@@ -29,6 +29,14 @@ def opens(family):
         except OSError:
             pass
     return False
+
+def strangers(path, folders):
+    '''Paths from `path` downwards that are not among the folders and do not lead to one.'''
+    if path in folders or not os.path.exists(path):
+        return []
+    if any(folder.startswith(path + "/") for folder in folders):
+        return [p for n in os.listdir(path) for p in strangers(f"{path}/{n}", folders)]
+    return [path]
 
 def writes(path):
     try:
@@ -62,10 +70,13 @@ def most_processes(limit):
         os.waitpid(pid, 0)
     return len(pids) + 1
 
-def look(limit):
+def look(limit, folders, own_proc):
+    if own_proc:
+        folders = [*folders, "/proc/self", "/proc/thread-self", f"/proc/{os.getpid()}"]
     ordinary = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
     return {"network": reaches_network(), "pid": os.getpid(), "uid": os.getuid(),
-            "sees": [p for p in ("/proc", "/sys", "/home", "/etc", "/dev") if os.path.exists(p)],
+            "sees": [path for root in ("/proc", "/sys", "/home", "/etc", "/dev")
+                     for path in strangers(root, folders)],
             "writes": [p for p in ("/x", "/usr/lib/x", "/etc/x") if writes(p)],
             "families": [f for f in range(1, 46) if f not in ordinary and opens(f)],
             "shared_memory": shares_memory(), "keys": reads_keys(),

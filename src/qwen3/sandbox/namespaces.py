@@ -21,7 +21,8 @@ CLONE_FLAGS = {
     "ipc": 0x08000000,
     "uts": 0x04000000,
 }
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
@@ -75,7 +76,10 @@ def forbid_namespaces() -> None:
 
 
 def build_root(config: Mapping[str, Any]) -> None:
-    """Makes a private root: an empty tmpfs, the interpreter's folders read-only, and a /tmp."""
+    """Makes a private root: an empty tmpfs, folders of the host read-only, a /tmp, maybe a /work.
+
+    Nothing in /tmp can be executed. The candidate starts in /work where there is one.
+    """
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     binds = config["binds"]
     point = next(
@@ -93,16 +97,28 @@ def build_root(config: Mapping[str, Any]) -> None:
         os.makedirs(target, exist_ok=True)
         mount(path, target, None, MS_BIND | MS_REC)
         seal(target, ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, recursive=True)
-    os.mkdir(point + "/tmp")
-    size = f"size={config['limits']['tmp_kb']}k,nr_inodes=256,mode=1777"
-    mount("tmpfs", point + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, size)
+    limits = config["limits"]
+    empty_folder(point + "/tmp", limits["tmp_kb"], MS_NOEXEC)
+    if limits["work_kb"]:
+        empty_folder(point + "/work", limits["work_kb"], 0)
+    if config["own_proc"]:
+        os.mkdir(point + "/proc")
+        flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        mount("proc", point + "/proc", "proc", flags, "subset=pid,hidepid=2")
     os.chdir(point)
     number = PIVOT_ROOT[os.uname().machine]
     check(LIBC.syscall(ctypes.c_long(number), b".", b"."), "pivot_root")
     check(LIBC.umount2(b".", MNT_DETACH), "umount of the old root")
     os.chdir("/")
     seal("/", ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, recursive=False)
-    os.chdir("/tmp")
+    os.chdir("/work" if limits["work_kb"] else "/tmp")
+
+
+def empty_folder(path: str, kb: int, flags: int) -> None:
+    """A new folder in memory for at most `kb` KiB of files, which the candidate may write."""
+    os.mkdir(path)
+    size = f"size={kb}k,nr_inodes=256,mode=1777"
+    mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | flags, size)
 
 
 def set_limits(limits: Mapping[str, Any]) -> None:

@@ -6,14 +6,15 @@ Candidate code sees inputs and returns values; expected values stay here, where 
 What the level "namespaces" promises of a candidate, all of it measured by `probe` at a real job:
 
 * Files: it sees the interpreter and its library, read-only, and an empty /tmp of its own. No file
-  of the host, no /proc, /sys or /dev, no environment, no open file but its own.
+  of the host, no /proc, /sys or /dev, no environment, no open file but its own. What it writes to
+  /tmp cannot be executed; with `work_kb` it starts in an empty /work of that size, where it can.
 * Network: none, neither this machine's nor any other, and no socket family but unix and internet.
 * Processes: it sees and signals its own only. It has an unprivileged uid of its own, no
   capabilities, and cannot gain any; it enters no namespace, and reads no key of the trainer.
 * Time: `wall_s` bounds a job, `cpu_s` the processor time of each of its processes, `call_s` a call.
 * Memory: `memory_mb` for each of at most `processes` processes, `tmp_kb` for files, no System V or
   POSIX shared memory. Where a control group can be made ("control_group" in the report), the whole
-  job has memory_mb + tmp_kb. Out of memory, the kernel ends candidates before any other process.
+  job has memory_mb + tmp_kb + work_kb. Out of memory, the kernel ends candidates before all others.
 * End: nothing of it outlives its job, nor the warden, nor the trainer.
 * Answers: they are data, at most `output_kb`, read in linear time whatever they hold. A candidate
   cannot report another one's result.
@@ -81,6 +82,7 @@ class Limits:
     files: int = 32  # open files of a process
     file_kb: int = 1024  # size of a file, KiB
     tmp_kb: int = 8192  # all files of /tmp, KiB
+    work_kb: int = 0  # all files of /work, whose programs can be executed, KiB; 0 for no /work
     output_kb: int = 1024  # all answers, KiB
 
 
@@ -109,6 +111,9 @@ class Sandbox:
         limits: of each job.
         allow_unisolated: whether to run at the level "rlimits" where the other is not reached.
         cache_mb: memory for results of runs, MiB; the oldest leave first.
+        folders: of this machine (compilers, say), which candidates may read beside Python's.
+        own_proc: whether candidates see a read-only /proc of their own processes alone, which some
+            virtual machines need.
     """
 
     def __init__(
@@ -118,10 +123,14 @@ class Sandbox:
         limits: Limits | None = None,
         allow_unisolated: bool = False,
         cache_mb: float = 64.0,
+        folders: Sequence[str] = (),
+        own_proc: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self.workers = workers or max(1, (os.cpu_count() or 2) - 1)
         self.allow_unisolated = allow_unisolated
+        self.folders = outermost([*folders_of_python(), *folders])
+        self.own_proc = own_proc
         self._cache: OrderedDict[str, ProgramRun] = OrderedDict()
         self._cache_room = int(cache_mb * 2**20)  # bytes that are left
         self._lock = threading.Lock()
@@ -145,7 +154,8 @@ class Sandbox:
         for level in LEVELS:
             pool = self._start(level)
             try:
-                result = self._exchange(pool, PROBE, "look", [(self.limits.processes,)])
+                arguments = (self.limits.processes, self.folders, self.own_proc)
+                result = self._exchange(pool, PROBE, "look", [arguments])
                 ((kind, report),) = self._read(result, 1).calls
                 if kind == "error":
                     raise SandboxError(f"the probe failed: {report}")
@@ -166,7 +176,8 @@ class Sandbox:
             "level": level,
             "python": os.path.realpath(sys.executable),
             "program": PROGRAM,
-            "binds": folders_of_python(),
+            "binds": self.folders,
+            "own_proc": self.own_proc,
             "limits": asdict(self.limits),
             "number": 0,
         }
@@ -330,9 +341,13 @@ def _refused(text: str) -> NoReturn:
 def folders_of_python() -> list[str]:
     """Folders that the interpreter needs: its own library and the system's shared libraries."""
     base, binary = sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))
-    candidates = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{base}/lib", binary]
+    return outermost(["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{base}/lib", binary])
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """The folders among `paths` that exist, without those that lie below an earlier one."""
     folders: list[str] = []
-    for path in (p for p in candidates if os.path.isdir(p)):
+    for path in filter(os.path.isdir, paths):
         if not any((path + "/").startswith(other + "/") for other in folders):
             folders.append(path)
     return folders

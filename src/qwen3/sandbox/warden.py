@@ -109,7 +109,8 @@ def run(config: Mapping[str, Any], payload: bytes, seconds: float) -> dict[str, 
 def control_group(config: Mapping[str, Any]) -> Any:
     """A control group for one job, with room for its memory and our two processes; or None."""
     limits = config["limits"]
-    memory = (limits["memory_mb"] << 20) + (limits["tmp_kb"] << 10) + (16 << 20)
+    files = (limits["tmp_kb"] + limits["work_kb"]) << 10
+    memory = (limits["memory_mb"] << 20) + files + (16 << 20)
     return cgroups.create(config["number"], memory, limits["processes"] + 2)
 
 

@@ -160,7 +160,8 @@ def memory(box, code):
 def too_much_memory(box, code):
     """Megabytes held beyond the limit of the level in force."""
     peak, group = memory(box, code)
-    job = (QUICK.memory_mb << 20) + (QUICK.tmp_kb << 10) + (16 << 20)
+    files = (box.limits.tmp_kb + box.limits.work_kb) << 10
+    job = (QUICK.memory_mb << 20) + files + (16 << 20)
     most = job if box.probe()["control_group"] else (QUICK.memory_mb << 20) * QUICK.processes
     # Of the interpreter's own pages, which all share, a part is counted to each.
     over = [peak - most - (32 << 20), group - job - (1 << 20)]
