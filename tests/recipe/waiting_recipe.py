@@ -19,7 +19,9 @@ from qwen3.recipe import run_recipe, seed_run
 from qwen3.recipe.stage_table import ROWS
 
 REPORT = "report"
-UNTRAINED = "documents tokenizer corpora base_exam exam student_exam export budgets".split()
+UNTRAINED = (
+    "documents tokenizer corpora base_exam exam student_exam leaderboard export budgets".split()
+)
 
 
 def wait_once(place):
