@@ -61,18 +61,19 @@ def fine_tuning(folder, data, stored=None):
 
 
 def reinforcement(folder, data):
-    evaluation = ProblemEvaluation(f"{folder}/problems.jsonl", every=1)
-    return post.grpo_config(
-        steps=STEPS, prompts=4, sampling=SAMPLING, save_every=1, evaluation=evaluation, mesh=MESH
-    )
-
-
-def episodes(folder, data):
+    """A family by rule, one with tools, and a world of several turns."""
     tokenizer = Tokenizer.load(post.tokenizer_folder())
     talk_world.let_it_speak(pytest.MonkeyPatch(), WORLDS, tokenizer, post.model().vocab)
-    sampling = dataclasses.replace(SAMPLING, max_tokens=24)
     return post.grpo_config(
-        tasks=(Share("talk"),), steps=STEPS, prompts=4, sampling=sampling, length=127, mesh=MESH
+        model=post.model().replace(max_length=768),
+        tasks=(Share("letters"), Share("talk"), Share("irrelevant_tool", difficulty=(0.0, 0.0))),
+        steps=STEPS,
+        prompts=4,
+        sampling=dataclasses.replace(SAMPLING, max_tokens=24),
+        length=767,  # the description of a tool is long
+        save_every=1,
+        evaluation=ProblemEvaluation(f"{folder}/problems.jsonl", every=1),
+        mesh=MESH,
     )
 
 
@@ -99,7 +100,6 @@ STAGES = {
     "experts": (pretrain.run, experts),
     "sft": (sft.run, fine_tuning),
     "grpo": (grpo.run, reinforcement),
-    "episodes": (grpo.run, episodes),
     "logits": (teacher_logits.run, logits),
     "off_policy": (sft.run, off_policy),
     "on_policy": (distill.run, on_policy),

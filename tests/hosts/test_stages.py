@@ -13,7 +13,7 @@ from qwen3.curate import stored_logits
 from qwen3.curate.files import write_problems
 from qwen3.train.checkpoint import load_params
 
-STAGES = ("pretrain", "sft", "grpo", "episodes", "logits", "off_policy", "on_policy")
+STAGES = ("pretrain", "sft", "grpo", "logits", "off_policy", "on_policy")
 STEPS = {"pretrain": 6}
 
 
@@ -74,7 +74,7 @@ def assert_same_stage(stage, one, other):
     for file in [*one.glob("samples/*.jsonl"), *one.glob("evaluation.jsonl")]:
         lines = [(work / file.relative_to(one)).read_text().splitlines() for work in (one, other)]
         assert_close(*([json.loads(line) for line in part] for part in lines), file.name)
-    if stage in ("grpo", "episodes", "on_policy"):
+    if stage in ("grpo", "on_policy"):
         assert list(one.glob("samples/*.jsonl"))
     if stage in ("pretrain", "experts"):
         records = [json.loads((work / "evaluation.json").read_text()) for work in (one, other)]
