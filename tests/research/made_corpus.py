@@ -104,7 +104,7 @@ class ScriptedModel:
         self.calls = []  # the messages of all
 
     def __call__(self, messages, max_tokens):
-        from qwen3.research.model_calls import Reply
+        from qwen3.infer.model_client import Reply
 
         self.calls.append(json.dumps(messages))
         text = self.answer(messages)

@@ -205,7 +205,7 @@ def test_a_model_that_answers_nonsense_is_named_and_counted(made, tmp_path, text
     def ask(messages, max_tokens):
         return text, 10
 
-    from qwen3.research.model_calls import Reply
+    from qwen3.infer.model_client import Reply
 
     with pytest.raises(
         ValueError, match="scripted answered nothing that can be used: .*replies|lack"

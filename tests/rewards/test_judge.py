@@ -12,7 +12,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.requests import Completion
 from qwen3.rewards import judge as judging
 from qwen3.rewards.judge import EQUALITY, LEVELS, LONGEST, Judge, JudgeCase, code_of, prompt, quoted
-from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_engine, of_url
+from qwen3.rewards.judge_backends import JudgeSettings, of_engine, of_url, remembered
 from qwen3.rewards.judge_check import HOSTILE, check_judge, hostile_cases
 
 FOUR = JudgeCase("What is 2 + 2?", "The sum is four, so 4.", reference="4")
@@ -190,10 +190,10 @@ def test_replies_are_asked_for_once_and_failures_again(tmp_path):
     def questions(*texts):
         return [[{"role": "user", "content": text}] for text in texts]
 
-    store = ReplyStore(tmp_path / "x" / "replies.sqlite", ask, "a")
+    store = remembered(ask, tmp_path / "x" / "replies.sqlite", "a")
     assert store(questions("1", "2", "1")) == ["1!", "2!", "1!"] and asked == ["1", "2"]
     assert store(questions("2", "3", "down")) == ["2!", "3!", None]
-    again = ReplyStore(tmp_path / "x" / "replies.sqlite", ask, "a")
+    again = remembered(ask, tmp_path / "x" / "replies.sqlite", "a")
     assert again(questions("3", "down")) == ["3!", None] and asked == [
         "1",
         "2",
@@ -201,7 +201,7 @@ def test_replies_are_asked_for_once_and_failures_again(tmp_path):
         "down",
         "down",
     ]
-    other = ReplyStore(tmp_path / "x" / "replies.sqlite", ask, "b")
+    other = remembered(ask, tmp_path / "x" / "replies.sqlite", "b")
     assert other(questions("3")) == ["3!"] and asked[-1] == "3"
 
 

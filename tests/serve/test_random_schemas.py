@@ -9,9 +9,9 @@ import random_schemas
 from conftest import fresh_engine
 
 from qwen3.data import chat
+from qwen3.infer.answer_grammar import GrammarTokens, turn_grammar
 from qwen3.infer.requests import Request
 from qwen3.rewards import Problem
-from qwen3.serve.answer_grammar import GrammarTokens, turn_grammar
 from qwen3.stages.prompts import prompt_ids
 
 

@@ -18,7 +18,7 @@ from qwen3.eval.items import Item, Verdict
 from qwen3.eval.suite_prompts import Messages, user
 from qwen3.infer.language_model import load
 from qwen3.rewards.judge import Judge, JudgeCase
-from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_engine, of_url
+from qwen3.rewards.judge_backends import JudgeSettings, of_engine, of_url, remembered
 from qwen3.rewards.judge_check import check_judge
 
 _JUDGE: list[Judge] = []  # the one that `use` set
@@ -38,7 +38,7 @@ def opened(settings: JudgeSettings, folder: Path) -> Judge:
         ask = of_url(settings)
     else:
         ask = of_engine(load(settings.model).engine(slots=settings.slots), settings)
-    judge = Judge(ReplyStore(folder / "judge.sqlite", ask, f"{settings.url} {settings.model}"))
+    judge = Judge(remembered(ask, folder / "judge.sqlite", f"{settings.url} {settings.model}"))
     check_judge(judge)
     return judge
 

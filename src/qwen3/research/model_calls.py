@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qwen3.infer.model_client import ChatServer, Messages, Question, Reply, after_thought
 from qwen3.research.journal import Journal
 
 if TYPE_CHECKING:  # which imports jax; a URL does without
     from qwen3.infer.language_model import LanguageModel
 
-Messages: TypeAlias = list[dict[str, str]]
-KEYS = ("QWEN3_API_KEY", "OPENAI_API_KEY")  # environment variables of the URL's key
 RETRIES = 3  # of a call to a URL, with growing pauses
 SECONDS = 600.0  # longest call to a URL
 AGAIN = "That was not the JSON that was asked for. Reply with the JSON alone."
 
 
-class Reply(NamedTuple):
-    """What a model answered: the text after its thought."""
-
-    text: str
-    tokens: int  # of prompt and answer together, thinking included
-
-
-Ask: TypeAlias = Callable[[Messages, int], Reply]  # (messages, longest answer in tokens)
+# (messages, longest answer in tokens) -> the text after the thought
+Ask: TypeAlias = Callable[[Messages, int], Reply]
 
 
 def of_engine(model: LanguageModel, *, thinking: bool | None = None, seed: int = 0) -> Ask:
@@ -46,54 +37,20 @@ def of_engine(model: LanguageModel, *, thinking: bool | None = None, seed: int =
 
 
 def of_url(url: str, name: str | None = None, *, seed: int = 0) -> Ask:
-    """Asks a server, by OpenAI's client. name: of the model; None: the first one it has.
+    """Asks a server. name: of the model; None: the first one it has.
 
     Raises ValueError for a server that refuses a request, ConnectionError for one that cannot be
     reached or fails, after RETRIES.
     """
-    if importlib.util.find_spec("openai") is None:
-        raise ValueError("openai missing: pip install 'qwen3[research]'")
-    import openai
-
-    key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "none")
-    client = openai.OpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=SECONDS)
-
-    def called(send: Callable[[], Any]) -> Any:
-        try:
-            return send()
-        except (openai.APIConnectionError, openai.InternalServerError) as error:
-            raise ConnectionError(f"no answer from {url}: {error}") from None
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: no JSON came back
-            raise ValueError(f"{url} refused the request: {error}") from None
-
-    chosen: list[str] = [] if name is None else [name]
+    server = ChatServer(url, name or "", timeout=SECONDS, retries=RETRIES)
 
     def ask(messages: Messages, max_tokens: int) -> Reply:
-        if not chosen:
-            models = called(lambda: list(client.models.list()))
-            if not models:
-                raise ValueError(f"{url} names no model: give --url-model")
-            chosen.append(models[0].id)
-        result = called(
-            lambda: client.chat.completions.create(
-                model=chosen[0],
-                messages=cast(Any, messages),
-                max_tokens=max_tokens,
-                seed=seed,
-            )
-        )
-        if not getattr(result, "choices", None):
-            raise ValueError(f"{url} sent an answer without choices")
-        text = result.choices[0].message.content or ""
-        tokens = result.usage.total_tokens if result.usage else _estimate(messages, text)
-        return Reply(text.rpartition("</think>")[2], tokens)
+        reply = server.reply(Question(messages, max_tokens, temperature=None, seed=seed))
+        if reply.fault is not None:
+            raise reply.fault
+        return reply._replace(text=after_thought(reply.text or ""))
 
     return ask
-
-
-def _estimate(messages: Messages, text: str) -> int:
-    """Tokens of a call whose server does not count them: a quarter of the characters."""
-    return (sum(len(message["content"]) for message in messages) + len(text)) // 4
 
 
 class ModelCalls:
@@ -150,7 +107,8 @@ class ModelCalls:
             longest = min(longest, max(64, self._tokens - self.journal.spent.tokens))
 
         def act() -> dict[str, Any]:
-            return self._ask(messages, longest)._asdict()
+            reply = self._ask(messages, longest)
+            return {"text": reply.text, "tokens": reply.tokens}
 
         return self.journal.once(name, [messages, longest], act)["text"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import jsonschema
 
 from qwen3.infer import budget, thinking_head
+from qwen3.infer.answer_grammar import turn_grammar
 from qwen3.infer.chat_session import chat_request
 from qwen3.infer.requests import MOST_ALTERNATIVES, Request
 from qwen3.serve import body_fields as fields
-from qwen3.serve.answer_grammar import turn_grammar
 from qwen3.serve.answer_plan import AnswerPlan, with_samples
 from qwen3.serve.api_errors import ApiError, invalid
 from qwen3.serve.served_model import ServedModel

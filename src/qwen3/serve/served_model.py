@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.answer_grammar import GrammarTokens
 from qwen3.infer.auto_budget import ChooseBudget
 from qwen3.infer.engine import Engine
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import Request, SamplingParams, check_request
-from qwen3.serve.answer_grammar import GrammarTokens
 from qwen3.serve.api_errors import ApiError, invalid
 from qwen3.serve.body_fields import shown
 

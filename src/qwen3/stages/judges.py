@@ -14,7 +14,7 @@ from qwen3.infer.engine import Engine
 from qwen3.model.execution import Execution
 from qwen3.rewards.answers import Score, ScoredAnswer
 from qwen3.rewards.judge import Judge, JudgeCase
-from qwen3.rewards.judge_backends import JudgeSettings, ReplyStore, of_engine, of_url
+from qwen3.rewards.judge_backends import JudgeSettings, of_engine, of_url, remembered
 from qwen3.rewards.judge_check import check_judge
 from qwen3.stages.reward_kinds import KindScorer, shared_scorer
 from qwen3.train import model_source
@@ -36,7 +36,7 @@ def open_judge(settings: JudgeSettings, mesh: Mesh, execution: Execution, workdi
     # All that decides a reply besides the question.
     fields = ("url", "model", "thinking", "max_tokens")
     name = str({field: getattr(settings, field) for field in fields})
-    return Judge(ReplyStore(store, ask, name) if _stored(settings) else ask)
+    return Judge(remembered(ask, store, name) if _stored(settings) else ask)
 
 
 def _stored(settings: JudgeSettings) -> bool:
