@@ -35,7 +35,7 @@ def test_furniture_goes_and_columns_follow_each_other(tmp_path):
     pages = [textwrap.wrap(f"{a} {b}", 40) for a, b in zip(SENTENCES, SENTENCES[1:], strict=False)]
     write_pdf(path, pages, columns=2)
     text, history = read_pdf(str(path))
-    assert history == ["pdf: 7 pages text layer"]
+    assert history == ["pdf: pages 1-7 text layer"]
     assert "Book of Houses" not in text and "Page" not in text
     words = " ".join(text.split())
     assert all(sentence in words for sentence in SENTENCES)
@@ -116,5 +116,5 @@ def test_pages_without_text_are_recognised_and_blank_ones_are_not_asked_about(
     drawing.save()
     text, history = read_pdf(str(tmp_path / "scan.pdf"), ocr="deu+fra")
     assert "its own, read as it is." in text and "Words that stood on a scanned page." in text
-    assert history == ["pdf: 1 pages text layer, 2 pages OCR"]
+    assert history == ["pdf: pages 1 text layer, 2-3 OCR"]
     assert (tmp_path / "calls").read_text() == "deu+fra\n"

@@ -1,4 +1,4 @@
-"""The commands `qwen3 data run | show | tokenize | items | languages | mixture | rates`."""
+"""`qwen3 data run | show | tokenize | items | languages | seeds | heads | mixture | rates`."""
 
 from __future__ import annotations
 
@@ -56,8 +56,25 @@ def add_parser(subparsers: Any) -> None:
     languages.add_argument("--out", required=True, help="table to write (.npz)")
     languages.set_defaults(run=_with_extra(run_languages))
 
+    _add_labels(commands)
     mixture_cli.add_commands(commands)
     _add_rates(commands)
+
+
+def _add_labels(commands: Any) -> None:
+    seeds = commands.add_parser("seeds", help="texts to synthesise from, as many of each label")
+    seeds.add_argument("run_folder", metavar="RUN", help="folder or URL of a finished run")
+    seeds.add_argument("--by", nargs="+", required=True, help="labels, such as field value")
+    seeds.add_argument("--count", type=int, required=True, help="of each combination of them")
+    seeds.add_argument("--seed", type=int, default=0, help="of the draw")
+    seeds.add_argument("--out", required=True, help="JSON lines to write")
+    seeds.set_defaults(run=_with_extra(run_seeds))
+
+    heads = commands.add_parser("heads", help="learn the labels that the step annotate wrote")
+    heads.add_argument("run_folder", metavar="RUN", help="folder or URL of a finished run")
+    heads.add_argument("--labels", nargs="+", help="to learn; default: all of annotate")
+    heads.add_argument("--out", required=True, help="heads to write (.npz)")
+    heads.set_defaults(run=_with_extra(run_heads))
 
 
 def _add_rates(commands: Any) -> None:
@@ -150,6 +167,39 @@ def run_languages(args: argparse.Namespace) -> None:
     table = train(texts)
     table.save(args.out)
     print(f"{args.out}: {len(table.codes)} languages")
+
+
+def run_seeds(args: argparse.Namespace) -> None:
+    """Draw and write seeds."""
+    from qwen3.pipeline.dropped_report import rows
+    from qwen3.pipeline.seed_texts import stratified
+
+    documents = rows(args.run_folder, "documents")
+    seeds = list(stratified(documents, args.by, args.count, args.seed))
+    write_rows(args.out, seeds)
+    cells = {tuple(row[name] for name in args.by) for row in seeds}
+    print(f"{args.out}: {len(seeds):,} seeds of {len(cells)} combinations of {', '.join(args.by)}")
+
+
+def run_heads(args: argparse.Namespace) -> None:
+    """Train heads, print what they are worth, and write them."""
+    from qwen3.pipeline import label_heads
+    from qwen3.pipeline.annotation import LABELS
+    from qwen3.pipeline.dropped_report import rows
+
+    # What a step dropped after its labels were written was labelled all the same.
+    labels = args.labels or list(LABELS.values())
+    documents = [
+        row
+        for kind in ("documents", "dropped")
+        for row in rows(args.run_folder, kind)
+        if any(label in row for label in labels)
+    ]
+    heads, scores = label_heads.train(documents, labels)
+    for score in scores:
+        print(score.line())
+    label_heads.save(heads, args.out)
+    print(args.out)
 
 
 def run_fit(args: argparse.Namespace) -> None:

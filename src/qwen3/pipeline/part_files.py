@@ -11,9 +11,10 @@ import dataclasses
 import functools
 import gzip
 import io
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from qwen3.pipeline.text_record import RESERVED, TextRecord, record_id, shard_of
 
 PDF = ".pdf"
 PDF_OPTIONS = ("labels", "ocr", "dpi")
+WINDOW = 512  # records that a step with a model sees at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,31 +174,62 @@ def member(name: str, kind: str, shard: int, plan: RunPlan) -> Iterator[dict[str
 
 def cleaned(part: Part, plan: RunPlan) -> Iterator[TextRecord | dict[str, str]]:
     """The records of a part after the recipe's steps; a failure is {place, step, reason}."""
-    recipe = plan.recipe
-    for place, outcome in _documents(part, recipe):
-        if isinstance(outcome, BadData):
-            yield {"place": place, "step": "read", "reason": str(outcome)}
-            continue
-        if len(outcome.text) > recipe.longest_text:
-            reason = f"{len(outcome.text):,} characters; see longest_text"
-            yield {"place": place, "step": "read", "reason": reason, "id": outcome.id}
-            continue
-        yield _through(outcome, place, plan)
+    documents = _documents(part, plan.recipe)
+    functions = _functions(plan.recipe_json)
+    # A model is asked about many records at once.
+    size = WINDOW if any(hasattr(function, "many") for _, function in functions) else 1
+    while window := list(itertools.islice(documents, size)):
+        yield from _through(window, plan.recipe, functions)
 
 
-def _through(record: TextRecord, place: str, plan: RunPlan) -> TextRecord | dict[str, str]:
-    """A record after the steps that look at it alone, or what went wrong in which of them."""
-    for step, function in _functions(plan.recipe_json):
-        if record.dropped:
-            break
-        try:
-            record = function(record)
-        except MemoryError:
-            raise
-        except Exception as error:  # whatever a text does to a step, the run goes on without it
-            reason = f"{type(error).__name__}: {error}"
-            return {"place": place, "step": step, "reason": reason, "id": record.id}
-    return record
+def _through(
+    window: Sequence[tuple[str, TextRecord | BadData]], recipe: DataRecipe, functions: Any
+) -> list[TextRecord | dict[str, str]]:
+    """Records after the steps that look at one alone, or what went wrong in which of them."""
+    outcomes = [_readable(place, outcome, recipe) for place, outcome in window]
+    for step, function in functions:
+        live = {
+            i: record
+            for i, record in enumerate(outcomes)
+            if isinstance(record, TextRecord) and not record.dropped
+        }
+        records = list(live.values())
+        if hasattr(function, "many"):
+            results = function.many(records)
+        else:
+            results = [_attempt(function, record) for record in records]
+        for (i, record), result in zip(live.items(), results, strict=True):
+            outcomes[i] = (
+                result
+                if isinstance(result, TextRecord)
+                else _failure(window[i][0], step, result, record.id)
+            )
+    return outcomes
+
+
+def _readable(
+    place: str, outcome: TextRecord | BadData, recipe: DataRecipe
+) -> TextRecord | dict[str, str]:
+    if isinstance(outcome, BadData):
+        return {"place": place, "step": "read", "reason": str(outcome)}
+    if len(outcome.text) > recipe.longest_text:
+        reason = f"{len(outcome.text):,} characters; see longest_text"
+        return {"place": place, "step": "read", "reason": reason, "id": outcome.id}
+    return outcome
+
+
+def _attempt(function: Any, record: TextRecord) -> TextRecord | Exception:
+    try:
+        return function(record)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a text does to a step, the run goes on without it
+        return error
+
+
+def _failure(place: str, step: str, error: Exception, identifier: str) -> dict[str, str]:
+    reason = f"{type(error).__name__}: {error}"
+    return {"place": place, "step": step, "reason": reason, "id": identifier}
 
 
 def _documents(part: Part, recipe: DataRecipe) -> Iterator[tuple[str, TextRecord | BadData]]:

@@ -7,6 +7,7 @@ are not ends of paragraphs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -40,12 +41,25 @@ def read_pdf(url: str, ocr: str = "", dpi: int = 150) -> tuple[str, list[str]]:
         pages = _pages(url, copy.path, ocr, dpi)
     finally:
         copy.close()
-    ways = Counter(how for _, how in pages)
     text = assemble([text for text, _ in pages])
     if not text.strip():
         hint = "" if ocr else "; give the option ocr"
         raise BadData(f"{url}: no text on {len(pages)} pages{hint}")
-    return text, [f"pdf: {', '.join(f'{count} pages {how}' for how, count in ways.items())}"]
+    return text, [ways_of([how for _, how in pages])]
+
+
+def ways_of(pages: Sequence[str]) -> str:
+    """How each page was read, as a line of history.
+
+    >>> ways_of(["text layer", "text layer", "OCR", "text layer"])
+    'pdf: pages 1-2 text layer, 3 OCR, 4 text layer'
+    """
+    runs, first = [], 1
+    for how, group in itertools.groupby(pages):
+        last = first + len(list(group)) - 1
+        runs.append(f"{first}-{last} {how}" if last > first else f"{first} {how}")
+        first = last + 1
+    return f"pdf: pages {', '.join(runs)}"
 
 
 def _pages(url: str, path: str, ocr: str, dpi: int) -> list[tuple[str, str]]:

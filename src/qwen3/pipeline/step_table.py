@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from qwen3.pipeline import (
+    annotation,
     decontamination,
+    label_heads,
     language_identifier,
     near_duplicates,
     normalizers,
     personal_data,
     quality_rules,
+    refinement,
+    synthesis,
     unsafe_text,
 )
 from qwen3.pipeline.text_record import TextRecord
@@ -25,9 +29,10 @@ Apply: TypeAlias = Callable[[TextRecord], TextRecord]
 class StepKind:
     """A step: its options are the keyword arguments of `build`, with their defaults."""
 
-    build: Callable[..., Any]  # options -> Apply; of "duplicates", the settings
+    # options -> Apply, or a ModelStep that sees many records; of "duplicates", the settings
+    build: Callable[..., Any]
     purpose: str
-    rate: float  # MB of text a second and core, for estimates
+    rate: float  # MB of text a second and core, for estimates; the time of a model comes on top
 
 
 STEPS = {
@@ -36,6 +41,10 @@ STEPS = {
     "quality": StepKind(quality_rules.build, "drop what is not running text", 7),
     "personal_data": StepKind(personal_data.build, "replace addresses and numbers of people", 6),
     "safety": StepKind(unsafe_text.build, "drop texts by word lists and sites", 10),
+    "refine": StepKind(refinement.build, "repair text of PDFs and OCR by a model, guarded", 0.3),
+    "annotate": StepKind(annotation.build, "label value, field, domain, safety by a model", 20),
+    "heads": StepKind(label_heads.build, "label by heads that learned a model's labels", 1),
+    "synthesize": StepKind(synthesis.build, "write checked texts from seeds by a model", 1),
     "decontaminate": StepKind(decontamination.build, "drop texts that hold evaluation items", 5),
     "duplicates": StepKind(
         near_duplicates.DuplicateSettings, "drop exact and near copies, each verified", 9

@@ -1,0 +1,151 @@
+"""Steps that ask a model: what they have in common.
+
+A step is a generator of one record: it yields lists of questions, is sent their texts, and returns
+the changed record. `together` advances the generators of many records side by side, so that a
+server or engine is asked many questions at once, while each step reads like straight text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import xxhash
+
+from qwen3.infer.model_client import ChatServer, EngineModel, Model, Question, Reply, after_thought
+from qwen3.infer.reply_store import StoredModel
+from qwen3.pipeline.text_record import TextRecord
+
+Talk: TypeAlias = Generator[list[Question], list[str], TextRecord]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """The option `ask` of a step: which model it asks, and where the answers are kept."""
+
+    model: str  # its name at the server; of our engine a folder, run or Hub name
+    store: str  # local file of all answers (SQLite); dead letters lie beside it
+    url: str = ""  # of a server with OpenAI's interface, ".../v1"; "" for our engine
+    thinking: bool = False  # whether our engine thinks before it answers
+    slots: int = 32  # questions that are asked at once
+    timeout: float = 300.0  # seconds until a call to a server is given up
+    retries: int = 6  # of a call to a server, with pauses that double
+
+    def __post_init__(self) -> None:
+        if not self.model or not self.store or "://" in self.store:
+            raise ValueError(f"ask: model {self.model!r} and a local file as store are needed")
+        if self.slots < 1 or self.timeout <= 0 or self.retries < 0:
+            raise ValueError(f"ask: slots, timeout of {self} must be above 0, retries 0 or more")
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> ModelChoice:
+        """From a recipe's object. Raises ValueError naming an unknown or missing field."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(f"ask: unknown {unknown}; choose from {sorted(known)}")
+        if missing := sorted({"model", "store"} - set(fields)):
+            raise ValueError(f"ask: {missing} missing")
+        return cls(**fields)
+
+    def open(self) -> Model:
+        """The model itself, loaded or connected to."""
+        if self.url:
+            return ChatServer(
+                self.url,
+                self.model,
+                slots=self.slots,
+                timeout=self.timeout,
+                retries=self.retries,
+            )
+        from qwen3.infer.language_model import load  # which imports jax
+
+        model = load(self.model)
+        engine = model.engine(slots=self.slots)
+        return EngineModel(engine, vocab=model.config.vocab, slots=self.slots)
+
+
+@functools.lru_cache(4)
+def opened(choice: ModelChoice) -> StoredModel:
+    """The model with its store, one in a process; it is loaded at the first new question."""
+    return StoredModel(choice.open, choice.model, choice.store)
+
+
+def together(
+    ask: Callable[[Sequence[Question]], list[Reply]], talks: Sequence[Talk]
+) -> list[TextRecord | Exception]:
+    """What each talk returns, or the exception that ended it.
+
+    A question without a usable reply ends its talk; a model that is down ends all, by its error.
+    """
+    results: list[Any] = [None] * len(talks)
+    sent: dict[int, list[str] | Exception | None] = dict.fromkeys(range(len(talks)))
+    while sent:
+        pending: list[tuple[int, list[Question]]] = []
+        for i, texts in sent.items():
+            try:
+                talk = talks[i]
+                step = talk.throw(texts) if isinstance(texts, Exception) else talk.send(texts)  # type: ignore[arg-type]
+                pending.append((i, step))
+            except StopIteration as end:
+                results[i] = end.value
+            except Exception as error:
+                results[i] = error
+        replies = iter(ask([question for _, batch in pending for question in batch]))
+        sent = {i: _texts([next(replies) for _ in batch]) for i, batch in pending}
+    return results
+
+
+def _texts(replies: Sequence[Reply]) -> list[str] | Exception:
+    faults = [reply.fault for reply in replies if reply.fault is not None]
+    return faults[0] if faults else [after_thought(reply.text or "") for reply in replies]
+
+
+class ModelStep:
+    """A step of the recipe that asks a model about many records at once."""
+
+    def __init__(self, choice: ModelChoice, talk: Callable[[TextRecord], Talk]):
+        self.choice, self._talk = choice, talk
+
+    def many(self, records: Sequence[TextRecord]) -> list[TextRecord | Exception]:
+        """The records after the step, in order; an exception for one that it failed at."""
+        return together(opened(self.choice), [self._talk(record) for record in records])
+
+
+def question(
+    choice: ModelChoice,
+    instruction: str,
+    text: str,
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    schema: Mapping[str, Any] | None = None,
+) -> Question:
+    """A question about a text, which stands apart from the instruction as data."""
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+    return Question(
+        messages,
+        max_tokens,
+        temperature=temperature,
+        seed=seed,
+        thinking=choice.thinking,
+        schema=schema,
+    )
+
+
+def seed_of(record: TextRecord, *salt: Any) -> int:
+    """31 bits that depend on the record and the salt alone, so a repeat asks the same."""
+    text = "\x1f".join(map(str, (record.id, *salt)))
+    return xxhash.xxh3_64_intdigest(text) % 2**31
+
+
+def object_schema(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object with exactly these fields."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
