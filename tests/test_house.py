@@ -115,6 +115,7 @@ def test_what_the_package_imports_is_declared():
         "apache_beam": "apache-beam",
         "tensorboardX": "tensorboardx",
         "array_record": "tensorflow-datasets",
+        "sklearn": "scikit-learn",
     }
     outside = {name for name in names if name not in sys.stdlib_module_names and name != "qwen3"}
     assert not {name for name in outside if called.get(name, name) not in setup}

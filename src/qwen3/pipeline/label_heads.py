@@ -92,7 +92,9 @@ def train(
         known = [row for row in rows if row.get(label) is not None]
         if len(known) < FEWEST:
             raise ValueError(f"{len(known)} documents with {label}; wanted are {FEWEST} or more")
-        share = np.array([xxhash.xxh3_64_intdigest(str(row["id"])) / 2**64 for row in known])
+        share = np.array(
+            [xxhash.xxh3_64_intdigest(str(row["id"]).encode()) / 2**64 for row in known]
+        )
         split = np.searchsorted(np.cumsum(SHARES), share, side="right")  # 0, 1 or 2
         matrix = features(str(row["text"]) for row in known)
         values = np.array([str(row[label]) for row in known])

@@ -79,27 +79,30 @@ def together(
 
     A question without a usable reply ends its talk; a model that is down ends all, by its error.
     """
-    results: list[Any] = [None] * len(talks)
-    sent: dict[int, list[str] | Exception | None] = dict.fromkeys(range(len(talks)))
-    while sent:
-        pending: list[tuple[int, list[Question]]] = []
-        for i, texts in sent.items():
+    results: dict[int, TextRecord | Exception] = {}
+    advance: dict[int, Callable[[], list[Question]]] = {i: t.__next__ for i, t in enumerate(talks)}
+    while advance:
+        pending: dict[int, list[Question]] = {}
+        for i, step in advance.items():
             try:
-                talk = talks[i]
-                step = talk.throw(texts) if isinstance(texts, Exception) else talk.send(texts)  # type: ignore[arg-type]
-                pending.append((i, step))
+                pending[i] = step()
             except StopIteration as end:
                 results[i] = end.value
-            except Exception as error:
+            except Exception as error:  # whatever a text or an answer does to a step
                 results[i] = error
-        replies = iter(ask([question for _, batch in pending for question in batch]))
-        sent = {i: _texts([next(replies) for _ in batch]) for i, batch in pending}
-    return results
+        replies = iter(ask([question for batch in pending.values() for question in batch]))
+        advance = {
+            i: _continued(talks[i], [next(replies) for _ in batch]) for i, batch in pending.items()
+        }
+    return [results[i] for i in range(len(talks))]
 
 
-def _texts(replies: Sequence[Reply]) -> list[str] | Exception:
-    faults = [reply.fault for reply in replies if reply.fault is not None]
-    return faults[0] if faults else [after_thought(reply.text or "") for reply in replies]
+def _continued(talk: Talk, replies: Sequence[Reply]) -> Callable[[], list[Question]]:
+    """Goes on with a talk by the texts of its replies, or by the first fault among them."""
+    for reply in replies:
+        if reply.fault is not None:
+            return functools.partial(talk.throw, reply.fault)
+    return functools.partial(talk.send, [after_thought(reply.text or "") for reply in replies])
 
 
 class ModelStep:
@@ -138,7 +141,7 @@ def question(
 def seed_of(record: TextRecord, *salt: Any) -> int:
     """31 bits that depend on the record and the salt alone, so a repeat asks the same."""
     text = "\x1f".join(map(str, (record.id, *salt)))
-    return xxhash.xxh3_64_intdigest(text) % 2**31
+    return xxhash.xxh3_64_intdigest(text.encode()) % 2**31
 
 
 def object_schema(**properties: Any) -> dict[str, Any]:

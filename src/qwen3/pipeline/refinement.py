@@ -34,6 +34,7 @@ LEAST_KEPT = 0.9  # of the letters that were read
 _CONFUSED = [("rn", "m"), ("vv", "w"), ("cl", "d"), ("0", "o"), ("1", "l"), ("i", "l"), ("|", "l")]
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 _NUMBER = re.compile(r"\d+")
+_LETTERLIKE = re.compile(r"(?<=[^\W\d_])[01]+|[01]+(?=[^\W\d_])")  # 0 and 1 inside of a word
 
 
 def build(ask: Mapping[str, Any], least: float = 0.0) -> ModelStep:
@@ -103,7 +104,8 @@ def objection(read: str, refined: str) -> str:
     >>> objection("He came.", "He never came.")
     'new words'
     """
-    if Counter(_NUMBER.findall(read)) != Counter(_NUMBER.findall(refined)):
+    numbers, after_numbers = (Counter(_NUMBER.findall(text)) for text in (read, refined))
+    if after_numbers - numbers or numbers - after_numbers - Counter(_LETTERLIKE.findall(read)):
         return "other numbers"
     before, after = (_WORD.findall(text.casefold()) for text in (read, refined))
     if not before and after:

@@ -1,4 +1,4 @@
-"""Seeds for synthesis: as many texts of each combination of labels, whatever the web has most of."""
+"""Seeds for synthesis: as many texts of each combination of labels, however rare it is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stratified(
     for row in rows:
         if missing := [name for name in by if name not in row]:
             raise ValueError(f"document {row['id']} has no label {missing}; it has {sorted(row)}")
-        rank = xxhash.xxh3_64_intdigest(f"{seed} {row['id']}")
+        rank = xxhash.xxh3_64_intdigest(f"{seed} {row['id']}".encode())
         cell = cells.setdefault(tuple(str(row[name]) for name in by), [])
         entry = (-rank, row["id"], row)  # a heap whose first is the one to go
         if len(cell) < count:
