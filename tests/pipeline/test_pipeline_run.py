@@ -7,6 +7,7 @@ import random
 import time
 
 import pytest
+from scripted_server import ScriptedServer
 
 from qwen3.cli import main
 from qwen3.pipeline.data_recipe import DataRecipe
@@ -68,6 +69,25 @@ def test_copies_go_and_the_manifest_counts_them(reference):
     for row in rows(folder / "out", "dropped"):
         assert kept[row["dropped"]["evidence"]["of"]].startswith(row["text"][:200])
     assert not (folder / "out/work").exists()
+
+
+def test_steps_that_ask_a_model_pay_for_no_answer_twice_in_any_run(tmp_path):
+    labels = {"field": "computing", "domain": "forum", "language": "eng_Latn", "safety": "safe"}
+    script = ScriptedServer(
+        lambda body: json.dumps(labels | {"value": len(str(body)) % 6}),
+        lambda body: (429, "cut") if "word1 " in str(body) else (),
+    )
+    inputs = write_inputs(tmp_path / "in", texts(24))
+    with script.running() as url:
+        ask = {"url": url, "model": "m", "store": str(tmp_path / "answers.sqlite"), "slots": 4}
+        annotate = {"step": "annotate", "options": {"ask": ask, "least_value": 1}}
+        recipe = recipe_of(inputs, steps=[annotate, {"step": "duplicates"}])
+        manifest = run(recipe, str(tmp_path / "two"), workers=2, say=quiet)
+        asked = script.asked.copy()
+        run(recipe_of(inputs, steps=[annotate, {"step": "duplicates"}]), str(tmp_path / "one"))
+    assert manifest["rows"]["failed"] == 0 and script.asked == asked
+    assert published(tmp_path / "one") == published(tmp_path / "two")
+    assert {"value", "model_language"} < set(rows(tmp_path / "two", "documents")[0])
 
 
 def test_other_files_and_another_order_give_the_same_bytes(reference, tmp_path):
