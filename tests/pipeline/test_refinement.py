@@ -63,6 +63,7 @@ def test_repairs_of_what_was_read_pass():
     assert objection("one two", "one  two\n\n") == ""
     assert objection("", "The Art of War") == "new words" and objection("", " ") == ""
     assert objection("7 apples", "8 apples") == "other numbers"
+    assert objection("xy " * 700, "xz " * 700) == "new words"  # and does not take minutes
     assert objection("不怕慢只怕站", "不怕慢只怕停") == "new words"
 
 

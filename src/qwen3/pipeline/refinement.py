@@ -27,6 +27,7 @@ SCHEMA = object_schema(text={"type": "string"})
 LONGEST = 2000  # characters of a piece that is asked about at once
 LONGEST_GROWTH = 1  # letters that may appear where none stood, as in a word that lost one
 LONGEST_CHANGE = 3  # letters in a row that may be other ones
+LONGEST_STRETCH = 80  # letters in a row of words that all changed; comparing more takes too long
 LEAST_LIKENESS = 0.5  # of a repaired stretch to what was read (difflib's ratio)
 EDIT_BUDGET = 0.2  # of a piece's letters that may change in all
 LEAST_KEPT = 0.9  # of the letters that were read
@@ -130,6 +131,8 @@ def objection(read: str, refined: str) -> str:
 
 def _repairs(old: str, new: str) -> bool:
     """Whether letters can be a repair of others: alike, and no run of new ones in it."""
+    if max(len(old), len(new)) > LONGEST_STRETCH:
+        return False
     old, new = _merged(old), _merged(new)
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     if matcher.ratio() < LEAST_LIKENESS:
