@@ -138,12 +138,13 @@ class ChatServer:
         def send() -> Reply:
             nonlocal unreadable
             try:
-                return self._send(question, unreadable)
+                return self._send(question, model, unreadable)
             except UnreadableAnswer:
                 unreadable += 1
                 raise
 
         try:
+            model = self.model
             return self._persistently(send)
         except (ValueError, ConnectionError) as error:
             return Reply(None, fault=error)
@@ -188,7 +189,7 @@ class ChatServer:
                 time.sleep(min(wait, LONGEST_PAUSE) * random.uniform(0.8, 1.2))
         raise fault from None
 
-    def _send(self, question: Question, unreadable: int) -> Reply:
+    def _send(self, question: Question, model: str, unreadable: int) -> Reply:
         body: dict[str, Any] = {"temperature": question.temperature}
         if question.seed is not None:
             body["seed"] = (question.seed + unreadable) % 2**31
@@ -196,7 +197,7 @@ class ChatServer:
             form = {"name": "answer", "schema": question.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         result: Any = self._client.chat.completions.create(
-            model=self.model,
+            model=model,
             messages=cast(Any, question.messages),
             max_tokens=question.max_tokens,
             **{name: value for name, value in body.items() if value is not None},
