@@ -79,7 +79,7 @@ def test_a_text_is_repaired_piece_by_piece_and_its_history_tells_what_was_refuse
         return json.dumps({"text": text.replace("Pages of", "Dragons ate pages of")})
 
     scripted_model.serve(monkeypatch, answer)
-    filler = "x " * (LONGEST // 2 - 20)
+    filler = " ".join(f"x{i}" for i in range(LONGEST // 6))
     text = "\n\n".join([*READ, filler, invented, filler, " "])
     step = refinement.build({"model": "m", "store": str(tmp_path / "s.sqlite")}, least=0.5)
     [record] = step.many([TextRecord("0" * 32, text, "papers")])

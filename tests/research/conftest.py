@@ -31,7 +31,7 @@ def model_server(model=None, before=lambda count: None):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             before(len(model.calls))
-            text, tokens = model(body["messages"], body["max_tokens"])
+            text, tokens, *_ = model(body["messages"], body["max_tokens"])
             message = {"role": "assistant", "content": f"<think>\nHm.\n</think>\n\n{text}"}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}

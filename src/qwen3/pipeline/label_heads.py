@@ -177,7 +177,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def save(heads: Mapping[str, LabelHead], path: str) -> None:
     """Write heads as .npz, whole or not at all."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for label, head in heads.items():
         arrays[f"{label}/classes"] = np.array(head.classes)
         arrays[f"{label}/weights"] = head.weights.astype(np.float16)

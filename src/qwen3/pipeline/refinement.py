@@ -60,7 +60,7 @@ def _talk(record: TextRecord, choice: ModelChoice, least: float) -> Talk:
     reasons: Counter[str] = Counter()
     for i, answer in zip(asked, answers, strict=True):
         text = str(json.loads(answer)["text"])
-        reason = objection(parts[i], text)
+        reason = objection(parts[i], text) if text != parts[i] else ""
         reasons[reason or "repaired" if text != parts[i] else "unchanged"] += 1
         parts[i] = parts[i] if reason else text
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
