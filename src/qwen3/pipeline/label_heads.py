@@ -26,7 +26,7 @@ FEWEST = 50  # labelled documents to learn from
 SHARES = (0.8, 0.1)  # of the documents for weights and for the temperature; the rest measures
 TEMPERATURES = np.geomspace(0.1, 10, 41)
 BINS = 10  # of confidence, for the calibration error
-INVERSE_PENALTY = 30.0  # C of the regression
+INVERSE_PENALTY = 3.0  # C of the regression
 
 
 @dataclasses.dataclass(frozen=True)
