@@ -71,7 +71,7 @@ def test_copies_go_and_the_manifest_counts_them(reference):
     assert not (folder / "out/work").exists()
 
 
-def test_steps_that_ask_a_model_pay_for_no_answer_twice_in_any_run(tmp_path):
+def test_steps_that_ask_a_model_pay_for_no_answer_twice_in_any_run(tmp_path, capsys):
     labels = {"field": "computing", "domain": "forum", "language": "eng_Latn", "safety": "safe"}
     script = ScriptedServer(
         lambda body: json.dumps(labels | {"value": len(str(body)) % 6}),
@@ -88,6 +88,14 @@ def test_steps_that_ask_a_model_pay_for_no_answer_twice_in_any_run(tmp_path):
     assert manifest["rows"]["failed"] == 0 and script.asked == asked
     assert published(tmp_path / "one") == published(tmp_path / "two")
     assert {"value", "model_language"} < set(rows(tmp_path / "two", "documents")[0])
+    seeds = ["data", "seeds", str(tmp_path / "two"), "--by", "value", "--count", "1"]
+    assert not main([*seeds, "--out", str(tmp_path / "seeds.jsonl")])
+    drawn = [json.loads(line) for line in (tmp_path / "seeds.jsonl").open()]
+    assert len({row["value"] for row in drawn}) == len(drawn) > 1
+    assert not main(["data", "show", str(tmp_path / "two"), "--reason", "annotate: value"])
+    heads = ["data", "heads", str(tmp_path / "two"), "--out", str(tmp_path / "heads.npz")]
+    assert main([*heads, "--labels", "value"]) == 2  # too few of them
+    assert "documents with value" in capsys.readouterr().err
 
 
 def test_other_files_and_another_order_give_the_same_bytes(reference, tmp_path):
