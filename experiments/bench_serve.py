@@ -196,8 +196,8 @@ def schema_cost(folder: Path) -> None:
     """Milliseconds a step of 16 answers with and without a schema that any JSON meets."""
     import dataclasses
 
+    from qwen3.infer.answer_grammar import GrammarTokens, turn_grammar
     from qwen3.infer.requests import Request, sampling
-    from qwen3.serve.answer_grammar import GrammarTokens, turn_grammar
 
     engine = engine_of(folder)
     tokens = GrammarTokens(engine.tokenizer, engine.config.vocab)
