@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from made_documents import Made
 
 from qwen3.config import OptimConfig
 from qwen3.data import corpora
@@ -18,6 +17,21 @@ MOE = DENSE.replace(experts=4, active_experts=2, expert_ffn=16)
 SETTINGS = SwarmSettings(12, OptimConfig(warmup=2, weight_decay=0.0), held_out_rows=16)
 
 
+class Counting:
+    """Documents that count up in steps of `stride`."""
+
+    skipped = ()
+
+    def __init__(self, stride, lengths):
+        self.stride, self.lengths = stride, lengths
+
+    def __iter__(self):
+        return (Document(self.stride * np.arange(n) % 250, {}) for n in self.lengths)
+
+    def describe(self):
+        return {"counting": [self.stride, *self.lengths]}
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Two corpora that count up in steps of 1 and of 7."""
@@ -25,7 +39,7 @@ def made(tmp_path_factory):
     tokenizer = Tokenizer.train(["the cat and the hat, the bat; one two three 1234\n" * 3], 290)
     return {
         name: corpora.prepare(
-            Made([Document(stride * np.arange(n) % 250, {}) for n in lengths]),
+            Counting(stride, lengths),
             tokenizer,
             folder / name,
         )
