@@ -300,6 +300,7 @@ def test_completions_of_several_prompts_stand_in_their_order(client):
 def test_models_are_listed_by_name(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").max_model_len == 512
+    assert client.models.retrieve("tiny").automatic_budget is False
     with pytest.raises(openai.NotFoundError, match="does not exist; there is 'tiny'"):
         client.models.retrieve("other/model")
 

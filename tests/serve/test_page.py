@@ -1,5 +1,6 @@
 """The page in a real browser: headless chromium, driven by playwright; skipped without them."""
 
+import dataclasses
 import shutil
 import time
 
@@ -69,6 +70,26 @@ def test_mode_and_budget_are_sent(page, say):
     body = sent.value.post_data_json
     assert body["thinking_budget"] == 64
     assert body["chat_template_kwargs"] == {"enable_thinking": True}
+
+
+def test_an_automatic_budget_is_offered_where_the_model_has_a_head(page, server, say, monkeypatch):
+    page.wait_for_function("document.getElementById('model').textContent === 'tiny'")
+    assert not page.is_visible("#automatic")  # this one has none
+    with_head = {"has_budget_head": True, "choose_budget": lambda prompt, quality: 8}
+    monkeypatch.setattr(server.app, "model", dataclasses.replace(server.app.model, **with_head))
+    page.reload()
+    page.check("#automatic")
+    assert page.is_disabled("#budget") and page.inner_text("#budget-shown") == ""
+    say("Yes.")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        say_and_wait(page, "the cat?")
+    assert sent.value.post_data_json["thinking_budget"] == "auto"
+    page.uncheck("#automatic")
+    page.fill("#budget", "4")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.click("#new")
+        say_and_wait(page, "the cat?")
+    assert sent.value.post_data_json["thinking_budget"] == 64
 
 
 def test_calls_are_shown_and_their_results_sent(page, say):

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer import thinking_head
 from qwen3.infer.answer_grammar import GrammarTokens
 from qwen3.infer.auto_budget import ChooseBudget
 from qwen3.infer.engine import Engine
@@ -28,6 +29,7 @@ class ServedModel:
     max_length: int  # tokens of prompt and answer together
     text_sampling: SamplingParams  # of plain completions
     choose_budget: ChooseBudget | None = None  # of automatic thinking budgets
+    has_budget_head: bool = False  # whether the model's folder holds a head that chooses them
     chat_sampling: Any = None  # of chats, as `chat_request` takes it; None: the mode's preset
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 
@@ -48,6 +50,7 @@ class ServedModel:
             engine.max_length,
             model.sampling or SamplingParams(),
             model.auto_budget,
+            model.folder is not None and (model.folder / thinking_head.FILE).is_file(),
             model.chat_sampling(None),
         )
 
@@ -82,4 +85,5 @@ class ServedModel:
             "created": self.created,
             "owned_by": "qwen3",
             "max_model_len": self.max_length,
+            "automatic_budget": self.has_budget_head,
         }
