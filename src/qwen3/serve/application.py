@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -104,7 +105,7 @@ class ServerApp:
                 response = await endpoint(request)
             except ApiError as error:
                 response = _error(error)
-            except ClientLeft:
+            except (ClientLeft, ClientDisconnect):  # while it was answered, or with a body begun
                 self.metrics.clients_left.inc()
                 response = Response(status_code=499)  # nobody reads it
             # The endpoint's name, not the path: a client could make up any number of paths.
