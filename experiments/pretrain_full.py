@@ -45,7 +45,6 @@ from qwen3.train.state import TrainState
 
 SHORT, LONG = 4_096, 32_768
 TOKENS = {"s1": 30e12, "s2": 5e12, "s3": 0.3e12}
-BATCH = 2_048  # rows of 4,096: 8.4M tokens a step; S3 keeps the tokens, not the rows
 V5P_PEAK = 459e12  # bf16 FLOP/s of one chip
 EDGES = (0, 1_024, SHORT)
 
@@ -63,20 +62,23 @@ class Slice:
 
     chips: int  # of v5p
     peak: float  # learning rate of S1
-    microbatches: int  # of a step in S1 and S2
-    context: int  # context parallel: chips that a row lies on in S3
-    expert: int = 1  # expert parallel: ways the experts are split
+    fsdp: int  # chips that share the weights; the rest of the slice holds copies of them
+    microbatches: int  # of a step
+    context: int = 1  # context parallel: chips that a row lies on in S3
+    expert: int = 1  # chips, beside fsdp, that the experts' weights are spread over
+    rows: int = 2_048  # of 4,096 tokens a step: 8.4M tokens; S3 keeps the tokens, not the rows
 
 
+# A matrix that is spread over too many chips has shards narrower than the 128 lanes of a register.
 SLICES = {
-    "0.6b": Slice(64, 1e-3, 8, 1),
-    "1.7b": Slice(64, 8e-4, 8, 1),
-    "4b": Slice(128, 6e-4, 8, 1),
-    "8b": Slice(256, 4e-4, 4, 1),
-    "14b": Slice(512, 3e-4, 2, 2),
-    "32b": Slice(1024, 2.5e-4, 1, 4),
-    "30b-a3b": Slice(256, 4e-4, 4, 1, expert=4),
-    "235b-a22b": Slice(2048, 2.5e-4, 1, 8, expert=8),
+    "0.6b": Slice(64, 1e-3, fsdp=8, microbatches=2),
+    "1.7b": Slice(64, 8e-4, fsdp=16, microbatches=4),
+    "4b": Slice(128, 6e-4, fsdp=16, microbatches=4, context=2),
+    "8b": Slice(256, 4e-4, fsdp=32, microbatches=2, context=2),
+    "14b": Slice(512, 3e-4, fsdp=32, microbatches=2, context=4),
+    "32b": Slice(1024, 2.5e-4, fsdp=64, microbatches=2, context=8),
+    "30b-a3b": Slice(256, 4e-4, fsdp=16, microbatches=1, expert=4),
+    "235b-a22b": Slice(2048, 2.5e-4, fsdp=32, microbatches=1, context=4, expert=16, rows=4_096),
 }
 
 MIXTURES = {  # weights of our own: the report names the kinds of text, not their shares
@@ -99,14 +101,14 @@ def config(name: str) -> Config:
         lengths: LengthBands | None = None,
         context: int = 1,
     ) -> StageConfig:
-        rows = BATCH * SHORT // length
+        rows = chips.rows * SHORT // length
         return StageConfig(
             Stage(key, MIXTURES[key], length, rows, lengths),
             round(TOKENS[key] / (rows * length)),
             optim,
             theta,
-            microbatches=min(chips.microbatches, max(1, rows * context // chips.chips)),
-            mesh=MeshConfig(context=context, expert=chips.expert),
+            microbatches=min(chips.microbatches, rows * context // chips.chips),
+            mesh=MeshConfig(-1, chips.fsdp, context, chips.expert),
             evaluation=Evaluation(tuple(MIXTURES[key]), EDGES[: 3 if length > SHORT else 2], 512),
         )
 
@@ -134,7 +136,7 @@ def config(name: str) -> Config:
         held_out={part: f"/data/{part}-held-out" for part in NAMES},
         save_every=1_000,
         save_minutes=10.0,  # what a preempted slice loses, at most
-        execution={"remat": "full"},
+        execution={"remat": "feed_forward"},
         log=Log(every=10, tensorboard=True, peak_flops=V5P_PEAK),
     )
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
 from qwen3.ops.attention import RESIDUALS
+from qwen3.ops.mlp import GATED
 
 # The order of routed rows (ops.moe) is always saved: a few bytes, and sorting is slow.
 _ORDER = "routing"
@@ -37,6 +38,8 @@ REMAT: dict[str, Callable | None] = {
     ),
     # What the backward pass of the reference and splash kernels needs, so that they run once.
     "attention": policies.save_only_these_names(RESIDUALS, _ORDER),
+    # The same, and the two wide products of the feed-forward network, experts' too.
+    "feed_forward": policies.save_only_these_names(RESIDUALS, GATED, _ORDER),
     "offload": _offload(),  # as "full", with the blocks' inputs in host memory
     "offload_attention": _offload(RESIDUALS),
 }

@@ -7,6 +7,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from qwen3.ops.grouped_tiles import Tiles, product_tiles, row_tile, weight_tiles
+from qwen3.ops.mlp import GATED
 
 
 def zero_tail(y_RD: jax.Array, sizes_E: jax.Array) -> jax.Array:
@@ -19,14 +23,16 @@ def _grouped_matmul(
     x_RK: jax.Array,
     w_EKN: jax.Array,
     sizes_E: jax.Array,
-    tiles: tuple[int, int, int],
+    tiles: Tiles | None,
     interpret: bool,
 ) -> jax.Array:
-    """y_RN[r] = x_RK[r] @ w_EKN[expert of r]; tiles are those of (rows, K, N)."""
+    """y_RN[r] = x_RK[r] @ w_EKN[expert of r]; tiles are those of (rows, K, N), or by shape."""
     # Imported here: Pallas takes a second to load, and only TPU programs need it.
     from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
 
-    y_RN = gmm(x_RK, w_EKN, sizes_E, x_RK.dtype, tiles, interpret=interpret)
+    shape = x_RK.shape[0], *w_EKN.shape
+    tiles = tiles or product_tiles(*shape)
+    y_RN = gmm(x_RK, w_EKN, sizes_E, x_RK.dtype, _clipped(tiles, *shape), interpret=interpret)
     return zero_tail(y_RN, sizes_E)
 
 
@@ -34,14 +40,14 @@ def _grouped_matmul_forward(
     x_RK: jax.Array,
     w_EKN: jax.Array,
     sizes_E: jax.Array,
-    tiles: tuple[int, int, int],
+    tiles: Tiles | None,
     interpret: bool,
 ) -> tuple[jax.Array, tuple]:
     return _grouped_matmul(x_RK, w_EKN, sizes_E, tiles, interpret), (x_RK, w_EKN, sizes_E)
 
 
 def _grouped_matmul_backward(
-    tiles: tuple[int, int, int],
+    tiles: Tiles | None,
     interpret: bool,
     residuals: tuple[jax.Array, jax.Array, jax.Array],
     dy_RN: jax.Array,
@@ -49,21 +55,28 @@ def _grouped_matmul_backward(
     from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 
     x_RK, w_EKN, sizes_E = residuals
-    rows, contraction, columns = tiles
+    R, (E, K, N) = x_RK.shape[0], w_EKN.shape
+    of_x = product_tiles(R, E, N, K) if tiles is None else (tiles[0], tiles[2], tiles[1])
+    of_w = weight_tiles(R, E, K, N) if tiles is None else tiles
     dx_RK = gmm(
         dy_RN,
         w_EKN,
         sizes_E,
         x_RK.dtype,
-        (rows, columns, contraction),
+        _clipped(of_x, R, E, N, K),
         transpose_rhs=True,
         interpret=interpret,
     )
-    dw_EKN = tgmm(x_RK.T, dy_RN, sizes_E, w_EKN.dtype, tiles, interpret=interpret)
+    of_w = _clipped(of_w, R, E, K, N)
+    dw_EKN = tgmm(x_RK.T, dy_RN, sizes_E, w_EKN.dtype, of_w, interpret=interpret)
     return zero_tail(dx_RK, sizes_E), dw_EKN, None
 
 
 _grouped_matmul.defvjp(_grouped_matmul_forward, _grouped_matmul_backward)
+
+
+def _clipped(tiles: Tiles, rows: int, experts: int, contraction: int, columns: int) -> Tiles:
+    return tiles[0], min(tiles[1], contraction), min(tiles[2], columns)
 
 
 def megablox(
@@ -74,23 +87,21 @@ def megablox(
     down_EFD: jax.Array,
     sizes_E: jax.Array,
     *,
-    tiles: tuple[int, ...] = (512, 1024, 1024),
+    tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """The expert FFN by grouped matmuls; see `experts.grouped_ffn` for the arguments.
 
-    tiles: (rows, contraction, columns) of one kernel block, clipped to the shapes. `interpret` runs
-    the kernel on a CPU, for tests.
+    tiles: (rows, contraction, columns) of one kernel block, clipped to the shapes; None: those of
+    `grouped_tiles` for each product. `interpret` runs the kernel on a CPU, for tests.
     """
-    rows, model = x_RD.shape
-    ffn = gate_EDF.shape[2]
+    rows = x_RD.shape[0]
     # A bf16 register holds 16 rows, and the kernel needs a whole number of row tiles.
-    row_tile = min(tiles[0], -(-rows // 16) * 16)
-    pad = -rows % row_tile
+    tile = min(tiles[0], -(-rows // 16) * 16) if tiles else row_tile(rows, gate_EDF.shape[0])
+    tiles = tiles and (tile, *tiles[1:])
+    pad = -rows % tile
     x_RD, weights_R = jnp.pad(x_RD, ((0, pad), (0, 0))), jnp.pad(weights_R, (0, pad))
-    in_tiles = (row_tile, min(tiles[1], model), min(tiles[2], ffn))
-    out_tiles = (row_tile, min(tiles[1], ffn), min(tiles[2], model))
-    gate_RF = _grouped_matmul(x_RD, gate_EDF, sizes_E, in_tiles, interpret)
-    up_RF = _grouped_matmul(x_RD, up_EDF, sizes_E, in_tiles, interpret)
+    gate_RF = checkpoint_name(_grouped_matmul(x_RD, gate_EDF, sizes_E, tiles, interpret), GATED)
+    up_RF = checkpoint_name(_grouped_matmul(x_RD, up_EDF, sizes_E, tiles, interpret), GATED)
     hidden_RF = jax.nn.silu(gate_RF) * up_RF * weights_R[:, None]
-    return _grouped_matmul(hidden_RF, down_EFD, sizes_E, out_tiles, interpret)[:rows]
+    return _grouped_matmul(hidden_RF, down_EFD, sizes_E, tiles, interpret)[:rows]

@@ -3,9 +3,12 @@
 from functools import partial
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from qwen3.mesh import constrain
 from qwen3.ops.linear import linear as _linear
+
+GATED = "gate_and_up"  # name, for remat policies, of the two products that the gate multiplies
 
 
 def swiglu(
@@ -19,5 +22,7 @@ def swiglu(
     """down(silu(gate(x)) * up(x)), [B, T, D] -> [B, T, D]. outputs_first: see `linear`."""
     linear = partial(_linear, outputs_first=outputs_first)
     gate_BTF = constrain(linear(x_BTD, gate_DF), "batch", "length", "act_mlp")
+    gate_BTF = checkpoint_name(gate_BTF, GATED)
     up_BTF = constrain(linear(x_BTD, up_DF), "batch", "length", "act_mlp")
+    up_BTF = checkpoint_name(up_BTF, GATED)
     return linear(jax.nn.silu(gate_BTF) * up_BTF, down_FD)

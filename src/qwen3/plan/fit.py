@@ -16,12 +16,18 @@ from qwen3.plan.chips import Chip, chip_of
 from qwen3.plan.compiling import CompiledStep, plan
 from qwen3.plan.steps import GENERATION, Setting
 
-REMATS = ("none", "attention", "full", "offload")
+REMATS = ("none", "feed_forward", "attention", "full", "offload")
 MICROBATCHES = (1, 2, 4, 8, 16)
 # By remat policy: bytes saved for the backward pass a token and layer, in multiples of the model
 # width, beside the block's input; and FLOPs of a step with recomputation, against those without.
-_SAVED = {"none": 30.0, "attention": 2.0, "full": 0.0, "offload": -2.0}
-_RECOMPUTED = {"none": 1.0, "attention": 1.28, "full": 4 / 3, "offload": 4 / 3}
+_SAVED = {"none": 30.0, "feed_forward": 12.0, "attention": 2.0, "full": 0.0, "offload": -2.0}
+_RECOMPUTED = {
+    "none": 1.0,
+    "feed_forward": 1.08,
+    "attention": 1.28,
+    "full": 4 / 3,
+    "offload": 4 / 3,
+}
 
 
 @dataclass(frozen=True)
