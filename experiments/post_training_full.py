@@ -147,8 +147,7 @@ CONFIGS = {
         ON_POLICY,
     )
 }
-# For `qwen3 plan`, which has no step of a reward model yet.
-TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS if name != "reward_model"}
+TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS}  # for `qwen3 plan`
 TEACHERS = {"on_policy": "32b"}  # sizes of the teachers, for `qwen3 plan`
 CONFIG = REASONING
 RUNS = {

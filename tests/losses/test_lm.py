@@ -50,15 +50,23 @@ def moe(form, **options):
 
 
 def step_of(form, policy, batch, parts):
-    """What the step does: prepass over all microbatches, then the sums of each."""
-    rows = len(batch["tokens"])
-    batch = batch | {"part": np.arange(rows) % parts}
+    """What the step does: prepass over all microbatches, then the sums of each.
+
+    The step before, for the previous form, had the sequences BEFORE.
+    """
     pieces = split(batch, parts)
     if parts > 1:
-        prepass = lm.prepass(apply_moe, balance=form, parts=parts)
+        prepass = lm.prepass(apply_moe, balance=form)
         every = [prepass(policy, piece, ()) for piece in pieces]
         totals = jax.tree.map(lambda *x: sum(x), *every)
         pieces = [piece | {"totals": totals} for piece in pieces]
+    counted = selections(policy, BEFORE).sum(axis=0) if lm.CARRY.get(form) == "step" else None
+    for piece in pieces:
+        if counted is not None:
+            piece["counted"] = counted
+        if lm.CARRY.get(form) == "microbatch":
+            own = moe(form)(policy, piece)[1]["expert_counts"]
+            counted = own if counted is None else counted + own
     return update(moe(form), policy, pieces)
 
 
@@ -115,20 +123,39 @@ def test_packing_microbatches_and_order_do_not_change_the_update():
     assert_same(want, update(dense(), policy, [padded(made, order=[3, 1, 0, 2])]))
 
 
-def loop_balance(policy, made, counted_over):
-    """coef-free balance: f from the sequences `counted_over(i)`, P from sequence i, token mean."""
-    counts, probs, tokens = np.zeros((len(made), L, E)), np.zeros((len(made), L, E)), 0
+BEFORE = sequences(seed=3)
+
+
+def hidden_of(policy, token, t):
+    return policy["embed"][token] + 0.1 * t * policy["turn"]
+
+
+def selections(policy, made):
+    """[sequences, L, E] in float64: how often each expert is the likeliest."""
+    counts = np.zeros((len(made), L, E))
     for i, one in enumerate(made):
         for t, token in enumerate(one["tokens"]):
-            hidden = policy["embed"][token] + 0.1 * t * policy["turn"]
+            for layer in range(L):
+                counts[
+                    i, layer, np.argmax(hidden_of(policy, token, t) @ policy["router"][layer])
+                ] += 1
+    return counts
+
+
+def loop_balance(policy, made, counted_over):
+    """coef-free balance: f from the sequences `counted_over(i)`, P from sequence i, token mean."""
+    counts, probs, tokens = selections(policy, made), np.zeros((len(made), L, E)), 0
+    for i, one in enumerate(made):
+        for t, token in enumerate(one["tokens"]):
             tokens += 1
             for layer in range(L):
-                scores = np.exp(hidden @ policy["router"][layer])
+                scores = np.exp(hidden_of(policy, token, t) @ policy["router"][layer])
                 probs[i, layer] += scores / scores.sum()
-                counts[i, layer, np.argmax(scores)] += 1
     total = 0.0
     for i in range(len(made)):
-        seen = counts[counted_over(i)].sum(axis=0)
+        over = counted_over(i)
+        seen = selections(policy, BEFORE) if over is None else counts[over]
+        seen = seen.sum(axis=0)
         total += np.sum(seen / seen.sum(axis=-1, keepdims=True) * probs[i])
     return E * total / (L * tokens)
 
@@ -138,6 +165,7 @@ FORMS = {  # with microbatches of sequences {0, 2} and {1, 3}
     "synchronised": lambda i: [i % 2, i % 2 + 2],
     "buffered": lambda i: [0, 2] if i % 2 == 0 else [0, 1, 2, 3],
     "micro": lambda i: [i % 2, i % 2 + 2],  # on one device a microbatch is one group
+    "previous": lambda i: None,  # over BEFORE
 }
 
 
@@ -152,12 +180,15 @@ def test_a_balance_form_over_two_microbatches_equals_a_loop(form):
     np.testing.assert_allclose(slopes["router"], gradient(at, policy["router"]), atol=1e-7)
 
 
-def test_the_global_balance_does_not_depend_on_microbatches_or_packing_and_the_others_do():
+def test_two_balance_forms_do_not_depend_on_microbatches_or_packing_and_the_others_do():
     made, policy = sequences(), moe_params()
-    want = step_of("global", policy, padded(made), 1)
-    for parts in (2, 4):
-        assert_same(want, step_of("global", policy, padded(made), parts))
-    assert_same(want, step_of("global", policy, packed(made), 2))
+    wants = {form: step_of(form, policy, padded(made), 1) for form in ("global", "previous")}
+    for form, want in wants.items():
+        for parts in (2, 4):
+            assert_same(want, step_of(form, policy, padded(made), parts))
+        assert_same(want, step_of(form, policy, packed(made), 2))
+    want = wants["global"]
+    assert abs(wants["previous"][0] - want[0]) > 1e-4
     for form in ("synchronised", "buffered", "micro"):
         assert abs(step_of(form, policy, padded(made), 2)[0] - want[0]) > 1e-4
 

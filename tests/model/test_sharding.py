@@ -90,7 +90,7 @@ def test_axes_in_pairs(alone, axes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["full", "dots", "attention"])
+@pytest.mark.parametrize("remat", ["full", "dots", "attention", "feed_forward"])
 def test_remat_changes_nothing(alone, remat):
     compare(alone, {"fsdp": 2}, remat=remat)
 

@@ -118,10 +118,11 @@ def test_load_names_the_busiest_and_idlest_expert():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"form": "batch"}, "'batch'; known: micro, synchronised, buffered, global"),
+        ({"form": "batch"}, "'batch'; known: micro, synchronised, buffered, global, previous"),
         ({"form": "micro", "groups": 3}, "2 batch rows do not divide into 3 groups"),
         ({"groups": 2}, "groups=2 is an option of the micro form"),
         ({"counted": STEP["counted"]}, "or neither"),
+        ({"form": "previous"}, "takes the counts of the step before"),
         ({"form": "synchronised", "counted": STEP["counted"]}, "counted must be None"),
     ],
 )

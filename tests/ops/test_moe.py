@@ -60,9 +60,10 @@ def test_loop_kernel_equals_the_dense_reference(rows):
     assert_same(value_and_gradients("loop", (rows,)), value_and_gradients("dense"))
 
 
-def test_megablox_kernel_equals_the_dense_reference():
+@pytest.mark.parametrize("tiles", [(16, 8, 8), None])
+def test_megablox_kernel_equals_the_dense_reference(tiles):
     interpreted = functools.partial(experts.megablox, interpret=True)
-    assert_same(value_and_gradients(interpreted, (16, 8, 8)), value_and_gradients("dense"))
+    assert_same(value_and_gradients(interpreted, tiles), value_and_gradients("dense"))
 
 
 def test_tokamax_kernel_masks_the_rows_it_is_not_given(monkeypatch):

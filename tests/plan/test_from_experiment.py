@@ -20,8 +20,10 @@ TINY = """
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.mixture import Stage
 from qwen3.losses.grpo_config import Grpo
+from qwen3.losses.distill import Distill
+from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import size
-from qwen3.stages import grpo, pretrain, sft
+from qwen3.stages import grpo, pretrain, reward_model, sft
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 
@@ -42,6 +44,16 @@ CONFIGS = {
         model=size("tiny"), tokenizer="/t", tasks=(Share("lock"),), steps=4, optim=OPTIM,
         sampling=Sampling(samples=4, max_tokens=64, slots=8), prompts=8, minibatches=2, length=256,
         policy=Grpo(kl="k2", kl_coef=0.1), reference="/r",
+    ),
+    "adapters": sft.Config(
+        size("tiny"), "/t", ("/d",), 10, OPTIM, length=256, lora=LoraConfig(rank=4),
+        balance="previous",
+    ),
+    "stored": sft.Config(
+        size("tiny"), "/t", ("/d",), 10, OPTIM, length=256, stored=Distill(),
+    ),
+    "pairs": reward_model.Config(
+        size("tiny").replace(scalar_head=True), "/t", ("/d",), 10, OPTIM, length=512,
     ),
     "other": sft.Config(size("tiny").replace(layers=3), "/t", ("/d",), 10, OPTIM, length=256),
 }
@@ -84,21 +96,31 @@ def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
     assert (rollout.step, rollout.length, rollout.batch_per_device) == ("decode", 257, 2.0)
 
 
+def test_adapters_and_pairs_are_planned_as_they_run(tiny):
+    adapters = from_experiment.setting([tiny, "adapters"], "v5e:2x2")
+    assert adapters.lora.rank == 4 and adapters.balance == "previous"
+    pairs = from_experiment.setting([tiny, "pairs"], "v5e:2x2")
+    assert (pairs.step, pairs.model, pairs.length) == ("reward_model", "tiny", 512)
+    with pytest.raises(ValueError, match="sft trains on stored logits"):
+        from_experiment.setting([tiny, "stored"], "v5e:2x2")
+
+
 def test_the_full_experiments_name_their_slices():
     setting = from_experiment.setting([PRETRAIN, "30b-a3b", "s3"])
-    assert setting.topology == "v5p:4x8x8" and setting.mesh.expert == 4
+    assert setting.topology == "v5p:4x8x8" and setting.mesh.expert == 4 and not setting.lora.rank
     assert setting.length == 32_768 and setting.batch_per_device * 256 == 256
     setting = from_experiment.setting([PRETRAIN, "235b-a22b", "s3"])
-    assert setting.mesh.context == 8 and setting.topology == "v5p:8x16x16"
+    assert setting.mesh.context == 4 and setting.topology == "v5p:8x16x16"
     setting = from_experiment.setting([POST, "on_policy"])
     assert (setting.step, setting.teacher, setting.mesh.tensor) == ("distill", "32b", 4)
+    assert from_experiment.setting([POST, "reward_model"]).step == "reward_model"
     for name in ("cold_start", "reasoning_rl", "fusion", "general_rl", "off_policy"):
         assert from_experiment.setting([POST, name]).length == 40_960
     assert from_experiment.setting([POST, "reasoning_rl"]).policy.entropy
 
 
 def test_what_cannot_be_planned_is_named(tiny, tmp_path):
-    with pytest.raises(ValueError, match="no config 'past'; it has pre, rl, other"):
+    with pytest.raises(ValueError, match="no config 'past'; it has pre, rl, adapters"):
         from_experiment.setting([tiny, "past"])
     with pytest.raises(ValueError, match="no stage 's9'; there are s1, s2"):
         from_experiment.setting([tiny, "pre", "s9"])

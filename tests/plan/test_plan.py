@@ -17,6 +17,7 @@ from qwen3 import cli
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.model import sizes
+from qwen3.model.lora import LoraConfig
 from qwen3.plan import chips, fit, plan_cli, target
 from qwen3.plan.compiling import plan
 from qwen3.plan.plan_text import plan_text
@@ -107,6 +108,41 @@ def test_every_transport_compiles_for_a_v5e(transport, kind):
     assert step.fits and step.flops["experts"] > 0 and step.flops["attention"] > 0
 
 
+@pytest.mark.slow
+def test_kept_feed_forward_products_are_not_computed_twice(train):
+    kept = plan(setting(remat="feed_forward"))
+    model, tokens = SMALL, LENGTH
+    expert = model.active_experts * model.hidden * model.expert_ffn
+    square = model.heads * model.head_dim * tokens / 2
+    assert kept.flops["experts"] == pytest.approx(tokens * model.layers * 18 * expert)
+    assert kept.flops["attention"] == pytest.approx(tokens * model.layers * 14 * square)
+    assert kept.flops_ratio < train.flops_ratio
+
+
+@pytest.mark.slow
+def test_balance_over_microbatches_without_a_pass_that_counts(train):
+    """FLOPs of two microbatches: with the counting pass a forward pass more than without."""
+    more = setting(batch_per_device=2, microbatches=2)
+    exact, late = (plan(more.replace(balance=form)) for form in ("global", "previous"))
+    assert late.flops_ratio == pytest.approx(train.flops_ratio, rel=0.02)
+    assert exact.flops_ratio > late.flops_ratio + 0.2
+
+
+def test_adapters_have_a_small_state_beside_the_frozen_model():
+    step = plan(setting(model="shallow", lora=LoraConfig(rank=8)))
+    weights = 4 * step.parameters / 4  # fp32, a quarter a device; a whole state is three times it
+    assert step.fits and weights < step.memory["arguments"] < 1.5 * weights
+
+
+@pytest.mark.slow
+def test_a_reward_model_has_no_output_matrix():
+    step = plan(setting(model="shallow", step="reward_model"))
+    assert step.fits and step.flops_ratio == pytest.approx(1.3, abs=0.2)
+    head = 12 * SHALLOW.vocab * SHALLOW.hidden / 4
+    whole = 12 * step.parameters / 4
+    assert step.memory["arguments"] == pytest.approx(whole - head, rel=0.1)
+
+
 def test_forward_of_a_dense_model_and_its_text():
     dense = plan(setting(model="small", step="forward", params_dtype="bfloat16"))
     assert dense.flops_ratio == pytest.approx(1.0, abs=0.02)
@@ -190,7 +226,7 @@ def test_every_option_of_the_command_reaches_the_setting():
     line = (
         "plan --model 4b --topology v5e:4x4 --mesh fsdp=8,tensor=2 --batch-per-device 2 --length 64"
         " --step distill --remat none --microbatches 4 --chunk 99 --transport ring --expert-bound 2"
-        " --moments bfloat16 --params-dtype bfloat16 --teacher 8b"
+        " --moments bfloat16 --params-dtype bfloat16 --teacher 8b --lora 16 --balance previous"
     )
     assert plan_cli.setting(parser.parse_args(line.split())) == Setting(
         "4b",
@@ -206,6 +242,8 @@ def test_every_option_of_the_command_reaches_the_setting():
         "bfloat16",
         OptimConfig(moments="bfloat16"),
         (("transport", "ring"), ("expert_bound", 2)),
+        lora=LoraConfig(rank=16),
+        balance="previous",
     )
 
 

@@ -113,7 +113,7 @@ def test_a_stage_on_another_mesh_goes_the_same_way(done, tmp_path):
 @pytest.mark.slow
 def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_path):
     runs = {}
-    for balance, parts in (("global", 1), ("global", 2), ("buffered", 2)):
+    for balance, parts in (("global", 1), ("global", 2), ("buffered", 2), ("previous", 2)):
         config = toy.config(tmp_path / "corpora", toy.MOE, balance=balance)
         config = dataclasses.replace(config, stages=config.stages[:1])
         config = override(
@@ -123,12 +123,15 @@ def test_experts_balance_over_the_whole_batch_in_any_number_of_microbatches(tmp_
         workdir = tmp_path / f"{balance}{parts}"
         pretrain.run(config, str(workdir))
         runs[balance, parts] = records(workdir)
-    whole, two, buffered = runs.values()
+    whole, two, buffered, previous = runs.values()
     for name in ("balance", "loss", "max_load"):
         assert [r[name] for r in whole] == pytest.approx([r[name] for r in two], rel=1e-4)
     assert all(record["max_load"] >= 1 and record["dropped"] == 0 for record in whole)
     # Counts of only the microbatches so far: another first balance, from the same parameters.
     assert abs(buffered[0]["balance"] - two[0]["balance"]) > 1e-6
+    # Nothing is counted at the first step; from the second on, the step before was.
+    assert previous[0]["balance"] == 0 and previous[0]["ce"] == pytest.approx(two[0]["ce"])
+    assert previous[1]["balance"] == pytest.approx(two[1]["balance"], rel=0.05)
 
 
 def test_a_corpus_prepared_anew_is_refused_on_resume(done, tmp_path):

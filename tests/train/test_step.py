@@ -7,7 +7,7 @@ import toy
 
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import batch_sharding, make_mesh
-from qwen3.train import optim
+from qwen3.train import expert_counts, optim
 from qwen3.train.state import abstract, create, fresh
 from qwen3.train.step import make_step
 
@@ -126,6 +126,50 @@ def test_totals_of_the_whole_step_reach_every_microbatch(plain):
     assert_same(parts.params, whole.params)
     local, _ = run(loss=balance, microbatches=4)
     assert not np.allclose(local.params["embed"], whole.params["embed"], atol=1e-5)
+
+
+def carrying(params, batch, frozen):
+    """The loss times how often token 3 stood in what the step carries here; counts token 3."""
+    loss, sums = toy.loss(params, batch)
+    threes = ((batch["tokens"] == 3) * batch["weights"]).sum()[None, None]
+    counted = batch.get("counted", jnp.zeros_like(threes))
+    return loss * (1 + counted.sum()), {**sums, "expert_counts": threes}
+
+
+def threes_of(rows):
+    return float(((rows["tokens"] == 3) * rows["weights"]).sum())
+
+
+def test_what_is_counted_in_earlier_microbatches_reaches_the_later_ones():
+    step = make_step(carrying, TX, microbatches=2, carry="microbatch")
+    state = create(toy.init(), TX)
+    _, metrics = step(state, toy.batch(0))
+    halves = [{name: value[m::2] for name, value in toy.batch(0).items()} for m in range(2)]
+    first, second = (float(toy.loss(toy.init(), half)[0]) for half in halves)
+    want = first + second * (1 + threes_of(halves[0]))
+    assert float(metrics["loss"] * metrics["weight"]) == pytest.approx(want, rel=1e-5)
+    assert "expert_counts" not in metrics and threes_of(halves[0]) > 0
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_what_a_step_counts_is_in_its_state_and_reaches_the_next_step(microbatches):
+    tx = expert_counts.kept(TX, 1, 1)
+    step = make_step(carrying, tx, microbatches=microbatches, carry="step")
+    state, first = step(create(toy.init(), tx), toy.batch(0))
+    np.testing.assert_allclose(expert_counts.of(state.opt_state), threes_of(toy.batch(0)))
+    want = float(toy.loss(state.params, toy.batch(1))[0]) * (1 + threes_of(toy.batch(0)))
+    assert float(first["loss"] * first["weight"]) == pytest.approx(
+        float(toy.loss(toy.init(), toy.batch(0))[0]), rel=1e-5
+    )
+    _, second = step(state, toy.batch(1))
+    assert float(second["loss"] * second["weight"]) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_carry_that_cannot_be_is_named():
+    with pytest.raises(ValueError, match="carry 'epoch' is none of None, 'microbatch', 'step'"):
+        make_step(toy.loss, TX, carry="epoch")
+    with pytest.raises(ValueError, match="keeps no expert counts"):
+        make_step(carrying, TX, carry="step")(create(toy.init(), TX), toy.batch(0))
 
 
 def test_each_device_keeps_its_own_rows_in_every_microbatch():

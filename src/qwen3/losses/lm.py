@@ -5,6 +5,8 @@ tokens, not a weighted sum, so it enters times the weight of the whole optimizer
 division the update is that of CE + balance_coef * balance, however the step was cut into
 microbatches. For this the loss needs sums over the whole step before the first microbatch, which
 `prepass` computes and the step passes as batch["totals"]; without them the batch is the whole step.
+The "global" form counts the selections of the step there, at the cost of a forward pass. "buffered"
+and "previous" take counts that are there anyway, as batch["counted"]: see CARRY and train.step.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from qwen3.ops import balance as balancing
 from qwen3.ops import chunked
 from qwen3.ops.row_chunks import flatten_rows, unflatten_rows, ways
 
-_COUNTED = ("global", "buffered")  # forms that need experts counted outside this microbatch
+# Where the step gets batch["counted"] from, by form of the balance: train.step's `carry`.
+CARRY = {"buffered": "microbatch", "previous": "step"}
 
 
 def next_token(
@@ -42,9 +45,10 @@ def next_token(
     ("global" is Qwen3's), with balance_coef above 0. chunk: rows of logits at a time.
     sums: weight, ce, correct (both weighted); z (with a z_loss); dropped (selections that no expert
     computed, for a mixture); balance, max_load and min_load (means over layers, times the weight);
-    ce and tokens per mode where batch has "mode".
+    ce and tokens per mode where batch has "mode". Beside the metrics, for a form in CARRY,
+    expert_counts [L, E]: selections in this microbatch, of which max_load and min_load then are.
     Raises ValueError for a balance form without a coefficient or the reverse, for a dense model
-    with one, and for "buffered" with totals but no batch["part"].
+    with one, and for "previous" without batch["counted"].
     """
     check(balance, balance_coef)
     output, hidden_MD = run(apply, params, batch)
@@ -82,32 +86,24 @@ def check(balance: str | None, balance_coef: float) -> None:
         raise ValueError(f"balance {balance!r} with coefficient {balance_coef}")
 
 
-def prepass(
-    apply: Apply, *, balance: str | None, parts: int = 1
-) -> Callable[[Params, Batch, Any], Sums]:
+def prepass(apply: Apply, *, balance: str | None) -> Callable[[Params, Batch, Any], Sums]:
     """A (params, microbatch, frozen) -> sums; over a step they are what batch["totals"] holds.
 
-    Only "global" and "buffered" run the model (a forward pass that counts). For "buffered", parts
-    is the number of microbatches, and batch["part"], int32 [B], the one that a row falls into (row
-    r: r modulo parts).
+    Only "global" runs the model (a forward pass that counts).
     """
 
     def sums(params: Params, batch: Batch, frozen: Any) -> Sums:
         totals = {"weight": jnp.sum(batch["weights"])}
-        if balance not in _COUNTED:
+        if balance != "global":
             return totals | {"tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)}
         counts_LBE, _, tokens_B = _routers(run(apply, params, batch)[0].router)
-        totals |= balancing.totals(counts_LBE, tokens_B)
-        if balance == "buffered":
-            is_part = jnp.arange(parts) == _part(batch)
-            totals["counts_by_part"] = is_part[:, None, None] * totals["counts"]
-        return totals
+        return totals | balancing.totals(counts_LBE, tokens_B)
 
     return sums
 
 
 def _balance(router: Any, batch: Batch, form: str) -> tuple[jax.Array, Sums]:
-    """(balance part times the step's weight, mean loads times this batch's weight)."""
+    """(balance part times the step's weight, sums: mean loads times this batch's weight)."""
     counts_LBE, probs_LBE, tokens_B = _routers(router)
     totals = batch.get("totals")
     step = totals or {"weight": jnp.sum(batch["weights"]), "tokens": None}
@@ -117,15 +113,16 @@ def _balance(router: Any, batch: Batch, form: str) -> tuple[jax.Array, Sums]:
         options["groups"] = math.gcd(rows, ways(*BATCH_AXES))  # one a data-parallel shard
     elif form == "global" and totals is not None:
         options["counted"] = totals["counts"]
-    elif form == "buffered" and totals is not None:
-        counts = totals["counts_by_part"]
-        is_earlier = jnp.arange(counts.shape[0]) < _part(batch)
-        options["counted"] = jnp.sum(is_earlier[:, None, None] * counts, axis=0)
+    elif form in CARRY:
+        options["counted"] = batch.get("counted")
     part = balancing.loss(counts_LBE, probs_LBE, tokens_B, **options)
-    loads = balancing.load(step.get("counts", jnp.sum(counts_LBE, axis=1)))
+    own_LE = jnp.sum(counts_LBE, axis=1)
+    loads = balancing.load(step.get("counts", own_LE))
     weight = jnp.sum(batch["weights"])
-    means = {name: weight * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
-    return step["weight"] * part, means
+    sums = {name: weight * jnp.mean(loads[name]) for name in ("max_load", "min_load")}
+    if form in CARRY:
+        sums["expert_counts"] = own_LE
+    return step["weight"] * part, sums
 
 
 def _routers(router: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -133,10 +130,3 @@ def _routers(router: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     if router is None:
         raise ValueError("a balance loss needs a mixture of experts; this model has no router")
     return router.counts_BE, router.probs_BE, router.tokens_B[0]
-
-
-def _part(batch: Batch) -> jax.Array:
-    """The number of this microbatch, which all its rows have."""
-    if "part" not in batch:
-        raise ValueError("the buffered balance over microbatches needs batch['part']")
-    return batch["part"][0]

@@ -1,4 +1,4 @@
-"""The load-balancing loss (LBL) in four forms, from the routers' small sums. (arXiv 2501.11873)
+"""The load-balancing loss (LBL) in five forms, from the routers' small sums. (arXiv 2501.11873)
 
 For one layer: loss = E * sum_e f_e * P_e, with f the share of selections per expert (it sums to 1
 and has no gradient) and P the mean of the full softmax: a balanced router gives 1. The mean over
@@ -13,16 +13,19 @@ loss = E / tokens * sum_g sum_e f_ge * probs_ge, and they differ only in where f
 | synchronised | the micro-batch on all devices |
 | buffered | this micro-batch and those before it in the optimizer step |
 | global | all micro-batches of the optimizer step |
+| previous | all micro-batches of the optimizer step before; nothing at the first |
 
 The sum is linear in the probabilities, so the parts of the micro-batches add up to the value of the
-step, and the global form does not depend on how the batch was cut. Letters: L layers, B batch rows,
-E experts, G groups.
+step, and the global form does not depend on how the batch was cut; nor does the previous one, which
+is the global form with a count that is one step old, and needs no pass that counts first. At the
+first step it is 0 and has no gradient, as with equal shares: the probabilities sum to 1. Letters: L
+layers, B batch rows, E experts, G groups.
 """
 
 import jax
 import jax.numpy as jnp
 
-FORMS = ("micro", "synchronised", "buffered", "global")
+FORMS = ("micro", "synchronised", "buffered", "global", "previous")
 
 
 def totals(counts_LBE: jax.Array, tokens_B: jax.Array) -> dict[str, jax.Array]:
@@ -44,8 +47,8 @@ def loss(
 
     counts and probs: sums over each row's real tokens, as in MoeStats, stacked over layers.
     groups: for "micro" only, the number of equal runs of rows that are balanced separately.
-    counted: [L, E] selections, for "global" those of the whole step, for "buffered" those of the
-    earlier micro-batches (None at the first one).
+    counted: [L, E] selections, for "global" those of the whole step, for "previous" of the step
+    before, for "buffered" of the earlier micro-batches (None at the first one).
     tokens: real tokens of the whole step; None when this batch is the whole step.
     Raises ValueError for an unknown form and for options that the form does not have.
     """
@@ -54,6 +57,8 @@ def loss(
         raise ValueError(f"unknown balance form {form!r}; known: {', '.join(FORMS)}")
     if form == "global" and (counted is None) != (tokens is None):
         raise ValueError("the global form takes counts and tokens of the whole step, or neither")
+    if form == "previous" and counted is None:
+        raise ValueError("the previous form takes the counts of the step before as counted")
     if form in ("micro", "synchronised") and counted is not None:
         raise ValueError(f"the {form} form counts only its own micro-batch; counted must be None")
     if groups != 1 and form != "micro":
@@ -66,7 +71,7 @@ def loss(
         counts_LGE = counts_LBE.reshape(layers, groups, -1, experts).sum(axis=2)
     elif form == "buffered" and counted is not None:
         counts_LGE = (own_LE + counted)[:, None]
-    elif form == "global" and counted is not None:
+    elif form in ("global", "previous") and counted is not None:
         counts_LGE = counted[:, None]
     else:
         counts_LGE = own_LE[:, None]

@@ -21,7 +21,7 @@ from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.plan import target
 from qwen3.plan.steps import Setting
-from qwen3.stages import distill, grpo, pretrain, sft
+from qwen3.stages import distill, grpo, pretrain, reward_model, sft
 from qwen3.stages.on_policy import OnPolicyConfig
 from qwen3.stages.rollouts import context
 
@@ -41,7 +41,10 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
     part = words[2] if len(words) > 2 else None
     teachers: Mapping[str, str] = getattr(module, "TEACHERS", {})
     base = Setting(
-        model=_size(config.model), topology=place, chunk=None, teacher=teachers.get(name, "32b")
+        model=_size(config.model.replace(scalar_head=False)),
+        topology=place,
+        chunk=None,
+        teacher=teachers.get(name, "32b"),
     )
     build = next((row for kind, row in SETTINGS.items() if type(config) is kind), None)
     if build is None:
@@ -110,11 +113,26 @@ def _pretraining(config: pretrain.Config, base: Setting, part: str | None, devic
         microbatches=stage.microbatches,
         length=stage.data.length,
         optim=stage.optim,
+        balance=config.balance,
     )
 
 
 def _fine_tuning(config: sft.Config, base: Setting, part: str | None, devices: int) -> Setting:
-    changes = {"length": config.length, "optim": config.optim}
+    if config.stored is not None:
+        raise ValueError(f"{config.name} trains on stored logits; of that there is no step to plan")
+    changes = {"lora": config.lora, "balance": config.balance}
+    return _packed_rows(config, base, devices, **changes)
+
+
+def _reward_model(
+    config: reward_model.Config, base: Setting, part: str | None, devices: int
+) -> Setting:
+    return _packed_rows(config, base, devices, step="reward_model")
+
+
+def _packed_rows(config: Any, base: Setting, devices: int, **changes: Any) -> Setting:
+    """An optimizer step on a batch of rows, into which data are packed."""
+    changes |= {"length": config.length, "optim": config.optim}
     return _common(config, base, config.batch, devices, microbatches=config.microbatches, **changes)
 
 
@@ -135,7 +153,7 @@ def _on_policy(
         )
     # At most one answer a row: what must fit is the phase whose answers are all long.
     rows = config.prompts // config.minibatches * config.sampling.samples
-    changes |= {"length": config.length, "optim": config.optim}
+    changes |= {"length": config.length, "optim": config.optim, "lora": config.lora}
     changes["microbatches"] = config.microbatches
     return _common(config, base, rows, devices, **changes)
 
@@ -154,6 +172,7 @@ def _distill(config: distill.Config, base: Setting, part: str | None, devices: i
 SETTINGS: dict[type, Callable[..., Setting]] = {
     pretrain.Config: _pretraining,
     sft.Config: _fine_tuning,
+    reward_model.Config: _reward_model,
     grpo.Config: _grpo,
     distill.Config: _distill,
 }

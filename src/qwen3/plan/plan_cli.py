@@ -34,7 +34,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--batch-per-device", type=float, default=1, help="rows a device")
     parser.add_argument("--length", type=int, default=4096, help="tokens a row")
     parser.add_argument(
-        "--step", default="train", help="train, forward, grpo, distill, prefill, decode"
+        "--step",
+        default="train",
+        help="train, forward, grpo, distill, reward_model, prefill, decode",
     )
     parser.add_argument("--remat", default="full", help="what is recomputed")
     parser.add_argument("--microbatches", type=int, default=1)
@@ -44,6 +46,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--moments", default="float32", help="dtype of Adam's first moments")
     parser.add_argument("--params-dtype", default="float32")
     parser.add_argument("--teacher", default="32b", help="size, for --step distill")
+    parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: the whole model")
+    parser.add_argument("--balance", default="global", help="form of the load-balancing loss")
     parser.add_argument("--fit", action="store_true", help="search mesh, microbatches and remat")
     parser.add_argument("--compiles", type=int, default=3, help="how many --fit compiles")
     parser.add_argument("--hlo", default="", help="file for the optimized program")
@@ -79,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def setting(args: argparse.Namespace) -> Setting:
     """The Setting that the arguments describe."""
+    from qwen3.model.lora import LoraConfig
     from qwen3.plan import from_experiment
     from qwen3.plan.steps import Setting
 
@@ -104,6 +109,8 @@ def setting(args: argparse.Namespace) -> Setting:
         params_dtype=args.params_dtype,
         optim=OptimConfig(moments=args.moments),
         execution=tuple((name, value) for name, value in changes.items() if value is not None),
+        lora=LoraConfig(rank=args.lora),
+        balance=args.balance,
     )
 
 

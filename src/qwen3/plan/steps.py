@@ -19,12 +19,16 @@ from qwen3.config import MeshConfig, OptimConfig
 from qwen3.infer import budget, compiled
 from qwen3.losses.distill import Distill
 from qwen3.losses.grpo_config import Grpo
+from qwen3.losses.preference import CENTRING
 from qwen3.model import sizes
 from qwen3.model.execution import Execution
+from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.stages import builders
 from qwen3.stages.start import abstract_parameters
+from qwen3.stages.trainable import WHOLE_MODEL, Trainable
 from qwen3.train import optim, state
+from qwen3.train.model_source import abstract_adapters
 from qwen3.train.step import Loss, Prepass, make_step
 
 
@@ -48,6 +52,8 @@ class Setting:
     policy: Grpo = Grpo()  # the objective of step grpo
     reference: bool = False  # whether step grpo holds a reference policy, in fp32
     divergence: Distill = Distill()  # the loss of step distill
+    lora: LoraConfig = LoraConfig()  # adapters that an optimizer step trains; rank 0: the model
+    balance: str = "global"  # form of the load-balancing loss (ops.balance) of step train
 
     def replace(self, **changes: Any) -> Setting:
         return dataclasses.replace(self, **changes)
@@ -98,21 +104,34 @@ def _optimizer_step(
 ) -> PlannedStep:
     """An AdamW step of a loss: fp32 weights and gradients, products in the compute dtype.
 
-    flops: analytic FLOPs a token beside the model's own.
+    flops: analytic FLOPs a token beside the model's own. With adapters the model's own count as
+    without: the gradients of whole matrices are computed, and only then those of the factors.
     """
+    whole = abstract_parameters(model, mesh, jnp.dtype(setting.params_dtype))
+    trained, parameters = WHOLE_MODEL, whole
+    if setting.lora.rank:
+        trained = Trainable(setting.lora, whole)
+        parameters = abstract_adapters(setting.lora, model, mesh)
+    balance = setting.balance if prepass is not None else ""
     tx = optim.build(setting.optim, optim.schedule(setting.optim, 1_000_000))
-    step = make_step(loss, tx, microbatches=setting.microbatches, prepass=prepass)
-    parameters = abstract_parameters(model, mesh, jnp.dtype(setting.params_dtype))
+    tx = builders.balanced(tx, model, balance)
+    step = make_step(
+        trained.loss(loss),
+        tx,
+        microbatches=setting.microbatches,
+        prepass=prepass and trained.loss(prepass),
+        carry=builders.carry(model, balance),
+    )
     batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length, policy=policy)
     tokens = batch["tokens"].size
     flops += flops_per_token(model, setting.length)
-    arguments = (state.abstract(parameters, tx), batch, frozen)
+    arguments = (state.abstract(parameters, tx), batch, trained.frozen(frozen))
     return PlannedStep(step, arguments, tokens, tokens * flops)
 
 
 def _next_token(setting: Setting, model: ModelConfig, mesh: Mesh) -> tuple[Loss, Prepass | None]:
     """The pretraining loss with its logits in chunks, and the prepass of its load balancing."""
-    loss, prepass = builders.next_token(model, execution(setting, mesh))
+    loss, prepass = builders.next_token(model, execution(setting, mesh), balance=setting.balance)
     # `lm.next_token` takes more than a Loss must.
     chunked = cast(Callable[..., tuple[jax.Array, dict]], loss)
     return partial(chunked, chunk=setting.chunk), prepass
@@ -132,6 +151,13 @@ def grpo(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     return _optimizer_step(
         setting, model, mesh, loss, frozen=frozen, policy=setting.policy, flops=extra
     )
+
+
+def reward_model(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """Bradley-Terry on pairs of answers: the model with a scalar head instead of its output."""
+    model = model.replace(scalar_head=True)
+    loss = builders.bradley_terry(model, execution(setting, mesh), centring=CENTRING)
+    return _optimizer_step(setting, model, mesh, loss)
 
 
 def distill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
@@ -205,10 +231,12 @@ STEPS: dict[str, Build] = {
     "forward": forward,
     "grpo": grpo,
     "distill": distill,
+    "reward_model": reward_model,
     "prefill": prefill,
     "decode": decode,
 }
-TRAINING, GENERATION = ("train", "grpo", "distill"), ("prefill", "decode")
+TRAINING = ("train", "grpo", "distill", "reward_model")
+GENERATION = ("prefill", "decode")
 
 
 def build(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding
 
 from qwen3.data.rows import POLICY_FIELDS, POST_TRAINING_FIELDS
@@ -24,6 +25,7 @@ from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
+from qwen3.train import expert_counts
 from qwen3.train.step import Loss
 
 
@@ -44,13 +46,28 @@ def next_token(
 ) -> tuple[Loss, Callable | None]:
     """(loss, prepass or None) of supervised fine-tuning.
 
-    The load-balancing loss of a mixture of experts has the form `balance` (ops.balance).
+    The load-balancing loss of a mixture of experts has the form `balance` (ops.balance), for which
+    the step takes carry=`carry(model, balance)` and the optimizer is `balanced`.
     """
     apply = _language_model(model, execution)
     if not model.moe:
         return partial(lm.next_token, apply), None
     loss = partial(lm.next_token, apply, balance=balance, balance_coef=model.balance_coef)
     return loss, lm.prepass(apply, balance=balance)
+
+
+def carry(model: ModelConfig, balance: str) -> str | None:
+    """What `train.step.make_step` carries for a form of the load-balancing loss."""
+    return lm.CARRY.get(balance) if model.moe else None
+
+
+def balanced(
+    tx: optax.GradientTransformationExtraArgs, model: ModelConfig, balance: str
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer, with the last step's selections in its state if the form needs them."""
+    if carry(model, balance) != "step":
+        return tx
+    return expert_counts.kept(tx, model.layers, model.experts)
 
 
 def stored(model: ModelConfig, execution: Execution, config: Distill) -> Loss:

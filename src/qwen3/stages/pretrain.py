@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -31,6 +30,7 @@ from qwen3.mesh import make_mesh
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
+from qwen3.stages import builders
 from qwen3.stages.start import begin, moved
 from qwen3.train import optim
 from qwen3.train.checkpoint import Keep
@@ -85,7 +85,8 @@ class Config:
     init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
     z_loss: float = 0.0  # coefficient of the squared log-normaliser of the output softmax
     # Load-balancing loss of a mixture of experts, a form of ops.balance; its coefficient is the
-    # model's. "global", over the batch of the whole step, is the recipe's (arXiv 2501.11873).
+    # model's. "global", over the batch of the whole step, is the recipe's (arXiv 2501.11873); with
+    # microbatches it costs a forward pass more, which "previous" and "buffered" do not.
     balance: str = "global"
     save_every: int = 1000  # optimizer steps
     save_minutes: float = 0.0  # also when so many minutes passed since the last save; 0: not
@@ -132,7 +133,7 @@ def run(config: Config, workdir: str) -> TrainState:
     ]
     mixtures = {batches.stage.name: batches.hash for batches in sources}
     with Workdir(workdir, config, keep=config.keep) as work:
-        tx = optim.build(config.stages[0].optim, rate)
+        tx = _optimizer(config, config.stages[0], rate)
         with jax.set_mesh(meshes[0]):
             state, stored = begin(
                 work, config.model, tx, meshes[0], seed=config.seed, init_from=config.init_from
@@ -200,24 +201,20 @@ def _train_stage(
         return train(
             state,
             _train_step(config, stage, apply, rate),
-            _InOrder(Feed(batches, mesh, start=step - first), stage),
+            _InOrder(Feed(batches, mesh, start=step - first)),
             until=until,
             hooks=[*hooks, measure.hook(until), save],
         )
 
 
 class _InOrder:
-    """A feed as an indexed source, which `train` reads ahead in a thread, placing included.
+    """A feed as an indexed source, which `train` reads ahead in a thread, placing included."""
 
-    Adds the microbatch that each row falls into, which the "buffered" load-balancing loss needs.
-    """
-
-    def __init__(self, feed: Feed, stage: StageConfig):
+    def __init__(self, feed: Feed):
         self._feed = feed
-        self._part = np.arange(stage.data.batch, dtype=np.int32) % stage.microbatches
 
     def __getitem__(self, step: int) -> dict:
-        return {**next(self._feed), "part": self._part}
+        return next(self._feed)
 
 
 def _train_step(config: Config, stage: StageConfig, apply: Callable, rate: optax.Schedule) -> Step:
@@ -231,9 +228,19 @@ def _train_step(config: Config, stage: StageConfig, apply: Callable, rate: optax
         balance=balance,
         balance_coef=config.model.balance_coef if moe else 0.0,
     )
-    prepass = lm.prepass(apply, balance=balance, parts=stage.microbatches) if moe else None
-    tx = optim.build(stage.optim, rate)
-    return make_step(loss, tx, microbatches=stage.microbatches, prepass=prepass)
+    return make_step(
+        loss,
+        _optimizer(config, stage, rate),
+        microbatches=stage.microbatches,
+        prepass=lm.prepass(apply, balance=balance) if moe else None,
+        carry=builders.carry(config.model, config.balance),
+    )
+
+
+def _optimizer(
+    config: Config, stage: StageConfig, rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    return builders.balanced(optim.build(stage.optim, rate), config.model, config.balance)
 
 
 def _position(stage: str, first: int, mixtures: dict, step: int) -> dict:

@@ -89,7 +89,7 @@ def run(config: Config, workdir: str) -> TrainState:
     tokenizer.check_fits(config.model.vocab)
     packed = source(config, tokenizer)
     rate = optim.schedule(config.optim, config.steps)
-    tx = optim.build(config.optim, rate)
+    tx = builders.balanced(optim.build(config.optim, rate), config.model, _balance(config))
     with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trainable = trainables.begin(
             work,
@@ -182,7 +182,13 @@ def train_step(
         tx,
         microbatches=config.microbatches,
         prepass=prepass and trainable.loss(prepass),
+        carry=builders.carry(config.model, _balance(config)),
     )
+
+
+def _balance(config: Config) -> str:
+    """The form of the load-balancing loss, "" for stored logits, which train without one."""
+    return config.balance if config.stored is None else ""
 
 
 def evaluation_hooks(

@@ -13,11 +13,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qwen3 import mesh
+from qwen3.train import expert_counts
 from qwen3.train.state import TrainState
 
 # (params, batch, frozen) -> (sum, sums with "weight")
 Loss = Callable[[Any, dict, Any], tuple[jax.Array, dict]]
 Prepass = Callable[[Any, dict, Any], dict]
+CARRIES = (None, "microbatch", "step")  # from where a loss gets earlier selections of experts
 
 
 def make_step(
@@ -26,6 +28,7 @@ def make_step(
     *,
     microbatches: int = 1,
     prepass: Prepass | None = None,
+    carry: str | None = None,
 ) -> Step:
     """A jitted (state, batch, frozen=()) -> (state, metrics) that donates `state`.
 
@@ -39,19 +42,34 @@ def make_step(
     batch["totals"]. With one microbatch the loss sees the whole batch by itself, so there is no
     prepass and no "totals".
 
+    `carry`: the loss has the sum "expert_counts", an array that is no metric, and is given as
+    batch["counted"] that of the microbatches before in this step ("microbatch"; none at the first),
+    or that of the step before ("step"), which `tx` keeps (`expert_counts.kept`).
+
     metrics: each sum over the weight, "loss", "weight", "grad_norm" (before gradient clipping),
     "update_norm", "param_norm", "skipped" (1 where spike skipping or a weight of 0 left the
     parameters as they were). Raises ValueError when the rows do not divide over the microbatches.
     """
     if microbatches < 1:
         raise ValueError(f"microbatches is {microbatches}; at least 1 is needed")
+    if carry not in CARRIES:
+        raise ValueError(f"carry {carry!r} is none of {', '.join(map(repr, CARRIES))}")
     tx = optax.with_extra_args_support(tx)
 
     def step(
         state: TrainState, batch: dict, frozen: Any, shardings: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        known = {"counted": expert_counts.of(state.opt_state)} if carry == "step" else {}
         loss, sums, grads = _totals(
-            loss_fn, prepass, microbatches, state.params, batch, frozen, shardings
+            loss_fn,
+            prepass,
+            microbatches,
+            state.params,
+            batch,
+            frozen,
+            shardings,
+            known=known,
+            running=carry == "microbatch",
         )
         return _update(tx, state, loss, sums, grads)
 
@@ -66,7 +84,8 @@ def _update(
     grads: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """The optimizer step from the sums over a whole batch, and its metrics."""
-    weight = sums.pop("weight")
+    weight, counts = sums.pop("weight"), sums.pop("expert_counts", None)
+    carried = {} if counts is None else {"expert_counts": counts}
     # A batch without a single weighted token moves nothing; dividing by 0 would give NaN.
     empty = weight == 0
     divisor = jnp.where(empty, 1.0, weight)
@@ -74,7 +93,7 @@ def _update(
     mean = loss / divisor
     with jax.named_scope("optimizer"):
         updates, opt_state = tx.update(
-            grads, state.opt_state, state.params, step=state.step, value=mean
+            grads, state.opt_state, state.params, step=state.step, value=mean, **carried
         )
         updates = jax.tree.map(lambda u: jnp.where(empty, jnp.zeros_like(u), u), updates)
         opt_state = _choose(empty, state.opt_state, opt_state)
@@ -100,8 +119,15 @@ def _totals(
     batch: dict,
     frozen: Any,
     shardings: Any,
+    *,
+    known: dict,
+    running: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-    """(sum, sums, gradient of the sum) over the batch of one optimizer step, in fp32."""
+    """(sum, sums, gradient of the sum) over the batch of one optimizer step, in fp32.
+
+    known: what each microbatch is given besides its rows. running: and "counted", the sum
+    "expert_counts" of the microbatches before it.
+    """
 
     def gradient(part: dict) -> tuple[jax.Array, dict[str, jax.Array], Any]:
         (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, part, frozen)
@@ -111,15 +137,19 @@ def _totals(
         return _float32((loss, dict(sums), grads))
 
     if microbatches == 1:
-        return gradient(batch)
+        return gradient({**batch, **known})
     parts = {name: _split(name, value, microbatches) for name, value in batch.items()}
-    if prepass is None:
-        return _scan_sum(gradient, parts)
-    with jax.named_scope("prepass"):
-        totals = _scan_sum(lambda part: _float32(prepass(params, part, frozen)), parts)
-    # The load-balancing loss holds the global expert counts fixed (arXiv 2501.11873).
-    totals = jax.lax.stop_gradient(totals)
-    return _scan_sum(lambda part: gradient({**part, "totals": totals}), parts)
+    if prepass is not None:
+        with jax.named_scope("prepass"):
+            totals = _scan_sum(lambda part, _: _float32(prepass(params, part, frozen)), parts)
+        # The load-balancing loss holds the global expert counts fixed (arXiv 2501.11873).
+        known = {**known, "totals": jax.lax.stop_gradient(totals)}
+
+    def add(part: dict, sums: Any) -> Any:
+        earlier = {"counted": sums[1]["expert_counts"]} if running and sums is not None else {}
+        return gradient({**part, **known, **earlier})
+
+    return _scan_sum(add, parts)
 
 
 class Step:
@@ -187,13 +217,17 @@ def _split(name: str, value: jax.Array, count: int) -> jax.Array:
     return mesh.constrain(parts, *names)
 
 
-def _scan_sum(function: Callable[[dict], Any], parts: dict) -> Any:
-    """Sum of function(part) over the leading axis, one part at a time."""
+def _scan_sum(function: Callable[[dict, Any], Any], parts: dict) -> Any:
+    """Sum of function(part, sum so far) over the leading axis, one part at a time.
+
+    For the shapes of the sum the function is traced with None as the sum so far.
+    """
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+    shapes = jax.eval_shape(lambda part: function(part, None), first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def body(sums: Any, part: dict) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, function(part)), None
+        return jax.tree.map(jnp.add, sums, function(part, sums)), None
 
     return jax.lax.scan(body, zeros, parts)[0]
 
