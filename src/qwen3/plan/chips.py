@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -71,6 +72,14 @@ def chip_of(topology: str) -> Chip:
     if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (chip.axes - 1), shape):
         raise ValueError(f"topology {topology!r}: {kind} slices are {shapes(chip)}")
     return chip
+
+
+def device_count(topology: str) -> int:
+    """JAX devices of a topology, by its name alone: libtpu need not be there to say so."""
+    chip = chip_of(topology)
+    name, slices = one_slice(topology)
+    sizes = (int(size) for size in name.partition(":")[2].split("x"))
+    return math.prod(sizes) * chip.devices * slices
 
 
 def one_slice(topology: str) -> tuple[str, int]:

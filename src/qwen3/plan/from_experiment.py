@@ -17,9 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from qwen3.config import OptimConfig
 from qwen3.model import sizes
 from qwen3.model.execution import Execution
-from qwen3.plan import target
+from qwen3.plan.chips import device_count
 from qwen3.plan.steps import Setting
 from qwen3.stages import distill, grpo, pretrain, reward_model, sft
 from qwen3.stages.on_policy import OnPolicyConfig
@@ -49,7 +50,7 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
     build = next((row for kind, row in SETTINGS.items() if type(config) is kind), None)
     if build is None:
         raise ValueError(f"{words[0]} {name} is a {type(config).__name__}, which has no step")
-    return build(config, base, part, len(target.devices(place)))
+    return build(config, base, part, device_count(place))
 
 
 def parts(config: Any) -> tuple[str, ...]:
@@ -57,6 +58,22 @@ def parts(config: Any) -> tuple[str, ...]:
     if isinstance(config, pretrain.Config):
         return tuple(stage.name for stage in config.stages)
     return PARTS if isinstance(config, OnPolicyConfig) else PARTS[:1]
+
+
+def distinct(paths: Sequence[str]) -> dict[Setting, list[tuple[str, str, str]]]:
+    """The different programs of experiments that name their slices: Setting -> (file, name, stage).
+
+    S1 and S2 of pretraining, say, are one program, as only their rates and data differ.
+    """
+    programs: dict[Setting, list[tuple[str, str, str]]] = {}
+    for path in paths:
+        module = load_experiment(path)
+        for name in module.TOPOLOGIES:
+            for part in parts(module.CONFIGS[name]):
+                step = setting((path, name, part))
+                optim = OptimConfig(step.optim.optimizer, moments=step.optim.moments)
+                programs.setdefault(step.replace(optim=optim), []).append((path, name, part))
+    return programs
 
 
 def load_experiment(path: str) -> ModuleType:
