@@ -83,8 +83,8 @@ ROWS = (
 EXPERIMENTS = ("pretrain_full.py", "post_training_full.py", "gsm8k_grpo.py")
 HEADER = (
     "| step (train where none is named) | slice | mesh | rows x tokens a chip, microbatches "
-    "| remat | HBM a device (of) | FLOPs / analytic | with whole tiles | a device sends | predicted step "
-    "| MFU | compile |"
+    "| remat | HBM a device (of) | FLOPs / analytic | with whole tiles | a device sends "
+    "| predicted step | MFU | compile |"
 )
 
 
