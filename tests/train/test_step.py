@@ -153,10 +153,10 @@ def test_what_is_counted_in_earlier_microbatches_reaches_the_later_ones():
 
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_what_a_step_counts_is_in_its_state_and_reaches_the_next_step(microbatches):
-    tx = expert_counts.kept(TX, 1, 1)
+    tx = expert_counts.remember(TX, 1, 1)
     step = make_step(carrying, tx, microbatches=microbatches, carry="step")
     state, first = step(create(toy.init(), tx), toy.batch(0))
-    np.testing.assert_allclose(expert_counts.of(state.opt_state), threes_of(toy.batch(0)))
+    np.testing.assert_allclose(expert_counts.last(state.opt_state), threes_of(toy.batch(0)))
     want = float(toy.loss(state.params, toy.batch(1))[0]) * (1 + threes_of(toy.batch(0)))
     assert float(first["loss"] * first["weight"]) == pytest.approx(
         float(toy.loss(toy.init(), toy.batch(0))[0]), rel=1e-5

@@ -67,7 +67,7 @@ def balanced(
     """The optimizer, with the last step's selections in its state if the form needs them."""
     if carry(model, balance) != "step":
         return tx
-    return expert_counts.kept(tx, model.layers, model.experts)
+    return expert_counts.remember(tx, model.layers, model.experts)
 
 
 def stored(model: ModelConfig, execution: Execution, config: Distill) -> Loss:

@@ -14,15 +14,15 @@ import optax
 
 
 class LastCounts(NamedTuple):
-    """State of `kept`."""
+    """State of `remember`."""
 
     expert_counts: jax.Array  # float32 [L, E]; zeros before the first step
 
 
-def kept(
+def remember(
     tx: optax.GradientTransformation, layers: int, experts: int
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx`, with a state that keeps the `expert_counts` that its `update` is given."""
+    """`tx`, with a state that remembers the `expert_counts` that its `update` is given."""
 
     def update(
         updates: Any,
@@ -34,14 +34,15 @@ def kept(
     ) -> tuple[Any, LastCounts]:
         return updates, LastCounts(expert_counts)
 
-    zeros = LastCounts(jnp.zeros((layers, experts), jnp.float32))
-    keep = optax.GradientTransformationExtraArgs(lambda params: zeros, update)
-    return optax.chain(tx, keep)
+    def init(params: Any) -> LastCounts:
+        return LastCounts(jnp.zeros((layers, experts), jnp.float32))
+
+    return optax.chain(tx, optax.GradientTransformationExtraArgs(init, update))
 
 
-def of(opt_state: optax.OptState) -> jax.Array:
+def last(opt_state: optax.OptState) -> jax.Array:
     """The kept counts [L, E]. Raises ValueError where the optimizer keeps none."""
     counts = optax.tree_utils.tree_get(opt_state, "expert_counts")
     if counts is None:
-        raise ValueError("the optimizer keeps no expert counts: wrap it in expert_counts.kept")
+        raise ValueError("the optimizer keeps no expert counts: wrap it in expert_counts.remember")
     return counts

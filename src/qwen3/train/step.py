@@ -44,7 +44,7 @@ def make_step(
 
     `carry`: the loss has the sum "expert_counts", an array that is no metric, and is given as
     batch["counted"] that of the microbatches before in this step ("microbatch"; none at the first),
-    or that of the step before ("step"), which `tx` keeps (`expert_counts.kept`).
+    or that of the step before ("step"), which `tx` keeps (`expert_counts.remember`).
 
     metrics: each sum over the weight, "loss", "weight", "grad_norm" (before gradient clipping),
     "update_norm", "param_norm", "skipped" (1 where spike skipping or a weight of 0 left the
@@ -59,7 +59,7 @@ def make_step(
     def step(
         state: TrainState, batch: dict, frozen: Any, shardings: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        known = {"counted": expert_counts.of(state.opt_state)} if carry == "step" else {}
+        known = {"counted": expert_counts.last(state.opt_state)} if carry == "step" else {}
         loss, sums, grads = _totals(
             loss_fn,
             prepass,
