@@ -13,8 +13,9 @@ Command:   python experiments/pretrain_full.py 30b-a3b --workdir gs://BUCKET/30b
                [--set law=gs://BUCKET/law.json]
            from every host of the slice
 Hardware:  the table SLICES below, in chips of v5p (95 GB each).
-Expected:  not yet run. The TPU compiler says of a train step of S1 (full remat, rows of 4,096;
-           memory of a chip; the time is a roofline's; `python experiments/plan_table.py`):
+Expected:  not yet run. The TPU compiler says of a train step on other slices, with all of it
+           recomputed (rows of 4,096; memory of a chip; the time is a roofline's; `python
+           experiments/plan_table.py`; of the steps of this file see docs/plan.md):
 
     model      slice        rows a chip   memory     predicted step   MFU
     0.6b       v5e:4x4      4              3.7 GB     0.87 s          48%

@@ -47,7 +47,7 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
         chunk=None,
         teacher=teachers.get(name, "32b"),
     )
-    build = next((row for kind, row in SETTINGS.items() if type(config) is kind), None)
+    build = next((row for kind, row in SETTINGS.items() if isinstance(config, kind)), None)
     if build is None:
         raise ValueError(f"{words[0]} {name} is a {type(config).__name__}, which has no step")
     return build(config, base, part, device_count(place))
