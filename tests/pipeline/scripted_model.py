@@ -7,7 +7,8 @@ from qwen3.infer.reply_store import StoredModel
 
 
 class ScriptedModel:
-    """answer(instruction, text, question) -> text, or an Exception as the reply's fault."""
+    """answer(instruction, text, question) -> text, "cut" for one that was cut, or an
+    Exception as the reply's fault."""
 
     def __init__(self, answer):
         self.answer, self.asked = answer, Counter()
@@ -20,7 +21,7 @@ class ScriptedModel:
             if isinstance(reply, Exception):
                 yield i, Reply(None, fault=reply)
             else:
-                yield i, Reply(reply)
+                yield i, Reply(reply, finish="length" if reply == "cut" else "stop")
 
 
 def serve(monkeypatch, answer):

@@ -122,7 +122,9 @@ def test_answers_agree_twice_responses_are_graded_and_pages_are_prose(monkeypatc
             return json.dumps({"instruction": "Say it.", "response": text})
         if instruction == synthesis.INSTRUCTIONS["grade"]:
             return json.dumps({"follows": True, "true": "false" not in text})
-        return {"short": "no", "loop": "a b c " * 40, "copy": text}.get(text.split()[0], page)
+        return {"long": "cut", "short": "no", "loop": "a b c " * 40, "copy": text}.get(
+            text.split()[0], page
+        )
 
     scripted_model.serve(monkeypatch, answer)
     asked = one(synthesis.build(ask, ["questions"]), "text")
@@ -132,7 +134,9 @@ def test_answers_agree_twice_responses_are_graded_and_pages_are_prose(monkeypatc
     assert one(told, "false").dropped.evidence["true"] is False
     pages = synthesis.build(ask, ["textbook"])
     assert one(pages, "any").text == page
-    reasons = [one(pages, text).dropped.reason for text in ("short", "loop", f"copy {page}")]
+    reasons = [
+        one(pages, text).dropped.reason for text in ("long", "short", "loop", f"copy {page}")
+    ]
     assert reasons == [
         "textbook: short",
         "textbook: repeats itself",

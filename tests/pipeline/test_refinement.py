@@ -74,6 +74,8 @@ def test_a_text_is_repaired_piece_by_piece_and_its_history_tells_what_was_refuse
 
     def answer(instruction, text, question):
         assert question.schema == refinement.SCHEMA and text.strip()
+        if "endless" in text:
+            return question.fault_of("length")
         for read, right in READ.items():
             text = text.replace(read, right)
         return json.dumps({"text": text.replace("Pages of", "Dragons ate pages of")})
@@ -90,6 +92,8 @@ def test_a_text_is_repaired_piece_by_piece_and_its_history_tells_what_was_refuse
     strict = refinement.build({"model": "m", "store": str(tmp_path / "s.sqlite")}, least=1.0)
     [dropped] = strict.many([TextRecord("0" * 32, text, "papers")])
     assert dropped.dropped.reason == "unreadable"
+    [cut] = step.many([TextRecord("2" * 32, "an endless page", "papers")])
+    assert cut.text == "an endless page" and "1 cut" in cut.history[0] and cut.dropped
     [blank] = step.many([TextRecord("1" * 32, " \n\n ", "papers")])
     assert blank.text == " \n\n " and blank.history == ("refine: of 0 pieces none to repair, by m",)
 

@@ -32,6 +32,10 @@ LONGEST_PAUSE = 60.0  # seconds
 BUSY = (408, 409, 425, 429)
 
 
+class AnswerCut(ValueError):
+    """An answer that ended at max_tokens."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Question:
     """What a model is asked. Its content, with the model's name, is its identity in a store."""
@@ -43,10 +47,10 @@ class Question:
     thinking: bool = False  # whether our engine thinks first; a server has its own setting
     schema: Mapping[str, Any] | None = None  # JSON schema of the answer; None for free text
 
-    def fault_of(self, finish: str) -> ValueError | None:
+    def fault_of(self, finish: str) -> AnswerCut | None:
         """The fault of JSON that ended at the longest answer; a text that did is still of use."""
         if finish == "length" and self.schema is not None:
-            return ValueError(f"the answer was cut at max_tokens = {self.max_tokens}")
+            return AnswerCut(f"the answer was cut at max_tokens = {self.max_tokens}")
         return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwen3.pipeline.languages import LANGUAGES
-from qwen3.pipeline.model_steps import ModelChoice, ModelStep, Talk, object_schema, question
+from qwen3.pipeline.model_steps import ModelChoice, ModelStep, Talk, object_schema, question, texts
 from qwen3.pipeline.text_record import TextRecord
 
 EXCERPT = 4000  # characters of a text that the model is shown: its beginning, middle and end
@@ -67,7 +67,7 @@ def build(ask: Mapping[str, Any], keep_safe: bool = True, least_value: int = 0) 
 
     def talk(record: TextRecord) -> Talk:
         asked = question(choice, INSTRUCTION, shown(record.text), max_tokens=128, schema=SCHEMA)
-        [answer] = yield [asked]
+        [answer] = texts((yield [asked]))
         labels = json.loads(answer)
         record = record.labelled(**{LABELS[name]: labels[name] for name in VALUES})
         if keep_safe and labels["safety"] != "safe":

@@ -1,8 +1,8 @@
 """Steps that ask a model: what they have in common.
 
-A step is a generator of one record: it yields lists of questions, is sent their texts, and returns
-the changed record. `together` advances the generators of many records side by side, so that a
-server or engine is asked many questions at once, while each step reads like straight text.
+A step is a generator of one record: it yields lists of questions, is sent their replies, and
+returns the changed record. `together` advances the generators of many records side by side, so that
+a server or engine is asked many questions at once, while each step reads like straight text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ from typing import Any, TypeAlias
 
 import xxhash
 
-from qwen3.infer.model_client import ChatServer, EngineModel, Model, Question, Reply, after_thought
+from qwen3.infer.model_client import (
+    AnswerCut,
+    ChatServer,
+    EngineModel,
+    Model,
+    Question,
+    Reply,
+    after_thought,
+)
 from qwen3.infer.reply_store import StoredModel
 from qwen3.pipeline.text_record import TextRecord
 
-Talk: TypeAlias = Generator[list[Question], list[str], TextRecord]
+Talk: TypeAlias = Generator[list[Question], list[Reply], TextRecord]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +85,7 @@ def together(
 ) -> list[TextRecord | Exception]:
     """What each talk returns, or the exception that ended it.
 
-    A question without a usable reply ends its talk; a model that is down ends all, by its error.
+    A model that is down ends all, by its error.
     """
     results: dict[int, TextRecord | Exception] = {}
     advance: dict[int, Callable[[], list[Question]]] = {i: t.__next__ for i, t in enumerate(talks)}
@@ -92,17 +100,21 @@ def together(
                 results[i] = error
         replies = iter(ask([question for batch in pending.values() for question in batch]))
         advance = {
-            i: _continued(talks[i], [next(replies) for _ in batch]) for i, batch in pending.items()
+            i: functools.partial(talks[i].send, [next(replies) for _ in batch])
+            for i, batch in pending.items()
         }
     return [results[i] for i in range(len(talks))]
 
 
-def _continued(talk: Talk, replies: Sequence[Reply]) -> Callable[[], list[Question]]:
-    """Goes on with a talk by the texts of its replies, or by the first fault among them."""
-    for reply in replies:
-        if reply.fault is not None:
-            return functools.partial(talk.throw, reply.fault)
-    return functools.partial(talk.send, [after_thought(reply.text or "") for reply in replies])
+def texts(answers: Sequence[Reply]) -> list[str]:
+    """The texts of replies without the thoughts before them. Raises the first fault among them, and
+    AnswerCut for a text that ended at max_tokens."""
+    for answer in answers:
+        if answer.fault is not None:
+            raise answer.fault
+        if answer.finish == "length":
+            raise AnswerCut("the answer was cut at max_tokens")
+    return [after_thought(answer.text or "") for answer in answers]
 
 
 class ModelStep:

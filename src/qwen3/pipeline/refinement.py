@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qwen3.pipeline.model_steps import ModelChoice, ModelStep, Talk, object_schema, question
+from qwen3.infer.model_client import AnswerCut
+from qwen3.pipeline.model_steps import ModelChoice, ModelStep, Talk, object_schema, question, texts
 from qwen3.pipeline.text_record import TextRecord
 
 INSTRUCTION = """\
@@ -59,7 +60,11 @@ def _talk(record: TextRecord, choice: ModelChoice, least: float) -> Talk:
     ]
     reasons: Counter[str] = Counter()
     for i, answer in zip(asked, answers, strict=True):
-        text = str(json.loads(answer)["text"])
+        if isinstance(answer.fault, AnswerCut):  # a model that lost itself in repetition
+            reasons["cut"] += 1
+            continue
+        [reply] = texts([answer])
+        text = str(json.loads(reply)["text"])
         reason = objection(parts[i], text) if text != parts[i] else ""
         reasons[reason or "repaired" if text != parts[i] else "unchanged"] += 1
         parts[i] = parts[i] if reason else text

@@ -15,14 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from qwen3.infer.model_client import AnswerCut, Question, Reply
 from qwen3.pipeline.model_steps import (
     ModelChoice,
     ModelStep,
-    Question,
     Talk,
     object_schema,
     question,
     seed_of,
+    texts,
 )
 from qwen3.pipeline.text_record import TextRecord
 from qwen3.rewards import coding, maths
@@ -79,7 +80,7 @@ TESTED = object_schema(
         "items": object_schema(arguments={"type": "array"}, expected={}),
     },
 )
-Draft: TypeAlias = Generator[list[Question], list[str], str]  # returns the synthetic text
+Draft: TypeAlias = Generator[list[Question], list[Reply], str]  # returns the synthetic text
 
 
 class Unverified(Exception):
@@ -118,7 +119,7 @@ class Writer:
 
 def textbook(writer: Writer) -> Draft:
     """A page of a textbook on the seed's subject."""
-    [page] = yield [writer.write("textbook", writer.record.text)]
+    [page] = texts((yield [writer.write("textbook", writer.record.text)]))
     check_prose(page, writer.record.text)
     return page
 
@@ -126,10 +127,12 @@ def textbook(writer: Writer) -> Draft:
 def questions(writer: Writer) -> Draft:
     """Questions about the seed, with the answers that a second asking agrees with."""
     text = writer.record.text
-    [answer] = yield [writer.write("questions", text, schema=PAIRS)]
+    [answer] = texts((yield [writer.write("questions", text, schema=PAIRS)]))
     pairs = json.loads(answer)["pairs"]
     if writer.is_checked:
-        again = yield [writer.check("answer", f"{text}\n\n{pair['question']}") for pair in pairs]
+        again = texts(
+            (yield [writer.check("answer", f"{text}\n\n{pair['question']}") for pair in pairs])
+        )
         pairs = [p for p, second in zip(pairs, again, strict=True) if agree(p["answer"], second)]
     if not pairs:
         raise Unverified("no answer was given twice", draft=answer[:500])
@@ -138,11 +141,13 @@ def questions(writer: Writer) -> Draft:
 
 def instructions(writer: Writer) -> Draft:
     """An instruction on the seed's subject and its response, which a second asking grades."""
-    [answer] = yield [writer.write("instructions", writer.record.text, schema=INSTRUCTION_PAIR)]
+    [answer] = texts(
+        (yield [writer.write("instructions", writer.record.text, schema=INSTRUCTION_PAIR)])
+    )
     pair = json.loads(answer)
     text = f"{pair['instruction']}\n\n{pair['response']}"
     if writer.is_checked:
-        [grades] = yield [writer.check("grade", text, GRADES)]
+        [grades] = texts((yield [writer.check("grade", text, GRADES)]))
         if not all(json.loads(grades).values()):
             raise Unverified("graded as wrong", draft=text[:500], **json.loads(grades))
     return text
@@ -157,17 +162,17 @@ def mathematics(writer: Writer) -> Draft:
     known = writer.record.labels.get("answer")
     if known is not None:
         problem = writer.record.text
-        [solution] = yield [writer.write("solve", problem)]
+        [solution] = texts((yield [writer.write("solve", problem)]))
         if writer.is_checked and not maths.grade(maths.problem(problem, str(known)), solution):
             raise Unverified("another answer", answer=known, draft=solution[-500:])
         return f"{problem}\n\n{solution}"
-    [answer] = yield [writer.write("maths", writer.record.text, schema=SOLVED)]
+    [answer] = texts((yield [writer.write("maths", writer.record.text, schema=SOLVED)]))
     problem, solution = (json.loads(answer)[name] for name in ("problem", "solution"))
     if writer.is_checked:
         gold = maths.boxed(solution)
         if not gold:
             raise Unverified("no final answer", draft=solution[-500:])
-        attempts = yield [writer.write("solve", problem, i) for i in range(CHECKS)]
+        attempts = texts((yield [writer.write("solve", problem, i) for i in range(CHECKS)]))
         right = sum(maths.grade(maths.problem(problem, gold), attempt) for attempt in attempts)
         if right < AGREEING:
             raise Unverified("not reproduced", right=right, of=CHECKS, draft=problem[:500])
@@ -177,14 +182,14 @@ def mathematics(writer: Writer) -> Draft:
 def code(writer: Writer) -> Draft:
     """A task with its function, which passes the task's tests in the sandbox, as a second function
     written from the task alone does, and one that does nothing does not."""
-    [answer] = yield [writer.write("code", writer.record.text, schema=TESTED)]
+    [answer] = texts((yield [writer.write("code", writer.record.text, schema=TESTED)]))
     task = json.loads(answer)
     entry, solution = task["entry"], task["solution"]
     statement = f"{task['problem']}\n\nThe function is called `{entry}`."
     if writer.is_checked:
         tests = [(tuple(test["arguments"]), test["expected"]) for test in task["tests"]]
         problem = coding.problem(statement, entry, tests, solution)
-        [second] = yield [writer.write("program", statement)]
+        [second] = texts((yield [writer.write("program", statement)]))
         results = {
             "the solution fails its tests": not coding.grade(problem, _block(solution)),
             "the tests test nothing": coding.grade(problem, _block(STUB.format(entry=entry))),
@@ -221,6 +226,8 @@ def build(ask: Mapping[str, Any], kinds: Sequence[str], verify: bool = True) -> 
             text = yield from KINDS[kind](Writer(record, choice, verify))
         except Unverified as refusal:
             return record.drop("synthesize", f"{kind}: {refusal.reason}", **refusal.evidence)
+        except AnswerCut:
+            return record.drop("synthesize", f"{kind}: cut", max_tokens=MOST_TOKENS)
         prompt = hashlib.sha256(INSTRUCTIONS[kind].encode()).hexdigest()[:8]
         event = f"synthesize: {kind} by {choice.model}, prompt {prompt}, seed {record.id}"
         labels = {"synthetic": kind, "written_by": choice.model, "seed": record.id}
