@@ -251,8 +251,49 @@ LIVE_BENCH = [
     ("olympiad", "1,4,2", "Answer: 1, 4, 3", 2 / 3),
     ("cta", "Country Code", "country-code", 1.0),
     ("AMPS_Hard", "2 x", "It is \\boxed{x + x}", 1.0),
-    ("LCB_generation", "", "```python\n1\n```", None),
+    ("tablejoin", "{'a': 'x', 'b': 'y'}", "So\n```python\n{'a': 'x',\n 'b': 'z'}\n```", 0.5),
+    ("tablejoin", "{'a': 'x', 'b': 'y'}", "{'a': 'x'}", 0.67),
+    ("tablejoin", "{'a': 'x'}", "\\boxed{{'a': 'x'}}", 1.0),
+    ("tablejoin", "{'a': 'x'}", "__import__('os')", 0.0),
+    ("tablereformat", "a,b", "a,b", None),
 ]
+
+
+def live_bench_item(tmp_path, task, **fields):
+    row = {"question_id": "q", "category": "c", "task": task, "turns": ["Do it."], **fields}
+    suite_files.write(tmp_path, suite_files.Example("livebench/x.jsonl", [row]))
+    return SUITES["live_bench"].items(tmp_path)[0]
+
+
+def test_programs_of_live_bench_are_run(tmp_path):
+    tests = {name: suite_files.STDIN[f"{name}_test_cases"] for name in ("public", "private")}
+    fields = {f"{name}_test_cases": text for name, text in tests.items()}
+    fields |= {"original_json": {"metadata": "{}"}}
+    item = live_bench_item(tmp_path, "LCB_generation", **fields)
+    for factor, score in ((2, 1.0), (3, 0.0)):
+        answer = f"```python\nprint({factor} * int(input()))\n```"
+        assert livebench.score(item, answer).score == score
+    beginning = "number = int(input())"
+    item = live_bench_item(tmp_path, "coding_completion", **fields, partial_solution=beginning)
+    for code in ("print(2 * number)", f"{beginning}\nprint(2 * number)"):
+        assert livebench.score(item, f"```python\n{code}\n```").score == 1.0
+    assert livebench.score(item, "no program").extracted is None
+    with pytest.raises(ValueError, match="x.jsonl, line 1: tests: KeyError"):
+        live_bench_item(tmp_path, "LCB_generation", **fields | {"original_json": {}})
+    with pytest.raises(
+        ValueError, match="line 1: simplify without .'instruction_id_list', 'kwargs'"
+    ):
+        live_bench_item(tmp_path, "simplify")
+
+
+@pytest.mark.parametrize(
+    "answer, score", [("all in lower case", 1.0), ("lower, with a comma", 0.25), ("A, B", 0.0)]
+)
+def test_instructions_of_live_bench_are_ifevals(answer, score, tmp_path):
+    rules = ["change_case:english_lowercase", "punctuation:no_comma"]
+    fields = {"instruction_id_list": rules, "kwargs": [{"num_words": None}, {}]}
+    item = live_bench_item(tmp_path, "summarize", **fields)
+    assert livebench.score(item, answer).score == score
 
 
 @pytest.mark.parametrize("task, reference, answer, score", LIVE_BENCH)

@@ -11,7 +11,7 @@ import io
 import json
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -68,20 +68,27 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no text")
 
 
+FAULTS = (KeyError, ValueError, TypeError, zlib.error, pickle.PickleError)  # of a row's tests
+
+
 def reader(files: Sequence[Path]) -> list[Item]:
     items = []
     for file in files:
         for number, row in read_rows(file, fields=FIELDS):
             try:
-                tests = json.loads(row["public_test_cases"]) + _private(row["private_test_cases"])
-                name = json.loads(row["metadata"] or "{}").get("func_name")
-                inputs = [_arguments(test, name) for test in tests]
-            except (KeyError, ValueError, TypeError, zlib.error, pickle.PickleError) as error:
+                items.append(Item(str(row["question_id"]), tested(row, row["metadata"])))
+            except FAULTS as error:
                 raise ValueError(f"{place(file, number)}: tests: {error!r}") from None
-            outputs = [test["output"] for test in tests]
-            more = {"inputs": inputs, "outputs": outputs, "method": name}
-            items.append(Item(str(row["question_id"]), {**row, **more}))
     return items
+
+
+def tested(row: Mapping[str, Any], metadata: str) -> dict[str, Any]:
+    """The row with "inputs", "outputs" and the "method" that its tests call; FAULTS."""
+    tests = json.loads(row["public_test_cases"]) + _private(row["private_test_cases"])
+    name = json.loads(metadata or "{}").get("func_name")
+    inputs = [_arguments(test, name) for test in tests]
+    outputs = [test["output"] for test in tests]
+    return {**row, "inputs": inputs, "outputs": outputs, "method": name}
 
 
 def _private(text: str) -> list[dict[str, Any]]:
@@ -111,8 +118,11 @@ def chat_messages(item: Item) -> Messages:
 def score(item: Item, answer: str) -> Verdict:
     """1 where every test gives the wanted output."""
     code = code_blocks.program(answer, item["method"] or "main")
-    if code is None:
-        return UNPARSED
+    return UNPARSED if code is None else score_program(item, code)
+
+
+def score_program(item: Item, code: str) -> Verdict:
+    """1 where every test of the item gives the wanted output."""
     method: str | None = item["method"]
     entry = "calls" if method else "reads"
     head = (code, method) if method else (code,)

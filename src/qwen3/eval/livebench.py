@@ -1,7 +1,7 @@
-"""LiveBench, release 2024-11-25: the tasks whose answer is compared with a reference.
+"""LiveBench, release 2024-11-25: its reader, and the tasks whose answer has a reference.
 
-Scores are those of the benchmark's own rules for each task (arXiv 2406.19314). Tasks that need
-more than a reference (programs, tables, instructions about an article) have no verdict here.
+Scores are those of the benchmark's own rules for each task (arXiv 2406.19314). What needs more than
+a reference is in `livebench_checks`; tables in another format (tablereformat) have no verdict.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from qwen3.data.jsonl import read_rows
+from qwen3.data.jsonl import place, read_rows
+from qwen3.eval import live_code, livebench_checks
 from qwen3.eval.items import UNPARSED, Item, Verdict
 from qwen3.eval.suite_prompts import Messages, user
 from qwen3.rewards import answer_equality
 from qwen3.rewards.maths import boxed
 
-FIELDS = ("question_id", "category", "task", "turns", "ground_truth")
+FIELDS = ("question_id", "category", "task", "turns")
 NUMBERS = dict(
     zip(
         "zero one two three four five six seven eight nine ten".split(),
@@ -33,11 +34,20 @@ Rule = Callable[[str, str], tuple[float, str | None]]  # (reference, answer) -> 
 
 
 def reader(files: Sequence[Path]) -> list[Item]:
-    return [
-        Item(str(row["question_id"]), row)
-        for file in files
-        for _, row in read_rows(file, fields=FIELDS)
-    ]
+    items = []
+    for file in files:
+        for number, row in read_rows(file, fields=FIELDS):
+            needed = livebench_checks.NEEDED.get(row["task"], ("ground_truth",))
+            lacking = [name for name in needed if name not in row]
+            if lacking:
+                raise ValueError(f"{place(file, number)}: {row['task']} without {lacking}")
+            if row["task"] in livebench_checks.PROGRAMS:
+                try:
+                    row = livebench_checks.with_tests(row)
+                except live_code.FAULTS as error:
+                    raise ValueError(f"{place(file, number)}: tests: {error!r}") from None
+            items.append(Item(str(row["question_id"]), row))
+    return items
 
 
 def chat_messages(item: Item) -> Messages:
@@ -46,6 +56,8 @@ def chat_messages(item: Item) -> Messages:
 
 def score(item: Item, answer: str) -> Verdict:
     """By the rule of the item's task; no verdict where there is none."""
+    if item["task"] in livebench_checks.CHECKS:
+        return livebench_checks.CHECKS[item["task"]](item, answer)
     rule = RULES.get(item["task"])
     if rule is None:
         return Verdict(None)

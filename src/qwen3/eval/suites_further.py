@@ -132,7 +132,8 @@ FURTHER = (
         read=livebench.reader,
         ask=livebench.chat_messages,
         score=livebench.score,
-        departs="no verdict on programs, tables and instructions about articles; a plain mean",
+        needs="sandbox, the extra [eval]",
+        departs="no verdict on tables to be reformatted; a plain mean",
         published="LiveBench",
     ),
     Suite(
