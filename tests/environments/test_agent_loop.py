@@ -24,7 +24,8 @@ from qwen3.infer.requests import Request
 from qwen3.rewards import response
 from qwen3.rewards.answers import prompt_ids
 from qwen3.stages.rollout_metrics import rollout_metrics
-from qwen3.stages.rollouts import Rollout, pack, restore, token_sequence, unpack
+from qwen3.stages.rollouts import Rollout, token_sequence
+from qwen3.stages.stored_rollouts import pack, restore, unpack
 
 STORE = WORLDS["key_value"]
 NATIVE = [world for world in WORLDS.values() if world.name != "python_tool"]

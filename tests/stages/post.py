@@ -145,7 +145,9 @@ def save_hf(folder, config):
 def one_device(monkeypatch, *stages):
     """The stages' meshes have one of the eight devices: nothing here depends on their number."""
     for stage in stages:
-        monkeypatch.setattr(stage, "make_mesh", lambda c: make_mesh(c, jax.devices()[:1]))
+        monkeypatch.setattr(
+            stage, "make_mesh", lambda c, devices=None: make_mesh(c, devices or jax.devices()[:1])
+        )
 
 
 @contextlib.contextmanager
@@ -158,7 +160,7 @@ def stopping_at(step):
 
 def records(work):
     """The lines of metrics.jsonl without their times."""
-    speed = ("seconds", "input_wait", "tokens_per_second", "mfu")
+    speed = ("seconds", "input_wait", "tokens_per_second", "mfu", "reshard_seconds")
     lines = (Path(work) / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
 

@@ -16,7 +16,8 @@ from qwen3.stages import grpo, phases, rollout_metrics
 from qwen3.stages.groups import NothingToLearn, Refill, Scoring
 from qwen3.stages.prompts import Prompts, Share
 from qwen3.stages.rollout_metrics import PhaseMetrics
-from qwen3.stages.rollouts import Rollout, Sampling, pack, restore, token_sequence, unpack
+from qwen3.stages.rollouts import Rollout, Sampling, token_sequence
+from qwen3.stages.stored_rollouts import pack, restore, unpack
 
 CENTRED = Scoring(scale="none")
 

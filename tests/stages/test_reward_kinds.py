@@ -21,7 +21,8 @@ from qwen3.stages.groups import Scoring, learnable, set_advantages
 from qwen3.stages.prompts import Prompts, Share
 from qwen3.stages.reward_kinds import FamilyReward, RewardKinds, by_reward_model, kind_metrics
 from qwen3.stages.rollout_metrics import rollout_metrics
-from qwen3.stages.rollouts import Rollout, pack, restore, unpack
+from qwen3.stages.rollouts import Rollout
+from qwen3.stages.stored_rollouts import pack, restore, unpack
 
 MODEL, JUDGE = "reward_model", "judge"
 

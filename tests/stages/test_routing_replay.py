@@ -18,6 +18,7 @@ from qwen3.model.execution import Execution
 from qwen3.rewards.answers import ScoredAnswer
 from qwen3.stages import grpo, rollouts
 from qwen3.stages.rollouts import Rollout
+from qwen3.stages.stored_rollouts import pack, restore, unpack
 from qwen3.train.loop import Stopped
 
 MODEL = post.model(experts=4, active_experts=2, expert_ffn=16)
@@ -98,14 +99,14 @@ def test_the_reference_keeps_its_own_routing():
 
 def test_routing_comes_back_from_a_checkpoint():
     answer = rollout([5, 6, 7], [8, 9, 10], 3)
-    [again] = rollouts.unpack(rollouts.pack([answer]))
-    again = rollouts.restore(again)
+    [again] = unpack(pack([answer]))
+    again = restore(again)
     np.testing.assert_array_equal(again.completion.experts, answer.completion.experts)
     assert again.completion.experts.dtype == np.uint8
     none = dataclasses.replace(answer.completion, experts=None)
     plain = Rollout(ScoredAnswer(answer.answer.problem, none, "x", 1.0), 1.0, 0.5)
-    [again] = rollouts.unpack(rollouts.pack([plain]))
-    assert rollouts.restore(again).completion.experts is None
+    [again] = unpack(pack([plain]))
+    assert restore(again).completion.experts is None
 
 
 @pytest.mark.slow

@@ -38,5 +38,7 @@ def one_device():
     make_mesh = mesh.make_mesh
     with pytest.MonkeyPatch.context() as patch:
         for stage in STAGES:
-            patch.setattr(f"qwen3.stages.{stage}.make_mesh", lambda c: make_mesh(c, devices))
+            patch.setattr(
+                f"qwen3.stages.{stage}.make_mesh", lambda c, own=None: make_mesh(c, own or devices)
+            )
         yield

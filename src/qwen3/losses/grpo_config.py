@@ -54,6 +54,12 @@ class Grpo:
     def clipped(self) -> bool:
         return self.clip in ("symmetric", "higher")
 
+    @property
+    def uncorrected(self) -> bool:
+        """Whether samples of another policy than pi_old count as if they were pi_old's."""
+        corrections = (self.tis_cap, self.token_band, self.sequence_band)
+        return self.old == "recomputed" and all(value is None for value in corrections)
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "grpo": dict(clip="symmetric", clip_high=0.2, aggregation="sequences"),  # arXiv 2402.03300

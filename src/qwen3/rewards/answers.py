@@ -175,25 +175,38 @@ def sample_answers(
 ) -> list[ScoredAnswer]:
     """`samples` answers to each request in turn, scored for the problem it asks.
 
-    Where the prompt opens a thinking block (the hard switch, Thinking-2507), the turn that is
-    scored begins with it. Raises ValueError for a request that cannot be served, RuntimeError for
+    Raises ValueError for a request that cannot be served, RuntimeError for
     an answer that the backend could not finish (a model whose log-probabilities are not finite).
     """
     copies = [copy for request in requests for copy in request.samples(samples)]
     completions = backend.generate(copies)
+    owners = [problem for problem in problems for _ in range(samples)]
+    return scored_answers(tokenizer, owners, completions, score=score)
+
+
+def scored_answers(
+    tokenizer: Tokenizer,
+    owners: Sequence[Problem],
+    completions: Sequence[Completion],
+    *,
+    score: Scorer,
+) -> list[ScoredAnswer]:
+    """Each finished completion as an answer to its owner, scored. RuntimeError for an aborted one.
+
+    Where the prompt opens a thinking block (the hard switch, Thinking-2507), the turn that is
+    scored begins with it.
+    """
+    texts, openings = [], dict[int, str]()  # samples of a request share their prompt, a list
     for completion in completions:
+        request = completion.request
         if completion.error:
             raise RuntimeError(
-                f"answer {completion.request.sample} to prompt {completion.request.prompt_id}: "
-                f"{completion.error}"
+                f"answer {request.sample} to prompt {request.prompt_id}: {completion.error}"
             )
-    owners = [problem for problem in problems for _ in range(samples)]
-    openings = [turn_opening(tokenizer, request.prompt) for request in requests]
-    texts = [
-        openings[i // samples]
-        + text_before(tokenizer, completion.tokens, completion.request.stop_strings)
-        for i, completion in enumerate(completions)
-    ]
+        if id(request.prompt) not in openings:
+            openings[id(request.prompt)] = turn_opening(tokenizer, request.prompt)
+        text = text_before(tokenizer, completion.tokens, request.stop_strings)
+        texts.append(openings[id(request.prompt)] + text)
     scores = score(list(zip(owners, texts, strict=True)))
     return [
         ScoredAnswer(*fields) for fields in zip(owners, completions, texts, scores, strict=True)

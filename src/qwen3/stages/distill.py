@@ -22,6 +22,7 @@ from qwen3.stages.groups import Refill
 from qwen3.stages.on_policy import OnPolicyConfig
 from qwen3.stages.phases import Group, Phase, minibatches
 from qwen3.stages.rollout_batches import RolloutBatches
+from qwen3.stages.rollout_layout import training_devices
 from qwen3.stages.rollouts import (
     Rollout,
     Sampling,
@@ -62,7 +63,7 @@ def run(config: Config, workdir: str) -> TrainState:
     Writes samples/<step>.jsonl. Raises ValueError for a teacher that cannot be read or has another
     vocabulary, and for what `on_policy.set_up` refuses.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, training_devices(config.rollout_devices))
     master, other_tokenizer = teacher.described(config.teacher)
     by_student = config.sampled_by == "student"
     writer = config.model if by_student else master

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,15 @@ from qwen3.stages.reward_kinds import (
 )
 from qwen3.stages.reward_scores import RewardModel
 from qwen3.stages.rollout_batches import RolloutBatches
+from qwen3.stages.rollout_layout import training_devices
 from qwen3.stages.rollouts import Rollout, shared_score, token_sequence
 from qwen3.train import optim
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
 
 log = logging.getLogger("qwen3")
+
+TIS_CAP = 2.0  # largest importance weight of a token that older weights sampled
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Config(OnPolicyConfig):
                 f"scoring.overlong {self.scoring.overlong} tokens are more than "
                 f"max_tokens {self.sampling.max_tokens}"
             )
+        if self.staleness and self.objective == self.policy and self.policy.uncorrected:
+            raise ValueError(
+                f"staleness {self.staleness} with policy.ratio {self.policy.ratio!r} needs a "
+                "correction for old samples: policy.sequence_band, or policy.old 'rollout'"
+            )
         check_rewards(self.rewards, judge=self.judge, reward_model=self.reward_model)
         if self.routing_replay and not self.model.moe:
             raise ValueError(f"routing_replay: {self.model.name} has no experts to route to")
@@ -106,6 +114,15 @@ class Config(OnPolicyConfig):
                 "token ratios on a mixture of experts: routing differs between sampler "
                 "and trainer; ratio 'sequence' (GSPO) and routing_replay are the stable choices"
             )
+
+    @property
+    def objective(self) -> Grpo:
+        """The policy's objective; for stale samples with truncated importance sampling, unless
+        another correction is set.
+        """
+        if self.staleness and self.policy.uncorrected and self.policy.ratio == "token":
+            return replace(self.policy, tis_cap=TIS_CAP)
+        return self.policy
 
 
 def run(config: Config, workdir: str) -> TrainState:
@@ -116,7 +133,7 @@ def run(config: Config, workdir: str) -> TrainState:
     RuntimeError where the sampler has other weights than the trainer; NothingToLearn (a
     RuntimeError) when fewer than `minibatches` groups have rewards that differ.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, training_devices(config.rollout_devices))
     unruled = any(not reward.family for reward in config.rewards)
     bands = DifficultyBands(config.curriculum)
     setup = on_policy.set_up(
@@ -143,7 +160,7 @@ def run(config: Config, workdir: str) -> TrainState:
             work,
             state,
             tx,
-            builders.policy_gradient(config.model, setup.execution, config.policy),
+            builders.policy_gradient(config.model, setup.execution, config.objective),
             RewardedPhase(config, setup.batches, log_probs, trained.params, control, kinds, bands),
             setup.sampler(
                 config.model, trained.params, shared_score, record_experts=config.routing_replay
@@ -230,11 +247,12 @@ class RewardedPhase:
             metrics |= kind_metrics(phase.sampled)
         if self._bands is not None:
             metrics |= self._bands.update(phase.sampled)
-        if config.policy.old == "recomputed" or not self._checked:
+        if config.policy.old == "recomputed" or config.own_layout or not self._checked:
             params = self._params(state)
-            for part in parts:
+            compared = [*parts, phase.probes] if phase.probes else parts
+            for part in compared:
                 self._recompute(part, params)
-            metrics |= self._check(parts, phase.version)
+            metrics |= self._check(compared, phase.version)
         ages = [phase.version - rollout.version for part in parts for rollout in part]
         metrics["staleness"] = float(np.mean(ages))
         self._warn_of_cuts(phase.sampled)

@@ -20,10 +20,12 @@ from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.rewards.answers import Scorer
 from qwen3.stages import rollouts, trainable
+from qwen3.stages.async_rollouts import AsyncCollect, StreamingSampler
 from qwen3.stages.phases import Collect, Method, RolloutSource, Sampler
 from qwen3.stages.problem_evaluation import ProblemEvaluation, ProblemMeasure
 from qwen3.stages.prompts import Band, Prompt, Prompts, Share, fitting_problems
 from qwen3.stages.rollout_batches import RolloutBatches
+from qwen3.stages.rollout_layout import WeightHandover, rollout_mesh
 from qwen3.stages.rollout_metrics import PhaseMetrics
 from qwen3.stages.rollouts import Rollout, Sampling
 from qwen3.train.checkpoint import Keep
@@ -54,6 +56,9 @@ class OnPolicyConfig:
     server: RolloutServer = RolloutServer()  # answers of vLLM or SGLang instead of the own engine
     prompts: int = 32  # groups of a phase
     minibatches: int = 1  # optimizer steps of a phase, among which its groups are divided
+    # Optimizer steps between the weights that sample a token and the step that trains on it, at
+    # most; the next phases are then sampled while this one trains. 0: phase by phase.
+    staleness: int = 0
     microbatches: int = 1  # parts of a batch whose gradients are added up, for less memory
     length: int = 2048  # slots of a row: tokens of prompt and answer together, but the first
     seed: int = 0
@@ -61,6 +66,8 @@ class OnPolicyConfig:
     save_every: int = 10  # optimizer steps
     save_minutes: float = 0.0  # also when so many minutes passed since the last save; 0: not
     mesh: MeshConfig = MeshConfig()
+    rollout_mesh: MeshConfig | None = None  # mesh that samples answers; None: the training mesh
+    rollout_devices: int = 0  # last devices, which only sample; 0: the training mesh's do
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
     keep: Keep = Keep()
     log: Log = Log(every=1)
@@ -75,6 +82,22 @@ class OnPolicyConfig:
             )
         if self.server.url and self.sampling.budget is not None:
             raise ValueError(f"sampling.budget {self.sampling.budget} needs the own engine")
+        if self.staleness < 0 or 0 < self.staleness < self.minibatches:
+            raise ValueError(
+                f"staleness {self.staleness} with {self.minibatches} minibatches: it is 0, or at "
+                "least their number, as the last one of a phase is trained on that much later"
+            )
+        if self.server.url and self.staleness:
+            raise ValueError(f"staleness {self.staleness} needs the own engine, not a server")
+        if self.rollout_devices < 0:
+            raise ValueError(f"rollout_devices {self.rollout_devices} is a number of devices, or 0")
+        if self.server.url and self.own_layout:
+            raise ValueError(f"rollout server {self.server.url} has a layout of its own already")
+
+    @property
+    def own_layout(self) -> bool:
+        """Whether answers are sampled on another mesh than is trained on."""
+        return self.rollout_mesh is not None or self.rollout_devices > 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,8 @@ class Setup:
     tokenizer: Tokenizer
     prompts: Prompts
     batches: RolloutBatches
+    rollout_mesh: Mesh  # that samples; `mesh` itself where none is set
+    handover: WeightHandover | None  # of weights to it; None where it is the same
 
     def sampler(
         self,
@@ -95,12 +120,16 @@ class Setup:
         score: Scorer,
         *,
         record_experts: bool = False,
-    ) -> Sampler:
-        """sample(state, prompts) -> scored rollouts of a `model` with the weights params(state).
+    ) -> Sampler | StreamingSampler:
+        """sample(state, prompts) -> scored rollouts of a `model` of weights params(state). For
+        asynchronous phases, what samples as they go on.
 
         record_experts: with the routing of every token of a mixture of experts.
         """
         backend = self.backend(model, params, record_experts=record_experts)
+        if self.config.staleness:
+            weights, overlaps = self.weights(model, params), self.config.rollout_devices > 0
+            return StreamingSampler(backend, weights, self.config.sampling, score, overlaps)
 
         def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
             sampling = self.config.sampling
@@ -120,14 +149,16 @@ class Setup:
         if config.server.url:
             return self._served(model, params, record_experts=record_experts)
 
+        weights = self.weights(model, params)
+
         def backend(state: TrainState) -> RolloutBackend:
             return rollouts.engine_for(
-                params(state),
+                weights(state),
                 config.sampling,
                 model=model,
                 tokenizer=self.tokenizer,
-                mesh=self.mesh,
-                execution=self.execution,
+                mesh=self.rollout_mesh,
+                execution=Execution.for_mesh(self.rollout_mesh, **config.execution),
                 length=config.length,
                 seed=config.seed,
                 version=int(state.step),
@@ -135,6 +166,15 @@ class Setup:
             )
 
         return backend
+
+    def weights(
+        self, model: ModelConfig, params: Callable[[TrainState], Any]
+    ) -> Callable[[TrainState], Any]:
+        """weights(state) -> params(state) of a `model` on the mesh that samples."""
+        handover = self.handover
+        if handover is None:
+            return params
+        return lambda state: handover(model, params, state)
 
     def _served(
         self,
@@ -212,10 +252,12 @@ def set_up(
     """The setup. writer: size of the model that answers. scored: every problem must have a task.
     band: see `stages.prompts.Prompts`.
 
-    Raises ValueError, before anything is sampled, for a tokenizer that the model has too few rows
-    for, a mixture that cannot be drawn, and a problem of the file that has no task or leaves no
-    room for an answer.
+    Raises ValueError, before anything is sampled, for a mesh that cannot sample, a tokenizer that
+    the model has too few rows for, a mixture that cannot be drawn, and a problem of the file that
+    has no task or leaves no room for an answer.
     """
+    execution = Execution.for_mesh(mesh, **config.execution)
+    sampling_mesh = rollout_mesh(config.rollout_mesh, config.rollout_devices, mesh, writer)
     tokenizer = Tokenizer.load(config.tokenizer)
     tokenizer.check_fits(config.model.vocab)
     problems = fitting_problems(
@@ -229,7 +271,9 @@ def set_up(
     return Setup(
         config=config,
         mesh=mesh,
-        execution=Execution.for_mesh(mesh, **config.execution),
+        rollout_mesh=sampling_mesh,
+        handover=WeightHandover(sampling_mesh, execution.dtype) if config.own_layout else None,
+        execution=execution,
         tokenizer=tokenizer,
         prompts=Prompts(
             config.tasks,
@@ -249,6 +293,32 @@ def set_up(
     )
 
 
+def _collector(
+    setup: Setup,
+    work: Workdir,
+    method: Method,
+    sample: Sampler | StreamingSampler,
+    report: PhaseMetrics,
+) -> Collect:
+    """What makes the phases: one after the other, or asynchronously."""
+    config = setup.config
+    options: dict[str, Any] = {
+        "wanted": config.prompts,
+        "least": config.minibatches,
+        "tokenizer": setup.tokenizer,
+        "work": work,
+        "report": report,
+        "times": dict if setup.handover is None else setup.handover.metrics,
+    }
+    if not isinstance(sample, StreamingSampler):
+        return Collect(setup.prompts, sample, method, **options)
+    staleness = config.staleness
+    collect = AsyncCollect(setup.prompts, sample, method, staleness=staleness, **options)
+    if sample.overlaps:
+        setup.batches.wait = collect.sample_until
+    return collect
+
+
 def train_in_phases(
     setup: Setup,
     work: Workdir,
@@ -256,7 +326,7 @@ def train_in_phases(
     tx: optax.GradientTransformation,
     loss: Callable,
     method: Method,
-    sample: Sampler,
+    sample: Sampler | StreamingSampler,
     *,
     trained: trainable.Trainable,
     report: Callable[[dict], dict],
@@ -272,16 +342,7 @@ def train_in_phases(
     what the next one shall hold besides the rollouts. hooks: run before the save.
     """
     config, metrics = setup.config, PhaseMetrics(report)
-    collect = Collect(
-        setup.prompts,
-        sample,
-        method,
-        wanted=config.prompts,
-        least=config.minibatches,
-        tokenizer=setup.tokenizer,
-        work=work,
-        report=metrics,
-    )
+    collect = _collector(setup, work, method, sample, metrics)
     source = RolloutSource(collect, method.batch, stored.get("rollouts"))
     measures, initial = setup.evaluation_hooks(work, state, trained)
     save = work.checkpoints.hook(

@@ -23,14 +23,8 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.stages.groups import NothingToLearn, Refill
 from qwen3.stages.prompts import Prompt
 from qwen3.stages.rollout_metrics import PhaseMetrics, rollout_metrics
-from qwen3.stages.rollouts import (
-    Rollout,
-    pack,
-    restore,
-    restore_flat,
-    sample_record,
-    unpack,
-)
+from qwen3.stages.rollouts import Rollout, sample_record
+from qwen3.stages.stored_rollouts import pack, restore, restore_flat, unpack
 from qwen3.train.preemption import Stopped
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
@@ -58,6 +52,8 @@ class Phase:
     carried: int = 0  # groups that an earlier phase had left over
     left_over: int = 0  # groups beyond the need, for the next phase
     flat: Counter[str] = field(default_factory=Counter)  # groups left out: all "low", all "high"
+    # Answers by weights of `version` alone, finished or not, to compare sampler and trainer by.
+    probes: list[Rollout] = field(default_factory=list)
 
 
 class Method(Protocol):
@@ -87,8 +83,8 @@ class Collect:
 
     prompts[i]: prompt number i. wanted: groups of a phase; least: fewer are NothingToLearn. sample:
     scored rollouts of prompts. All that is sampled is in samples/<step>.jsonl before anything can
-    fail for want of something to learn. `memory` is what must be known again after a restart: the
-    next prompt's number and the groups carried over.
+    fail for want of something to learn. times: further metrics of a phase. `memory` is what must be
+    known again after a restart: the next prompt's number and the groups carried over.
     """
 
     def __init__(
@@ -102,24 +98,32 @@ class Collect:
         tokenizer: Tokenizer,
         work: Workdir,
         report: PhaseMetrics,
+        times: Callable[[], dict[str, float]] = dict,
     ):
         self._prompts, self._sample, self._method = prompts, sample, method
         self._wanted, self._least = wanted, least
-        self._tokenizer, self._work, self._report = tokenizer, work, report
+        self._tokenizer, self._work, self._report, self._times = tokenizer, work, report, times
         self.memory: dict[str, Any] = {"next": 0, "carry": []}
 
     def __call__(self, state: TrainState) -> list[Group]:
-        memory = dict(self.memory)
-        try:
-            phase = self._gather(state)
-        except Stopped:  # a stop signal: the next start samples the same prompts again
-            self.memory = memory
-            raise
+        phase = self._gather(state)
         parts, metrics = self._method.prepare(phase, state)
         trained = sorted({rollout.prompt for part in parts for rollout in part})
         self._write(phase, {"trained": trained})
-        self._report.add(phase.version + 1, {**rollout_metrics(phase.sampled), **metrics})
+        metrics = {**rollout_metrics(phase.sampled), **metrics, **self._times()}
+        self._report.add(phase.version + 1, metrics)
         return parts
+
+    def advance(self, state: TrainState, left: int) -> None:
+        """Called before every batch; `left` minibatches of the phase are not trained on yet."""
+
+    def stored(self) -> dict[str, Any]:
+        """The memory, for a checkpoint."""
+        return self.memory
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from the memory that a checkpoint holds."""
+        self.memory = {"next": memory["next"], "carry": self.restored(memory.get("carry", []))}
 
     def restored(self, groups: Sequence[Sequence[dict]]) -> list[Group]:
         """Groups or minibatches as a checkpoint holds them."""
@@ -131,7 +135,16 @@ class Collect:
         return restore_flat(record, self._prompts[record["prompt"]].problem)
 
     def _gather(self, state: TrainState) -> Phase:
-        """Sample, and again with new prompts while groups are missing. Raises NothingToLearn."""
+        """The next phase. Raises NothingToLearn."""
+        memory = dict(self.memory)
+        try:
+            return self._sampled(state)
+        except Stopped:  # a stop signal: the next start samples the same prompts again
+            self.memory = memory
+            raise
+
+    def _sampled(self, state: TrainState) -> Phase:
+        """Sample, and again with new prompts while groups are missing."""
         refill = self._method.refill
         phase = Phase(int(state.step), list(self.memory["carry"]))
         phase.carried = len(phase.groups)
@@ -181,11 +194,15 @@ class Collect:
                 ids = rollout.completion.request.prompt
                 texts[rollout.prompt] = self._tokenizer.decode(ids)
         records = [
-            {**sample_record(rollout, texts[rollout.prompt]), **self._method.columns(rollout)}
+            {**sample_record(rollout, texts[rollout.prompt]), **self._columns(rollout)}
             for rollout in phase.sampled
         ]
         path = epath.Path(self._work.samples) / f"{phase.version:06d}.jsonl"
         write_rows(path, [*records, *more])
+
+    def _columns(self, rollout: Rollout) -> dict[str, Any]:
+        """Columns of samples/ besides those of every stage."""
+        return self._method.columns(rollout)
 
 
 def _silence(rollouts: Sequence[Rollout]) -> str:
@@ -215,16 +232,19 @@ class RolloutSource:
         self._left: list[Group] = []
         if stored:
             record = unpack(stored)
-            memory = record.get("memory", record)  # apart in older checkpoints
             self._left = collect.restored(record["left"])
-            carry = collect.restored(memory.get("carry", []))
-            collect.memory = {"next": memory["next"], "carry": carry}
+            collect.restore(record.get("memory", record))  # apart in older checkpoints
 
     def __call__(self, state: TrainState) -> dict:
-        if not self._left:
+        # What is left of a phase is packed while the step before it may still run.
+        batch = self._to_batch(self._left[0]) if self._left else None
+        self._collect.advance(state, len(self._left))
+        if batch is None:
             self._left = self._collect(state)
-        return self._to_batch(self._left.pop(0))
+            batch = self._to_batch(self._left[0])
+        self._left.pop(0)
+        return batch
 
     def extra(self) -> str:
         """For a checkpoint: with it no prompt is lost or trained on twice."""
-        return pack({**self._collect.memory, "left": self._left})
+        return pack({**self._collect.stored(), "left": self._left})

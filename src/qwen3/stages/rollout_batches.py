@@ -24,6 +24,7 @@ class RolloutBatches:
 
     def __init__(self, mesh: Mesh, length: int, *, most: int, microbatches: int, pad: int):
         self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
+        self.wait: Callable[[jax.Array], None] = lambda value: None  # until it is computed
         self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
 
     def batch(self, sequences: Sequence[TokenSequence], **by_row: float) -> dict:
@@ -38,8 +39,9 @@ class RolloutBatches:
         self, function: Callable, params: Any, sequences: Sequence[TokenSequence]
     ) -> list[np.ndarray]:
         """function(params, batch) -> [B, T], read back for each sequence of n tokens as [n]."""
-        values = {"value": function(params, self.batch(sequences))}
-        return [fields["value"] for fields in self.read_back(values, sequences)]
+        value = function(params, self.batch(sequences))
+        self.wait(value)
+        return [fields["value"] for fields in self.read_back({"value": value}, sequences)]
 
     def read_back(
         self, values: Mapping[str, jax.Array], sequences: Sequence[TokenSequence]

@@ -126,8 +126,8 @@ class PhaseMetrics:
         self._pending: dict[int, dict] = {}
 
     def add(self, step: int, metrics: dict) -> None:
-        """Metrics for the record of `step`."""
-        self._pending[step] = metrics
+        """Metrics for the record of `step`, added to those it has already."""
+        self._pending.setdefault(step, {}).update(metrics)
 
     def hook(self) -> Hook:
         """Register before the meter's hook: late hooks receive the same `metrics` dict, and this

@@ -6,9 +6,7 @@ exactly: a run that was stopped or killed anywhere goes on as if it had not been
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +22,12 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments.episode_answers import sample_answers
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.engine import Engine
-from qwen3.infer.requests import Completion, Request, SamplingParams
+from qwen3.infer.requests import Completion, Request
 from qwen3.losses.forward import MODES
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.rewards import Problem
-from qwen3.rewards.answers import Score, ScoredAnswer, Scorer, Transcript, score
+from qwen3.rewards.answers import Score, ScoredAnswer, Scorer, score
 from qwen3.stages.prompts import Prompt
 
 
@@ -44,10 +42,11 @@ class Sampling:
     max_tokens: int = 1024  # longest answer, thinking and all turns of an episode included
     slots: int = 64  # answers decoded together (continuous batching)
     budget: int | None = None  # tokens of thinking, after which it is closed by force; None: any
+    block: int = 32  # tokens a slot that are decoded between two looks at what else is to do
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.max_tokens, self.slots) < 1:
-            raise ValueError(f"samples, max_tokens and slots of {self} must be at least 1")
+        if min(self.samples, self.max_tokens, self.slots, self.block) < 1:
+            raise ValueError(f"samples, max_tokens, slots and block of {self} must be at least 1")
         if self.budget is not None and self.budget < 0:
             raise ValueError(f"budget {self.budget} is at least 0 tokens, or None for no limit")
 
@@ -132,6 +131,7 @@ def engine_for(
         params,
         tokenizer=tokenizer,
         slots=sampling.slots,
+        block=sampling.block,
         seed=seed,
         version=version,
         mesh=mesh,
@@ -161,20 +161,22 @@ def sample(
     Raises ValueError for a prompt that leaves no room, RuntimeError for an answer that the backend
     could not finish (log-probabilities that are not finite).
     """
-    requests = [
-        Request(
-            list(prompt.ids),
-            max_tokens=sampling.max_tokens,
-            budget=sampling.budget,
-            prompt_id=prompt.number,
-        )
-        for prompt in prompts
-    ]
+    requests = [request_for(prompt, sampling) for prompt in prompts]
     problems = [prompt.problem for prompt in prompts]
     answers = sample_answers(
         backend, tokenizer, problems, requests, samples=sampling.samples, score=score
     )
     return [Rollout(answer) for answer in answers]
+
+
+def request_for(prompt: Prompt, sampling: Sampling) -> Request:
+    """The request for the first answer to a prompt of the run."""
+    return Request(
+        list(prompt.ids),
+        max_tokens=sampling.max_tokens,
+        budget=sampling.budget,
+        prompt_id=prompt.number,
+    )
 
 
 def shared_score(pairs: Sequence[tuple[Problem, str]]) -> list[Score]:
@@ -269,65 +271,3 @@ def episode_columns(answer: ScoredAnswer) -> dict[str, Any]:
     if transcript is None:
         return {}
     return {"turns": len(transcript.turns), "calls": transcript.calls, "stop": transcript.stop}
-
-
-# --- in a checkpoint ------------------------------------------------------------------------------
-def pack(record: Any) -> str:
-    """JSON with rollouts in it, compressed, as text. Floats come back exactly."""
-    text = json.dumps(record, default=_fields)
-    return base64.b64encode(zlib.compress(text.encode(), 1)).decode()
-
-
-def unpack(text: str) -> Any:
-    """The record that `pack` took, its rollouts as dicts: see `restore`."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
-
-
-def restore(record: dict[str, Any]) -> Rollout:
-    """The rollout of an unpacked dict."""
-    answer = record["answer"]
-    completion = answer["completion"]
-    request = completion["request"]
-    request |= {
-        "sampling": SamplingParams(**request["sampling"]),
-        "stop_strings": tuple(request["stop_strings"]),
-    }
-    completion |= {"request": Request(**request), "experts": _array(completion.get("experts"))}
-    answer |= {"problem": Problem(**answer["problem"]), "completion": Completion(**completion)}
-    if answer.get("transcript"):
-        answer["transcript"] = Transcript(**answer["transcript"])
-    return Rollout(**{**record, "answer": ScoredAnswer(**answer)})
-
-
-def restore_flat(record: dict[str, Any], problem: Problem) -> Rollout:
-    """The rollout of a dict of an older checkpoint, which held tokens without their problem."""
-    ids, start = record["ids"], record["start"]
-    request = Request(ids[:start], prompt_id=record["prompt"], sample=record["sample"])
-    completion = Completion(
-        request,
-        ids[start:],
-        log_probs=record["logp"],
-        forced=record["forced"],
-        versions=[record["version"]] * (len(ids) - start),
-        finish=record["finish"],
-    )
-    answer = ScoredAnswer(problem, completion, text="")
-    return Rollout(answer, record["reward"], record["advantage"], record["old"])
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """A dataclass's fields, but those that training does not read; the bytes of an array."""
-    if isinstance(value, np.ndarray):
-        return {"uint8": base64.b64encode(value.tobytes()).decode(), "shape": value.shape}
-    return {name: item for name, item in vars(value).items() if name not in _NOT_STORED}
-
-
-def _array(stored: dict[str, Any] | None) -> np.ndarray | None:
-    """The uint8 array that `_fields` stored."""
-    if stored is None:
-        return None
-    flat = np.frombuffer(base64.b64decode(stored["uint8"]), np.uint8)
-    return flat.reshape(stored["shape"])
-
-
-_NOT_STORED = ("sampling_log_probs",)
