@@ -1,11 +1,12 @@
 """A law of learning rate and batch size from small runs, checked at 2.6 times their largest size.
 
-A grid of 6 rates and 4 batch sizes is trained for every size and token count (5 and 10 tokens a
+A grid of 6 rates and 3 batch sizes is trained for every size and token count (5 and 10 tokens a
 parameter outside the embeddings), all rates of a batch size side by side. The law is fitted to the
 table; then a model of 2.6 times the largest size is trained on 3 rates by 3 batches around the
 law's prediction and at the prediction itself, whose loss is compared with the grid's minimum.
 
-Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts]
+Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
+               [--widths 16 24 --check 40]
 Hardware:  one core; minutes.
 Expected:  docs/log/2026-11-30-shards-and-mixtures.md
 """
@@ -42,7 +43,7 @@ VOCAB, LENGTH, SEED = 512, 64, 0
 WIDTHS, HELD_OUT_WIDTH = (16, 24, 32), 52  # of the residual stream; the last: 2.6 times the size
 RATIOS, HELD_OUT_RATIO = (5, 10), 10  # tokens a parameter outside the embeddings
 RATES = tuple(1e-3 * 2.0**i for i in range(6))  # peak learning rates
-ROWS = (2, 4, 8, 16)  # batch sizes
+ROWS = (4, 8, 16)  # batch sizes
 FACTORS = (0.5, 1.0, 2.0)  # of the prediction, around it
 PIECE, DOCUMENTS = 600, 4_000
 COLUMNS = ("params", "active", "tokens", "rate", "batch", "loss")
@@ -103,13 +104,19 @@ def as_csv(rows: Sequence[Mapping[str, float]]) -> str:
     return text.getvalue()
 
 
-def grid(folder: Path, experts: bool, corpus: Corpus, held_out: Mapping[str, Corpus]) -> Path:
+def grid(
+    folder: Path,
+    widths: Sequence[int],
+    experts: bool,
+    corpus: Corpus,
+    held_out: Mapping[str, Corpus],
+) -> Path:
     """The table of all small runs; what a stopped run wrote is kept."""
     path, rows = folder / "runs.csv", []
     if path.exists():
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(path.open())]
     done = {(row["params"], row["tokens"], row["batch"]) for row in rows}
-    for width, ratio, batch in itertools.product(WIDTHS, RATIOS, ROWS):
+    for width, ratio, batch in itertools.product(widths, RATIOS, ROWS):
         model = model_of(width, experts)
         params = count_parameters(model).non_embedding
         if (params, ratio * params, batch * LENGTH) in done:
@@ -123,10 +130,10 @@ def grid(folder: Path, experts: bool, corpus: Corpus, held_out: Mapping[str, Cor
 
 
 def verify(
-    law: RateLaw, experts: bool, corpus: Corpus, held_out: Mapping[str, Corpus]
+    law: RateLaw, width: int, experts: bool, corpus: Corpus, held_out: Mapping[str, Corpus]
 ) -> dict[str, Any]:
     """The loss at the prediction and the least of runs around it, at the held-out size."""
-    model = model_of(HELD_OUT_WIDTH, experts)
+    model = model_of(width, experts)
     counts = count_parameters(model)
     tokens = HELD_OUT_RATIO * counts.non_embedding
     active = counts.activated_non_embedding if experts else None
@@ -156,13 +163,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--experts", action="store_true", help="mixtures of 8 experts, 2 active")
+    parser.add_argument(
+        "--widths", nargs="+", type=int, default=WIDTHS, help="of the grid's models"
+    )
+    parser.add_argument("--check", type=int, default=HELD_OUT_WIDTH, help="width of the last model")
     args = parser.parse_args()
     start = time.process_time()
     corpus, held_out = prepare(args.workdir)
-    law = fit(read_runs(str(grid(args.workdir, args.experts, corpus, held_out))))
+    table = grid(args.workdir, args.widths, args.experts, corpus, held_out)
+    law = fit(read_runs(str(table)))
     write_atomically(args.workdir / "law.json", law.to_json())
     print(law.formula("rate"), law.formula("batch"), sep="\n", flush=True)
-    result = verify(law, args.experts, corpus, held_out)
+    result = verify(law, args.check, args.experts, corpus, held_out)
     result["inside"] = sum(best.inside for best in law.optima) / len(law.optima)
     result["processor seconds"] = time.process_time() - start
     write_atomically(args.workdir / "result.json", json.dumps(result, indent=1))
