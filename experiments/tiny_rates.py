@@ -8,7 +8,7 @@ law's prediction and at the prediction itself, whose loss is compared with the g
 Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
                [--widths 16 24 --check 40]
 Hardware:  one core; minutes.
-Expected:  docs/log/2026-11-30-shards-and-mixtures.md
+Expected:  not yet run to its end.
 """
 
 from __future__ import annotations
