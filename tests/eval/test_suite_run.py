@@ -186,6 +186,9 @@ def test_differences_are_paired_by_item(tmp_path):
     [difference] = comparison.compare(tmp_path / "a", tmp_path / "b")
     assert difference.difference.value == 0.25 and difference.difference.n == 4
     assert (difference.first, difference.second) == (0.5, 0.75)
+    assert difference.wins.value == (1 + 3 * 0.5) / 4  # a tie is half a win
+    [back] = comparison.compare(tmp_path / "b", tmp_path / "a")
+    assert back.wins.value == 1 - difference.wins.value
 
 
 def test_scores_are_means_over_samples_then_items_and_no_verdict_does_not_count(tmp_path):

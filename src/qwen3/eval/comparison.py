@@ -22,6 +22,7 @@ class Difference(NamedTuple):
     first: float
     second: float
     difference: Estimate
+    wins: Estimate  # share of the items on which the second scores higher, ties counting half
 
 
 def compare(first: Path, second: Path) -> list[Difference]:
@@ -38,7 +39,9 @@ def compare(first: Path, second: Path) -> list[Difference]:
         items = sorted(set(a[name]) & set(b[name]))
         ones, others = ([scores[name][item] for item in items] for scores in (a, b))
         paired = intervals.paired(ones, others)
-        differences.append(Difference(name, float(np.mean(ones)), float(np.mean(others)), paired))
+        wins = intervals.mean(np.heaviside(np.subtract(others, ones), 0.5))
+        means = float(np.mean(ones)), float(np.mean(others))
+        differences.append(Difference(name, *means, paired, wins))
     return differences
 
 
@@ -61,8 +64,10 @@ def _scores(folder: Path) -> Mapping[str, dict[str, float]]:
 
 def terminal_table(differences: list[Difference]) -> Table:
     """The comparison for a terminal; a star where the interval leaves out 0."""
-    table = Table("suite", "first", "second", "difference", "95% interval", "items", "")
-    for suite, first, second, d in differences:
+    table = Table(
+        "suite", "first", "second", "difference", "95% interval", "second wins", "items", ""
+    )
+    for suite, first, second, d, wins in differences:
         star = "*" if d.low > 0 or d.high < 0 else ""
         table.add_row(
             suite,
@@ -70,6 +75,7 @@ def terminal_table(differences: list[Difference]) -> Table:
             f"{second:.1%}",
             f"{100 * d.value:+.1f}",
             f"{100 * d.low:+.1f} to {100 * d.high:+.1f}",
+            f"{wins.value:.1%} ({wins.low:.1%} to {wins.high:.1%})",
             str(d.n),
             star,
         )
