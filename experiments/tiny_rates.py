@@ -8,7 +8,8 @@ law's prediction and at the prediction itself, whose loss is compared with the g
 Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
                [--widths 16 24 --check 40]
 Hardware:  one core; minutes.
-Expected:  not yet run to its end.
+Expected:  not yet run to its end; in a first grid lower rates and larger batches were worse
+           (docs/log/2026-11-30-shards-and-mixtures.md).
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from qwen3.pipeline.rate_laws import RateLaw, fit, read_runs
 VOCAB, LENGTH, SEED = 512, 64, 0
 WIDTHS, HELD_OUT_WIDTH = (16, 24, 32), 52  # of the residual stream; the last: 2.6 times the size
 RATIOS, HELD_OUT_RATIO = (5, 10), 10  # tokens a parameter outside the embeddings
-RATES = tuple(1e-3 * 2.0**i for i in range(6))  # peak learning rates
-ROWS = (4, 8, 16)  # batch sizes
+RATES = tuple(4e-3 * 2.0**i for i in range(6))  # peak learning rates
+ROWS = (2, 4, 8)  # batch sizes
 FACTORS = (0.5, 1.0, 2.0)  # of the prediction, around it
 PIECE, DOCUMENTS = 600, 4_000
 COLUMNS = ("params", "active", "tokens", "rate", "batch", "loss")
