@@ -7,7 +7,7 @@ import post
 import pytest
 
 from qwen3 import rewards
-from qwen3.stages import grpo
+from qwen3.stages import distill, grpo, sft
 from qwen3.stages.problem_evaluation import SCORE, ProblemEvaluation, records
 from qwen3.train.checkpoint import steps_in
 from qwen3.train.retention import Keep
@@ -48,6 +48,32 @@ def test_suites_are_measured_written_and_keep_the_best(config, tmp_path):
     scores = {row["step"]: row["score"] for row in measured if row["step"]}
     best = max(scores, key=scores.get)
     assert {best, 4} == set(steps_in(tmp_path / "checkpoints"))
+
+
+@pytest.fixture
+def others(config, monkeypatch, tmp_path):
+    """{stage: its tiny run} of the stages beside RL."""
+    post.one_device(monkeypatch, sft, distill)
+    post.save_hf(tmp_path / "teacher", post.model())
+    data = post.write(tmp_path, [post.conversation(post.lock(seed)) for seed in range(4)])
+    student = dict(model=post.model(), tokenizer=post.tokenizer_folder(), steps=2, batch=4)
+    common = dict(mesh=post.ONE, log=post.QUIET, optim=post.CONSTANT, evaluation=SUITES)
+    return {
+        sft: sft.Config(**student, **common, data=(data,), length=128),
+        distill: post.distill_config(str(tmp_path / "teacher"), steps=2, evaluation=SUITES),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [sft, distill], ids=["sft", "distill"])
+def test_suites_are_measured_in_the_other_stages_too(stage, others, tmp_path):
+    stage.run(others[stage], tmp_path / "run")
+    measured = records(tmp_path / "run")
+    assert [row["step"] for row in measured] == [0, 2]
+    assert all(row["suites"]["letters.no_think"]["n"] == 2 for row in measured)
+    logged = [row for row in post.records(tmp_path / "run") if SCORE in row]
+    scores = [row["score"] for row in measured]
+    assert [row["eval/letters.no_think"] for row in logged] == scores
 
 
 def test_a_suite_that_does_not_exist_is_named_before_training(config, tmp_path):
