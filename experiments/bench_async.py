@@ -25,8 +25,7 @@ FLAGS = (
     "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
     "intra_op_parallelism_threads=1"
 )
-WARM = 4  # steps that compile, of each run
-STALENESS = (0, 1, 2)
+WARM = 3  # steps that compile, of each run
 
 
 class Coin:
@@ -75,7 +74,7 @@ def settings(tokenizer: str, *, steps: int, slots: int, staleness: int) -> Any:
 
 
 def measure(config: Any, folder: str) -> dict[str, list[float]]:
-    """Seconds of each step after the first ones, and what of them the trainer waited."""
+    """Metrics of each step after the first ones; `input_wait` is the share of waiting."""
     from qwen3.stages import grpo
 
     grpo.run(config, folder)
@@ -88,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--staleness", type=int, nargs="+", default=[1, 2], help="beside 0")
     parser.add_argument("--slots", type=int, default=8, help="fewer slots: slower sampling")
     arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
@@ -95,18 +95,19 @@ def main() -> None:
     from qwen3.data.tokenizer import Tokenizer
 
     rewards.TASKS["coin"] = Coin()  # type: ignore[assignment]
-    values: dict[int, dict[str, list[float]]] = {staleness: {} for staleness in STALENESS}
+    values: dict[int, dict[str, list[float]]] = {0: {}, **{k: {} for k in arguments.staleness}}
     with tempfile.TemporaryDirectory() as folder:
         Tokenizer.train(["user assistant\n toss 0 1 2 3 4 5 6 7 8 9"] * 3, size=290).save(folder)
         for number in range(arguments.rounds):
-            for staleness in STALENESS:
+            for staleness in values:
                 options = {"steps": arguments.steps, "slots": arguments.slots}
                 config = settings(folder, **options, staleness=staleness)
                 run = measure(config, f"{folder}/run{number}_{staleness}")
                 for name, more in run.items():
                     values[staleness].setdefault(name, []).extend(more)
     lockstep = statistics.median(values[0]["seconds"])
-    print(f"load {os.getloadavg()[0]:.1f}; sampling {share(values[0]):.0%} of a lockstep step")
+    sampling = statistics.mean(values[0]["input_wait"])  # a share of the step's time
+    print(f"load {os.getloadavg()[0]:.1f}; sampling {sampling:.0%} of a lockstep step")
     for staleness, run in values.items():
         seconds = statistics.median(run["seconds"])
         means = {name: statistics.mean(run[name]) for name in run}
@@ -115,11 +116,6 @@ def main() -> None:
             f"of lockstep; tokens {means['staleness_tokens']:.2f} steps old, at most "
             f"{max(run['staleness_most']):.0f}; |log ratio| {means['mismatch_abs']:.4f}"
         )
-
-
-def share(run: dict[str, list[float]]) -> float:
-    """The part of all seconds in which the trainer waited for answers."""
-    return sum(run["input_wait"]) / sum(run["seconds"])
 
 
 if __name__ == "__main__":
