@@ -77,9 +77,8 @@ class Config:
 
     model: ModelConfig
     stages: tuple[StageConfig, ...]
-    corpora: dict[
-        str, str
-    ]  # name -> folder of `qwen3 corpus prepare` or, anywhere, of `qwen3 data tokenize`
+    # name -> folder of `qwen3 corpus prepare`, or folder or URL of `qwen3 data tokenize`
+    corpora: dict[str, str]
     held_out: dict[str, str] = field(default_factory=dict)  # likewise, for evaluation
     seed: int = 0
     init_from: str = ""  # run, checkpoint or Hugging Face folder (stages.start)
