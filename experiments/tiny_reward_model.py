@@ -74,7 +74,7 @@ def run(config: grpo.Config, workdir: str) -> TrainState:
     held = _once(data / "held.jsonl", lambda p: write_problems(p, problems(HELD_OUT, "heldout")))
     config = replace(config, evaluation=replace(config.evaluation, problems=held))
     start = config.init_from or taught(config, folder)
-    scorer = config.reward_model or preferring(config, start, folder)
+    scorer = preferring(config, start, folder)
     # The only reward: the rule is measured, and not trained on.
     rewards = (FamilyReward(FAMILY, ("reward_model",)),)
     config = replace(config, init_from=start, reward_model=scorer, rewards=rewards)
