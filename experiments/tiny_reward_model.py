@@ -40,12 +40,13 @@ from qwen3.train.state import TrainState
 
 MODEL = size("tiny").replace(layers=2, heads=4, kv_heads=1, head_dim=32, vocab=384)
 FAMILY = "planted_style"
+KL = 0.05  # coefficient of the KL to the model that RL starts from
 ANSWERS, PAIRS, HELD_OUT = 1024, 1024, 128
 CONFIG = grpo.Config(
     model=MODEL,
     tokenizer="",  # made of the world's words in the workdir
     tasks=(Share("file"),),
-    steps=24,
+    steps=48,
     optim=OptimConfig(peak=5e-4, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
     name="general_rl",
     policy=Grpo(old="rollout"),
@@ -78,6 +79,9 @@ def run(config: grpo.Config, workdir: str) -> TrainState:
     # The only reward: the rule is measured, and not trained on.
     rewards = (FamilyReward(FAMILY, ("reward_model",)),)
     config = replace(config, init_from=start, reward_model=scorer, rewards=rewards)
+    # A KL to the start keeps the policy where the reward model has seen answers.
+    policy = replace(config.policy, kl="k2", kl_coef=KL)
+    config = replace(config, policy=policy, reference=start)
     state = grpo.run(config, workdir)
     for name, path in (("reward model, pairs", Path(scorer)), ("RL, rule", folder)):
         for record in records(path):
@@ -132,27 +136,42 @@ def preferring(config: grpo.Config, start: str, folder: Path) -> str:
     rng = Random(f"pairs/{config.seed}")
     rows = []
     for problem in problems(PAIRS, "train", 200_000):
-        chosen, rejected = planted_style.preference(problem, rng)
-        if rng.random() < 0.5:  # wrong facts too, or the reward model would not mind them
-            rejected = planted_style.guess(problem, rng)
+        chosen, other_style = planted_style.preference(problem, rng)
+        # Wrong facts too, and such as are wrong in one word, or the policy would find those.
+        misses = (planted_style.guess(problem, rng), near_miss(problem, rng))
+        rejected = rng.choice((other_style, *misses))
         rows.append({"prompt": problem.messages, "chosen": chosen, "rejected": rejected})
     stage = reward_model.Config(
         model=config.model.replace(scalar_head=True),
         tokenizer=config.tokenizer,
         data=(_once(folder / "data" / "pairs.jsonl", lambda p: write_rows(p, rows)),),
-        steps=120,
+        steps=200,
         optim=PREFERENCE,
         batch=8,
         length=2 * config.length,
         seed=config.seed,
         init_from=start,
-        save_every=120,
+        save_every=200,
         execution=config.execution,
         log=config.log,
-        evaluation=PairEvaluation(held_out=0.15, every=60),
+        evaluation=PairEvaluation(held_out=0.15, every=100),
     )
     reward_model.run(stage, str(folder / "reward_model"))
     return str(folder / "reward_model")
+
+
+def near_miss(problem: Problem, rng: Random) -> str:
+    """The answer that the reader prefers, but of another person, thing or colour."""
+    record, language = problem.answer, "en"
+    others = {
+        "name": planted_style.NAMES,
+        "thing": planted_style.THINGS[language],
+        "colour": planted_style.COLOURS[language],
+    }
+    part = "colour" if record["style"] == "brief" else rng.choice(sorted(others))
+    word = rng.choice([word for word in others[part] if word != record["fact"][part]])
+    changed = replace(problem, answer={**record, "fact": {**record["fact"], part: word}})
+    return planted_style.styled(changed, record["style"])
 
 
 STYLES = list(planted_style.STYLES["en"])
