@@ -254,6 +254,10 @@ def test_digests_of_files_depend_on_bytes_and_order_alone(tmp_path):
     assert len({input_digests.files_digest(paths) for paths in ([a], [b], [a, b], [b, a])}) == 4
 
 
+def test_a_setting_that_is_no_input_is_known_by_its_words():
+    assert input_digests.digests({"held_out": 64, "problems": 1.5, "data": None}) == {}
+
+
 def test_weights_are_known_by_their_manifest_or_by_samples(tmp_path):
     begin(tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "moved")

@@ -25,13 +25,15 @@ SAMPLES = 64  # samples of a large file, evenly spaced
 def digests(config: Mapping[str, Any]) -> dict[str, str]:
     """{setting: digest of what it names} of a config's settings in INPUTS that name something.
 
-    A setting whose files cannot be found is left out: it is known by its words alone.
+    A setting whose files cannot be found is left out: it is known by its words alone. So is one
+    that a config of another kind has under such a name, a number say.
     """
     known = {}
     for name, identify in INPUTS.items():
         value = config.get(name)
         try:
-            identity = identify(value) if value else ""
+            names_files = isinstance(value, (str, Sequence, Mapping))
+            identity = identify(value) if names_files and value else ""
         except OSError:
             identity = ""
         if identity:
