@@ -36,6 +36,9 @@ LONGEST = 38_912  # tokens of an answer in thinking mode
 LENGTH = 40_960
 TOKENIZER = "/data/tokenizer"
 SPLIT = MeshConfig(fsdp=-1, tensor=4)
+DECODE = MeshConfig(
+    data=-1, fsdp=1, tensor=8
+)  # weights stay where they are: a chip holds an eighth
 REMAT = {"remat": "full"}
 FLAGGED = {"mode_following"}  # sets the mode itself
 
@@ -77,6 +80,7 @@ REASONING = grpo.Config(
     length=LENGTH,
     init_from="gs://BUCKET/cold_start",
     mesh=SPLIT,
+    rollout_mesh=DECODE,
     execution=REMAT,
 )
 PREFERENCES = reward_model.Config(
@@ -133,6 +137,7 @@ ON_POLICY = distill.Config(
     length=LENGTH,
     init_from="gs://BUCKET/off_policy",
     mesh=SPLIT,
+    rollout_mesh=DECODE,
     execution=REMAT,
 )
 CONFIGS = {

@@ -21,6 +21,7 @@ FILES = [
 PRETRAIN, POST = FILES[:2]
 
 TINY = """
+import dataclasses
 from qwen3.config import MeshConfig, OptimConfig
 from qwen3.data.mixture import Stage
 from qwen3.losses.grpo_config import Grpo
@@ -61,6 +62,8 @@ CONFIGS = {
     ),
     "other": sft.Config(size("tiny").replace(layers=3), "/t", ("/d",), 10, OPTIM, length=256),
 }
+CONFIGS["laid_out"] = dataclasses.replace(CONFIGS["rl"], rollout_mesh=MeshConfig(fsdp=1, tensor=4))
+CONFIGS["apart"] = dataclasses.replace(CONFIGS["rl"], rollout_devices=2)
 CONFIG = CONFIGS["pre"]
 TOPOLOGIES = {"pre": "v5e:2x2"}
 """
@@ -91,6 +94,12 @@ def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
     assert update.batch_per_device * 4 == 8 // 2 * 4
     rollout = from_experiment.setting([tiny, "rl", "rollout"], "v5e:2x2")
     assert (rollout.step, rollout.length, rollout.batch_per_device) == ("decode", 257, 2.0)
+    assert rollout.mesh == MeshConfig()
+    laid_out = from_experiment.setting([tiny, "laid_out", "rollout"], "v5e:2x2")
+    assert laid_out.mesh.tensor == 4 and laid_out.step == "decode"
+    assert from_experiment.setting([tiny, "laid_out"], "v5e:2x2").mesh == MeshConfig()
+    with pytest.raises(ValueError, match="samples on 2 devices of their own"):
+        from_experiment.setting([tiny, "apart", "rollout"], "v5e:2x2")
 
 
 def test_adapters_and_pairs_are_planned_as_they_run(tiny):
@@ -108,6 +117,7 @@ def test_the_full_experiments_name_their_slices():
     assert setting.length == 32_768 and setting.batch_per_device * 256 == 256
     setting = from_experiment.setting([PRETRAIN, "235b-a22b", "s3"])
     assert setting.mesh.context == 4 and setting.topology == "v5p:8x16x16"
+    assert from_experiment.setting([POST, "reasoning_rl", "rollout"]).mesh.tensor == 8
     setting = from_experiment.setting([POST, "on_policy"])
     assert (setting.step, setting.teacher, setting.mesh.tensor) == ("distill", "32b", 4)
     assert from_experiment.setting([POST, "reward_model"]).step == "reward_model"

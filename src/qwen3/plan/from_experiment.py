@@ -5,7 +5,8 @@
 
 Mesh, batch, length, microbatches, recomputation, kernels and objective are the config's. The slice
 is --topology, or the file's own `TOPOLOGIES[NAME]`. A stage of pretraining is named; of RL and
-distillation, "update" is the optimizer step and "rollout" the decode step of its engine.
+distillation, "update" is the optimizer step and "rollout" the decode step of its engine, on the
+mesh that samples.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qwen3.config import OptimConfig
+from qwen3.config import MeshConfig, OptimConfig
 from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.plan.chips import device_count
@@ -159,14 +160,20 @@ def _on_policy(
     if (part or "update") not in PARTS:
         raise ValueError(f"{config.name} has no part {part!r}; it has {', '.join(PARTS)}")
     if part == "rollout":
-        length = context(config.model, config.length)
+        own = config.rollout_devices
+        if own not in (0, devices):
+            raise ValueError(
+                f"{config.name} samples on {own} devices of their own: give --topology with {own}"
+            )
+        default = MeshConfig(data=-1, fsdp=1) if own else config.mesh
         return _common(
             config,
             base,
             config.sampling.slots,
             devices,
+            mesh=config.rollout_mesh or default,
             step="decode",
-            length=length,
+            length=context(config.model, config.length),
         )
     # At most one answer a row: what must fit is the phase whose answers are all long.
     rows = config.prompts // config.minibatches * config.sampling.samples
