@@ -16,12 +16,13 @@ Expected:  not yet run.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 from qwen3.run import main
 from qwen3 import environments, rewards
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.losses.grpo_config import Grpo
+from qwen3.losses.grpo_config import Grpo, preset
 from qwen3.model.sizes import size
 from qwen3.stages import distill, grpo, reward_model, sft
 from qwen3.stages.curriculum import Curriculum
@@ -140,6 +141,27 @@ ON_POLICY = distill.Config(
     rollout_mesh=DECODE,
     execution=REMAT,
 )
+
+
+def of_experts(model: str, rows: int, **layout: MeshConfig) -> grpo.Config:
+    """Reasoning RL of a mixture of experts: ratios of whole answers (GSPO, arXiv 2507.18071), which
+    do not depend on how single tokens were routed."""
+    return dataclasses.replace(
+        REASONING,
+        model=size(model),
+        name=f"reasoning_rl_{model}",
+        policy=preset("gspo", entropy=True),
+        init_from=f"gs://BUCKET/cold_start_{model}",
+        microbatches=REASONING.prompts
+        // REASONING.minibatches
+        * REASONING.sampling.samples
+        // rows,
+        # Where experts are divided, rows go to them: in the rollouts.
+        execution=REMAT | {"transport": "all_to_all"},
+        **layout,
+    )
+
+
 CONFIGS = {
     config.name: config
     for config in (
@@ -150,9 +172,17 @@ CONFIGS = {
         GENERAL,
         fine_tuning("off_policy", "8b", 4000, 2e-5, "gs://BUCKET/8b"),
         ON_POLICY,
+        of_experts("30b-a3b", 16, rollout_mesh=MeshConfig(data=-1, fsdp=1, expert=8, tensor=4)),
+        of_experts(
+            "235b-a22b",
+            32,
+            mesh=MeshConfig(fsdp=-1, context=4, tensor=4),
+            rollout_mesh=MeshConfig(data=-1, fsdp=1, expert=16, tensor=4),
+        ),
     )
 }
 TOPOLOGIES = {name: "v5p:4x4x4" for name in CONFIGS}  # for `qwen3 plan`
+TOPOLOGIES["reasoning_rl_235b-a22b"] = "v5p:8x8x8"
 TEACHERS = {"on_policy": "32b"}  # sizes of the teachers, for `qwen3 plan`
 CONFIG = REASONING
 RUNS = {
