@@ -174,7 +174,7 @@ def test_a_compiler_that_is_out_of_memory_says_how_much_is_wanted(message, gigab
 
 def test_the_full_experiments_are_as_many_programs():
     programs = from_experiment.distinct(FILES)
-    assert sum(len(steps) for steps in programs.values()) == 8 * 3 + 3 * 2 + 4 + 2
+    assert sum(len(steps) for steps in programs.values()) == 8 * 3 + 5 * 2 + 4 + 2
     named = [tuple(step[1:] for step in steps) for steps in programs.values()]
     assert (("32b", "s1"), ("32b", "s2")) in named and (("32b", "s3"),) in named
     assert (("cold_start", "update"), ("fusion", "update")) in named
