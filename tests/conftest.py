@@ -43,3 +43,30 @@ def no_folder_of_a_url():
     for place in {*places, Path.cwd()}:
         written = [name for name in ("gs:", "gcs:", "s3:") if (place / name).exists()]
         assert not written, f"{place} has a folder {written[0]}: a URL was taken for a path"
+
+
+# Files of few tests that take long: two workers that met these last would wait for each other.
+FIRST = (
+    "hosts/test_stages.py",
+    "hosts/test_failing.py",
+    "launch/test_queued_resources.py",
+    "launch/test_loopback.py",
+    "stages/test_pretrain_kill.py",
+    "train/test_lora_kill.py",
+    "train/test_kill.py",
+    "stages/test_stop_in_phases.py",
+    "infer/test_engine_mesh.py",
+    "stages/test_episodes.py",
+    "workflows/test_ten_lines.py",
+    "workflows/test_tiny_families.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, all others in their order (`--no-loadscope-reorder` keeps it)."""
+
+    def place(item):
+        name = item.path.relative_to(TESTS).as_posix()
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+
+    items.sort(key=place)
