@@ -165,5 +165,5 @@ def test_full_pretraining_takes_its_rates_from_a_law(tmp_path):
         module.by_law(replace(module.CONFIGS["30b-a3b"], law=str(path)))
     small = replace(dense, coefficients=dense.coefficients | {"batch": (math.log(1e5), 0, 0)})
     path.write_text(small.to_json())
-    with pytest.raises(ValueError, match="rows in s1, but the slice takes 512 at a time"):
+    with pytest.raises(ValueError, match="rows in s1, but the slice takes 1024 at a time"):
         module.by_law(given)

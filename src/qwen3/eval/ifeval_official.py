@@ -8,6 +8,7 @@ which nltk's own splitter reads here.
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from functools import lru_cache
 from random import Random
@@ -16,6 +17,8 @@ from typing import Any
 from unittest import mock
 
 from qwen3.eval.items import Item, Verdict
+
+log = logging.getLogger("qwen3")
 
 _LOCK = threading.Lock()  # of the classes' module, whose random numbers are replaced
 
@@ -45,13 +48,17 @@ def _load_sentences(tokenizer: Any, lang: str = "english") -> None:
     tokenizer._params, tokenizer._lang = parameters, lang
 
 
-def follows(item: Item, answer: str, *, loose: bool = False) -> list[bool]:
-    """Whether each instruction is followed.
+def follows(item: Item, answer: str, *, loose: bool = False) -> list[bool] | None:
+    """Whether each instruction is followed; None where the checkers do not know one of them.
 
     loose: also when the first or last line or the asterisks of the answer are left out.
     """
     name = "loose" if loose else "strict"
     check = getattr(checkers(), f"test_instruction_following_{name}")
+    known = importlib.import_module("lm_eval.tasks.ifeval.instructions_registry").INSTRUCTION_DICT
+    if unknown := [name for name in item["instruction_id_list"] if name not in known]:
+        log.warning("IFEval: no verdict, there is no checker of %s", ", ".join(unknown))
+        return None
     example = SimpleNamespace(
         key=item["key"],
         prompt=item["prompt"],
@@ -68,9 +75,13 @@ def follows(item: Item, answer: str, *, loose: bool = False) -> list[bool]:
 
 def strict_prompt(item: Item, answer: str) -> Verdict:
     """1 where all instructions of the prompt are followed strictly."""
-    return Verdict(float(all(follows(item, answer))), answer or None)
+    return _all(follows(item, answer), answer)
 
 
 def loose_prompt(item: Item, answer: str) -> Verdict:
     """1 where all instructions of the prompt are followed loosely."""
-    return Verdict(float(all(follows(item, answer, loose=True))), answer or None)
+    return _all(follows(item, answer, loose=True), answer)
+
+
+def _all(followed: list[bool] | None, answer: str) -> Verdict:
+    return Verdict(None) if followed is None else Verdict(float(all(followed)), answer or None)

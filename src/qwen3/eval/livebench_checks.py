@@ -45,6 +45,8 @@ def instructions(item: Item, answer: str) -> Verdict:
     fields = {name: item[name] for name in ("instruction_id_list", "kwargs")}
     whole = Item(item.id, {"key": item.id, "prompt": item["turns"][0], **fields})
     followed = ifeval_official.follows(whole, answer)
+    if followed is None:
+        return Verdict(None)
     return Verdict(mean([float(all(followed)), mean(followed)]), answer or None)
 
 

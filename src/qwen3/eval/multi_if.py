@@ -70,5 +70,7 @@ def score(item: Item, messages: Messages) -> Verdict:
     for turn, answer in zip(item["turns"], answers, strict=True):
         for loose in (False, True):
             followed = ifeval_official.follows(Item(item.id, turn), answer, loose=loose)
+            if followed is None:
+                return Verdict(None)
             scores += [float(all(followed)), mean(followed)]
     return Verdict(mean(scores), " | ".join(answers) or None)
