@@ -281,6 +281,12 @@ def write(folder: Path, example: Example) -> Path:
         gold = [{"math.power": {"base": [2], "exponent": [3.0, ""]}}]
         rows = [{"id": row["id"], "ground_truth": gold} for row in example.content]
         answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if example.file.startswith("arena_hard"):
+        baseline = path.parent / "model_answer" / "gpt-4-0314.jsonl"
+        baseline.parent.mkdir(exist_ok=True)
+        turns = [{"content": "Red and blue.", "token_len": 4}]
+        row = {"question_id": "u", "model_id": "gpt-4-0314", "choices": [{"turns": turns}]}
+        baseline.write_text(json.dumps(row) + "\n")
     thoughts = folder / "bbh" / "cot-prompts" / "navigate.txt"
     if example.file.startswith("bbh"):
         thoughts.parent.mkdir(parents=True)

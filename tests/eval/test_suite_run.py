@@ -13,7 +13,7 @@ from qwen3.eval import comparison, suite_report, suites
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.items import Verdict
 from qwen3.eval.suite_answers import Asked, scored
-from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms
+from qwen3.eval.suite_records import Arm, EvalSettings, SuiteRun, arms
 from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
 from qwen3.infer.requests import Completion, Request
@@ -200,10 +200,54 @@ def test_scores_are_means_over_samples_then_items_and_no_verdict_does_not_count(
     assert suite_report.estimate({"a": 1.0, "b": 0.0}).value == 0.5
 
 
-def test_a_grader_that_dies_gives_no_verdict_and_not_0(model, tmp_path, monkeypatch):
+def test_items_that_count_more_weigh_more(tmp_path):
+    suite_run = SuiteRun(SUITES["arena_hard"], Arm("think"), [], [], tmp_path / "x.jsonl")
+    games = {
+        ("a", 0): (1.0, 3.0),
+        ("b", 0): (0.0, 1.0),
+        ("b", 1): (0.5, 3.0),
+        ("c", 0): (None, 1.0),
+    }
+    for key, (score, weight) in games.items():
+        suite_run.records[key] = {
+            "item": key[0],
+            "sample": key[1],
+            "score": score,
+            "weight": weight,
+        }
+    scores, weights = suite_report.item_scores(suite_run), suite_report.item_weights(suite_run)
+    assert scores == {"a": 1.0, "b": 1.5 / 4} and weights == {"a": 3.0, "b": 2.0}
+    estimate = suite_report.estimate(scores, weights)
+    assert estimate.value == pytest.approx((3 + 0.75) / 5) and estimate.low < 0.75 < estimate.high
+    even = {item: 1.0 for item in scores}
+    assert suite_report.estimate(scores, even) == suite_report.estimate(scores)
+
+
+def test_of_twins_both_must_be_right(tmp_path):
+    suite = SUITES["tool_use"]
+    items = suite.items(None, 16)
+    suite_run = SuiteRun(suite, arms(suite, settings())[0], items, [], tmp_path / "x.jsonl")
+    first = {items[i]["problem"].twin: i for i in range(15, -1, -1)}
+    for number, item in enumerate(items):  # the first of all twins, and one pair as a whole
+        is_right = (
+            number == first[item["problem"].twin] or item["problem"].task == "irrelevant_tool"
+        )
+        record = {"item": item.id, "sample": 0, "score": float(is_right), "extracted": "x"}
+        suite_run.records[item.id, 0] = record
+    [row] = suite_report.rows([suite_run], "toy")
+    assert row.pairs["irrelevant_tool"] == 1.0 and row.pairs["missing_argument"] == 0.0
+    assert set(row.pairs) == {"irrelevant_tool", "missing_argument"}
+    cells = dict(zip(suite_report.COLUMNS, suite_report.cells(row), strict=True))
+    assert cells["pairs"] == "50.0%"
+    plain = SuiteRun(SUITES["locks"], suite_run.arm, SUITES["locks"].items(None, 2), [], tmp_path)
+    assert suite_report.rows([plain], "toy")[0].pairs == {}
+
+
+@pytest.mark.parametrize("score", [lambda item, answer: Verdict(None), lambda item, answer: 1 / 0])
+def test_a_grader_that_dies_gives_no_verdict_and_not_0(score, model, tmp_path):
     suite_files.write(tmp_path, suite_files.EXAMPLES["gsm8k"])
     suite = SUITES["gsm8k"]
-    dying = suite.__class__(**{**vars(suite), "score": lambda item, answer: Verdict(None)})
+    dying = suite.__class__(**{**vars(suite), "score": score})
     options = settings(modes=("think",), samples=1)
     [suite_run] = run(model, [dying], options, tmp_path / "out", data=tmp_path)
     [row] = suite_report.rows([suite_run], "toy")

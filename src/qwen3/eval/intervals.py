@@ -35,17 +35,23 @@ def share(hits: int, n: int) -> Estimate:
     return Estimate(p, min(p, middle - half), max(p, middle + half), n)
 
 
-def mean(values: Sequence[float] | np.ndarray) -> Estimate:
+def mean(values: Sequence[float] | np.ndarray, weights: Sequence[float] | None = None) -> Estimate:
     """Mean of one value a problem, with a bootstrap interval over problems.
 
-    Raises ValueError for no value, and for values that are not one a problem.
+    weights: what each problem counts, above 0; None: all the same. Raises ValueError for no value,
+    and for values that are not one a problem.
     """
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"values of shape {array.shape}: wanted one a problem, at least one")
     picks = np.random.default_rng(0).integers(0, len(array), (DRAWS, len(array)))
-    low, high = np.quantile(array[picks].mean(1), (0.025, 0.975))
-    return Estimate(float(array.mean()), float(low), float(high), len(array))
+    means, middle = array[picks].mean(1), array.mean()
+    if weights is not None:
+        counts = np.asarray(weights, np.float64)
+        means = (counts * array)[picks].sum(1) / counts[picks].sum(1)
+        middle = (counts * array).sum() / counts.sum()
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(middle), float(low), float(high), len(array))
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:

@@ -23,6 +23,7 @@ class Verdict(NamedTuple):
 
     score: float | None  # 0..1; None for no verdict: the grader, not the answer, failed
     extracted: str | None = None  # the answer as it was read; None where none was found
+    weight: float = 1.0  # of the item in the suite's mean
 
 
 UNPARSED = Verdict(0.0)

@@ -1,8 +1,7 @@
-"""Suites that a judge scores: Arena-Hard, WritingBench, MT-Bench. Without a judge: no verdict.
+"""Suites that a judge grades: WritingBench and MT-Bench. Without a judge: no verdict.
 
-The judge is `rewards.judge`: both orders, a quote of the answer, 0 to 1 in five grades. It never
-sees a thought. Departures: answers are graded one by one, not against those of GPT-4-0314, which
-are not among the files, and grades are five, not ten.
+The judge is `rewards.judge`: both orders, a quote of the answer, 0 to 1 in five grades, not ten. It
+never sees a thought. Arena-Hard asks the same model for comparisons (`arena`).
 """
 
 from __future__ import annotations
@@ -29,6 +28,11 @@ def use(judge: Judge | None) -> None:
     _JUDGE[:] = [] if judge is None else [judge]
 
 
+def judge() -> Judge | None:
+    """Who judges, if anybody does."""
+    return _JUDGE[0] if _JUDGE else None
+
+
 def opened(settings: JudgeSettings, folder: Path) -> Judge:
     """The judge of a run of suites, whose replies are kept in `folder`.
 
@@ -50,10 +54,6 @@ def judged(cases: Sequence[JudgeCase]) -> Verdict:
     scores = [verdict.score for verdict in _JUDGE[0].verdicts(cases)]
     known = [score for score in scores if score is not None]
     return Verdict(mean(known) if len(known) == len(scores) else None, cases[-1].answer or None)
-
-
-def arena_score(item: Item, answer: str) -> Verdict:
-    return judged([JudgeCase(item["prompt"], answer)])
 
 
 # --- WritingBench

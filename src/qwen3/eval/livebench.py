@@ -1,7 +1,7 @@
 """LiveBench, release 2024-11-25: its reader, and the tasks whose answer has a reference.
 
 Scores are those of the benchmark's own rules for each task (arXiv 2406.19314). What needs more than
-a reference is in `livebench_checks`; tables in another format (tablereformat) have no verdict.
+a reference is in `livebench_checks`, tables in another format in `livebench_tables`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qwen3.data.jsonl import place, read_rows
-from qwen3.eval import live_code, livebench_checks
+from qwen3.eval import live_code, livebench_checks, livebench_tables
 from qwen3.eval.items import UNPARSED, Item, Verdict
 from qwen3.eval.suite_prompts import Messages, user
 from qwen3.rewards import answer_equality
@@ -41,6 +41,11 @@ def reader(files: Sequence[Path]) -> list[Item]:
             lacking = [name for name in needed if name not in row]
             if lacking:
                 raise ValueError(f"{place(file, number)}: {row['task']} without {lacking}")
+            if row["task"] == "tablereformat":
+                try:
+                    livebench_tables.target(row["turns"][0])
+                except ValueError as error:
+                    raise ValueError(f"{place(file, number)}: {error}") from None
             if row["task"] in livebench_checks.PROGRAMS:
                 try:
                     row = livebench_checks.with_tests(row)

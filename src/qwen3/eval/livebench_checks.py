@@ -1,4 +1,4 @@
-"""LiveBench's tasks that need more than a reference: programs, instructions, joined tables.
+"""LiveBench's tasks that need more than a reference: programs, instructions, tables.
 
 By the benchmark's own rules (arXiv 2406.19314), but for what runs: programs are those of
 LiveCodeBench and run in the sandbox as there; instructions are judged by IFEval's checkers.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from statistics import mean
 from typing import Any
 
-from qwen3.eval import ifeval_official, live_code
+from qwen3.eval import ifeval_official, live_code, livebench_tables
 from qwen3.eval.items import UNPARSED, Item, Verdict
 from qwen3.rewards import code_blocks
 from qwen3.rewards.maths import boxed
@@ -78,6 +78,7 @@ CHECKS: Mapping[str, Callable[[Item, str], Verdict]] = {
     **dict.fromkeys(PROGRAMS, program),
     **dict.fromkeys(INSTRUCTIONS, instructions),
     "tablejoin": joined_table,
+    "tablereformat": livebench_tables.reformatted,
 }
 NEEDED = {  # fields of a task's rows
     **dict.fromkeys(PROGRAMS, ("public_test_cases", "private_test_cases", "original_json")),

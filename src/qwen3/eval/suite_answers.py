@@ -6,7 +6,8 @@ nor restarts change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from qwen3.infer.chat_session import ChatAnswer
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import PRESETS, Completion, Request
 from qwen3.rewards import NoVerdict, Problem
+
+log = logging.getLogger("qwen3")
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def outcome(
         if more:
             return Asked(asked.item, asked.sample, [*messages, *more], completions)
         assert run.suite.score_dialogue is not None
-        verdict = run.suite.score_dialogue(asked.item, messages)
+        verdict = _verdict(run.suite.score_dialogue, asked.item, messages)
     return {
         **_record(asked, verdict, completions),
         "thought": answer.reasoning,
@@ -191,7 +194,7 @@ def scored(tokenizer: Tokenizer, run: SuiteRun, asked: Asked, completion: Comple
         verdict = Verdict(0.0)
     else:
         assert run.suite.score is not None
-        verdict = run.suite.score(asked.item, text)
+        verdict = _verdict(run.suite.score, asked.item, text)
     return {
         **_record(asked, verdict, [*asked.completions, completion]),
         "thought": answer.reasoning if is_chat else "",
@@ -201,12 +204,27 @@ def scored(tokenizer: Tokenizer, run: SuiteRun, asked: Asked, completion: Comple
     }
 
 
+def _verdict(score: Callable[[Item, Any], Verdict], item: Item, answer: Any) -> Verdict:
+    """What a grader says; no verdict where it fails, so that all other answers are kept.
+
+    A library that is not installed ends the run: no answer would have a verdict.
+    """
+    try:
+        return score(item, answer)
+    except ImportError:
+        raise
+    except Exception:
+        log.exception("no verdict on %s: its grader failed", item.id)
+        return Verdict(None)
+
+
 def _record(asked: Asked, verdict: Verdict, completions: Sequence[Completion]) -> Record:
     return {
         "item": asked.item.id,
         "sample": asked.sample,
         "score": verdict.score,
         "extracted": verdict.extracted,
+        **({} if verdict.weight == 1 else {"weight": verdict.weight}),
         "finish": completions[-1].finish,
         "tokens": sum(len(completion.tokens) for completion in completions),
     }

@@ -19,7 +19,9 @@ from qwen3.data.atomic import write_atomically
 from qwen3.eval import intervals
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.pass_at_k import pass_at_k
-from qwen3.eval.suite_records import SuiteRun
+from qwen3.eval.suite_records import Record, SuiteRun
+from qwen3.rewards import Problem
+from qwen3.rewards.pairs import pairs_by_family
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class SuiteScore:
     tokens: float  # of an answer, on average
     published: float | None  # the report's score for this size, in percent
     departs: str  # from the report's protocol
+    pairs: Mapping[str, float]  # family -> share of its pairs of twins with both right
 
 
 def rows(runs: Sequence[SuiteRun], size: str) -> list[SuiteScore]:
@@ -50,20 +53,45 @@ def rows(runs: Sequence[SuiteRun], size: str) -> list[SuiteScore]:
 
 def item_scores(run: SuiteRun) -> dict[str, float]:
     """{item: mean score of its samples}; items without a verdict are left out."""
-    by_item: dict[str, list[float]] = defaultdict(list)
+    judged = _judged(run)
+    return {
+        item: float(np.average([r["score"] for r in of_item], weights=list(map(_weight, of_item))))
+        for item, of_item in judged.items()
+    }
+
+
+def item_weights(run: SuiteRun) -> dict[str, float]:
+    """{item: what it counts in the suite's mean}, in the order of `item_scores`."""
+    return {item: float(np.mean([*map(_weight, of)])) for item, of in _judged(run).items()}
+
+
+def _judged(run: SuiteRun) -> dict[str, list[Record]]:
+    """The records with a verdict of each item, in the order of the items."""
+    by_item: dict[str, list[Record]] = defaultdict(list)
     for (item, _), record in run.records.items():
         if record["score"] is not None:
-            by_item[item].append(record["score"])
+            by_item[item].append(record)
     order = {item.id: number for number, item in enumerate(run.items)}
     named = sorted(by_item, key=lambda item: order.get(item, len(order)))
-    return {item: float(np.mean(by_item[item])) for item in named}
+    return {item: by_item[item] for item in named}
 
 
-def estimate(scores: Mapping[str, float]) -> Estimate | None:
-    """Mean over items with its 95% interval: Wilson's where all scores are 0 or 1."""
+def _weight(record: Record) -> float:
+    return record.get("weight", 1.0)
+
+
+def estimate(
+    scores: Mapping[str, float], weights: Mapping[str, float] | None = None
+) -> Estimate | None:
+    """Mean over items with its 95% interval: Wilson's where all scores are 0 or 1.
+
+    weights: what each item counts; None: all the same.
+    """
     values = list(scores.values())
     if not values:
         return None
+    if weights and set(weights.values()) != {1.0}:
+        return intervals.mean(values, list(weights.values()))
     if set(values) <= {0.0, 1.0}:
         return intervals.share(int(sum(values)), len(values))
     return intervals.mean(values)
@@ -83,7 +111,7 @@ def _row(run: SuiteRun, size: str) -> SuiteScore:
         run.suite.title,
         run.suite.group,
         run.arm.name,
-        estimate(item_scores(run)),
+        estimate(item_scores(run), item_weights(run)),
         len(run.items),
         run.suite.total,
         samples,
@@ -94,7 +122,15 @@ def _row(run: SuiteRun, size: str) -> SuiteScore:
         float(np.mean([record.get("tokens", 0) for record in records] or [0])),
         published_score(run, size),
         run.suite.departs,
+        pair_scores(run, records),
     )
+
+
+def pair_scores(run: SuiteRun, records: Sequence[Record]) -> dict[str, float]:
+    """Family -> share of its pairs with both twins right, of families that come in pairs."""
+    problems = {item.id: item.fields.get("problem") for item in run.items}
+    scored = ((problems[record["item"]], record["score"]) for record in records)
+    return pairs_by_family((p, score) for p, score in scored if isinstance(p, Problem))
 
 
 def _pass_at(records: Sequence[Mapping[str, Any]], samples: int) -> float:
@@ -119,6 +155,7 @@ COLUMNS = (
     "mode",
     "score",
     "95% interval",
+    "pairs",
     "items",
     "cut",
     "unparsed",
@@ -138,6 +175,7 @@ def cells(row: SuiteScore) -> tuple[str, ...]:
         row.arm,
         f"{score.value:.1%}" if score else "-",
         f"{max(score.low, 0.0):.1%} to {score.high:.1%}" if score else "-",
+        f"{np.mean([*row.pairs.values()]):.1%}" if row.pairs else "-",
         of_total + many,
         f"{row.cut:.0%}",
         f"{row.unparsed:.0%}",

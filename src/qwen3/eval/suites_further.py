@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen3.eval import (
+    arena,
     bfcl_multi_turn,
     item_readers,
     judged,
@@ -59,19 +60,19 @@ BFCL_MULTI_TURN = tuple(
     for category in ("base", "miss_func", "miss_param", "long_context")
 )
 
-ARENA_HARD = Suite(
-    name="arena_hard",
+WRITING_BENCH = Suite(
+    name="writing_bench",
     group="post",
     kind="chat",
-    title="Arena-Hard (graded)",
-    source="lmarena/arena-hard-auto v0.1, Apache-2.0",
-    total=500,
-    files=("arena_hard/question.jsonl",),
-    read=item_readers.rows("uid", "prompt", id="uid"),
-    ask=prompts.chat("{prompt}"),
-    score=judged.arena_score,
+    title="WritingBench (graded)",
+    source="X-PLUG/WritingBench, Apache-2.0",
+    total=1000,
+    files=("writingbench/*.jsonl",),
+    read=item_readers.rows("index", "query", "checklist", id="index"),
+    ask=prompts.chat("{query}"),
+    score=judged.writing_score,
     needs="judge",
-    departs="grades of one's own judge instead of wins against GPT-4-0314, and so no Elo",
+    departs="one's own judge; five grades, not ten",
 )
 
 FURTHER = (
@@ -93,21 +94,25 @@ FURTHER = (
         departs="lm-eval's IFEval checkers, not the paper's fork of them",
         published="Multi-IF",
     ),
-    ARENA_HARD,
-    replace(
-        ARENA_HARD,
-        name="writing_bench",
-        title="WritingBench (graded)",
-        source="X-PLUG/WritingBench, Apache-2.0",
-        total=1000,
-        files=("writingbench/*.jsonl",),
-        read=item_readers.rows("index", "query", "checklist", id="index"),
-        ask=prompts.chat("{query}"),
-        score=judged.writing_score,
-        departs="one's own judge; five grades, not ten",
+    Suite(
+        name="arena_hard",
+        group="post",
+        kind="chat",
+        title="Arena-Hard",
+        source="lmarena/arena-hard-auto v0.1, Apache-2.0 (GPT-4-0314's answers: the Space "
+        "lmarena-ai/arena-hard-browser, data/arena-hard-v0.1/model_answer)",
+        total=500,
+        files=("arena_hard/question.jsonl",),
+        also=(f"arena_hard/{arena.BASELINE}",),
+        read=arena.reader,
+        ask=prompts.chat("{prompt}"),
+        score=arena.score,
+        needs="judge",
+        departs="one's own judge instead of GPT-4-1106, told in words of our own",
     ),
+    WRITING_BENCH,
     replace(
-        ARENA_HARD,
+        WRITING_BENCH,
         name="mt_bench",
         group="extra",
         title="MT-Bench (graded)",
@@ -119,7 +124,6 @@ FURTHER = (
         score=None,
         follow=judged.follow,
         score_dialogue=judged.mt_score,
-        departs="one's own judge; five grades, not ten",
     ),
     Suite(
         name="live_bench",
@@ -133,7 +137,7 @@ FURTHER = (
         ask=livebench.chat_messages,
         score=livebench.score,
         needs="sandbox, the extra [eval]",
-        departs="no verdict on tables to be reformatted; a plain mean",
+        departs="a plain mean",
         published="LiveBench",
     ),
     Suite(

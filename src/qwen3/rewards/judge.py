@@ -93,14 +93,14 @@ class Judge:
     """
 
     def __init__(self, ask: Ask):
-        self._ask = ask
+        self.ask = ask
         self.counts: Counter[str] = Counter()
 
     def verdicts(self, cases: Sequence[JudgeCase]) -> list[JudgeVerdict]:
         """The verdict on each case, in order."""
         open_cases = [i for i, case in enumerate(cases) if _worth_asking(case)]
         asked = [prompt(cases[i], order) for i in open_cases for order in (0, 1)]
-        replies = self._ask([[{"role": "user", "content": text}] for text in asked])
+        replies = self.ask([[{"role": "user", "content": text}] for text in asked])
         if len(replies) != len(asked):
             raise ValueError(f"the judge gave {len(replies)} replies to {len(asked)} questions")
         verdicts = [JudgeVerdict(0.0, "gate")] * len(cases)
