@@ -224,7 +224,7 @@ def test_items_that_count_more_weigh_more(tmp_path):
 
 
 def test_of_twins_both_must_be_right(tmp_path):
-    suite = SUITES["tool_use"]
+    suite = SUITES["tool_use_all"]
     items = suite.items(None, 16)
     suite_run = SuiteRun(suite, arms(suite, settings())[0], items, [], tmp_path / "x.jsonl")
     first = {items[i]["problem"].twin: i for i in range(15, -1, -1)}

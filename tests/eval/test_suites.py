@@ -1,9 +1,14 @@
 """Every row of the table of suites: read, asked and scored on a small file of its shape."""
 
+import ast
 import shutil
+from pathlib import Path
 
+import jinja2
+import lm_eval
 import pytest
 import suite_files
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from qwen3.eval import multipl_e, suites
 from qwen3.eval.items import Item
@@ -90,6 +95,63 @@ def test_few_shot_prompts_hold_their_exemplars_and_not_the_item(tmp_path):
     suite, items, shots = read("mbpp_base", tmp_path)
     assert [item.id for item in items] == ["11"] and [shot.id for shot in shots] == ["2", "3", "4"]
     assert suite.text(items[0], shots).count("[DONE]") == 3
+
+
+def lm_eval_prompt(file, item, shots):
+    """A prompt as lm-eval's file of the task renders it: description, exemplars, question."""
+    path = Path(lm_eval.__file__).parent / "tasks" / file
+    config = load_yaml(path, resolve_func=False)
+
+    def rendered(field, item, **fields):
+        template = config[field]
+        if "{" not in template:  # the path of a function
+            # The function alone: its module imports what the rendering does not need.
+            tree = ast.parse((path.parent / "utils.py").read_text())
+            wanted = template.rpartition(".")[2]
+            tree.body = [part for part in tree.body if getattr(part, "name", "") == wanted]
+            names = {}
+            exec(compile(tree, str(path), "exec"), names)
+            return names[wanted](item.fields)
+        template = jinja2.Template(template, keep_trailing_newline=True)
+        return template.render(**item.fields, **fields)
+
+    delimiter = config.get("target_delimiter", " ")
+    few = {"is_fewshot": True, "few_shot": True}
+    asked = [
+        f"{rendered('doc_to_text', s)}{delimiter}{rendered('doc_to_target', s, **few)}\n\n"
+        for s in shots
+    ]
+    return config.get("description", "") + "".join(asked) + rendered("doc_to_text", item)
+
+
+TASKS = [
+    ("gsm8k_base", "gsm8k/gsm8k.yaml"),
+    ("math_base", "minerva_math/minerva_math_algebra.yaml"),
+    ("mbpp_base", "mbpp/mbpp.yaml"),
+]
+
+
+@pytest.mark.parametrize("name, file", TASKS)
+def test_prompts_are_those_of_lm_eval(name, file, tmp_path):
+    suite, items, shots = read(name, tmp_path)
+    if name == "mbpp_base":
+        for item in (*items, *shots):
+            item.fields["test_list"] = [f"assert double({i}) == {2 * i}" for i in range(3)]
+            item.fields["code"] = item["code"].replace("\r", "")
+    if name == "math_base":
+        shots = [Item(shot.id, {**shot.fields, "answer": ""}) for shot in shots]
+    assert suite.text(items[0], shots) == lm_eval_prompt(file, items[0], shots)
+
+
+def test_the_prompt_of_bbh_is_that_of_lm_eval():
+    file = "bbh/cot_fewshot/navigate.yaml"
+    path = Path(lm_eval.__file__).parent / "tasks" / file
+    config = load_yaml(path, resolve_func=False)
+    shots = [Item("shot", fields) for fields in config["fewshot_config"]["samples"]]
+    asked = [f"Q: {s['input']}\nA: Let's think step by step.\n{s['target']}" for s in shots]
+    exemplars = "\n\n".join([config["description"].strip(), *asked])
+    item = Item("1", {"exemplars": exemplars, "input": "Turn. Do you return?"})
+    assert SUITES["bbh_base"].text(item, []) == lm_eval_prompt(file, item, shots)
 
 
 def test_the_order_of_gpqas_options_is_fixed_and_not_that_of_the_file(tmp_path):

@@ -77,7 +77,7 @@ def text_math(item: Item, exemplars: Sequence[Item]) -> str:
 
 def text_bbh(item: Item, exemplars: Sequence[Item]) -> str:
     """The task's exemplars with chains of thought, then the question (arXiv 2210.09261)."""
-    return f"{item['exemplars']}\n\nQ: {item['input']}\nA: Let's think step by step."
+    return f"{item['exemplars']}\n\nQ: {item['input']}\nA: Let's think step by step.\n"
 
 
 def text_mbpp(item: Item, exemplars: Sequence[Item]) -> str:
@@ -90,7 +90,7 @@ def text_mbpp(item: Item, exemplars: Sequence[Item]) -> str:
             f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
         )
 
-    shots = [asked(shot) + shot["code"].replace("\r", "") + "\n[DONE]\n" for shot in exemplars]
+    shots = [asked(shot) + shot["code"].replace("\r", "") + "\n[DONE]\n\n" for shot in exemplars]
     return "".join(shots) + asked(item)
 
 
