@@ -69,7 +69,7 @@ def test_two_hosts_hold_the_batches_of_one_and_read_half_each(make, port, tmp_pa
         for process in range(2)
     ]
     try:
-        assert [host.wait(120) for host in hosts] == [0, 0]
+        assert [host.wait(900) for host in hosts] == [0, 0]
     finally:
         for host in hosts:
             host.kill()

@@ -228,6 +228,8 @@ def test_a_set_of_tfds_is_written_to_a_bucket_and_read(tmp_path, tokenizer, made
     corpus = corpora.Corpus(f"{made[1]}/00000")
     folder = store(corpus, "small", f"{bucket}/sets")
     assert folder == f"{bucket}/sets/small/1.0.0"
+    # A second set of one process, and of one name elsewhere.
+    assert store(corpus, "small", f"{bucket}/others") == f"{bucket}/others/small/1.0.0"
     for source in (
         Tfds(folder, text="tokens"),
         Tfds("small", text="tokens", data_dir=f"{bucket}/sets"),

@@ -155,7 +155,8 @@ def builder(
 
     words = {label: corpus.words(label) is not None for label in corpus.manifest["labels"]}
 
-    class TokenisedCorpus(tfds.core.GeneratorBasedBuilder):  # type: ignore[name-defined]  # no types
+    # Not in tfds's global registry, which refuses a second class of one name in a process.
+    class TokenisedCorpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
         VERSION = tfds.core.Version(version)
         pkg_dir_path = data_dir
 
