@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 FOLDERS = [TESTS.parent / "experiments", TESTS.parent / "launch"]
 FOLDERS += [TESTS / "train", TESTS / "stages", TESTS / "hosts", TESTS / "fuzz"]
-FOLDERS += [TESTS / "sandbox" / "attacks", TESTS / "environments"]
+FOLDERS += [TESTS / "sandbox" / "attacks", TESTS / "environments", TESTS / "recipe"]
 sys.path[:0] = map(str, FOLDERS)
 # Programs that tests start find the same helpers.
 inherited = os.environ.get("PYTHONPATH")

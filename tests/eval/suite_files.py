@@ -294,6 +294,28 @@ def write(folder: Path, example: Example) -> Path:
     return path
 
 
+def write_books(folder: Path) -> None:
+    """What RULER's contexts are made of: a book and questions on short texts."""
+    (folder / "corpus").mkdir()
+    text = " ".join(f"Sentence number {i} of the book says little." for i in range(400))
+    (folder / "corpus" / "en_book.txt").write_text(text)
+    paragraphs = [
+        {
+            "context": f"Person {i} lives in town {i}.",
+            "qas": [
+                {
+                    "id": f"q{i}",
+                    "question": f"Where does person {i} live?",
+                    "answers": [{"text": f"town {i}"}],
+                }
+            ],
+        }
+        for i in range(40)
+    ]
+    for name in ("xquad", "cmrc2018"):
+        write(folder, EXAMPLES[name]._replace(content={"data": [{"paragraphs": paragraphs}]}))
+
+
 FUNCTION = {
     "name": "math.power",
     "description": "A power.",

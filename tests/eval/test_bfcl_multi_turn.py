@@ -6,83 +6,21 @@ By default a package of ours of the official one's shape. The official verdicts:
 """
 
 import ast
-import json
 import os
 import subprocess
 from pathlib import Path
 
+import bfcl_package
 import pytest
 
 from qwen3.eval import bfcl_multi_turn
 from qwen3.eval.suites import SUITES
 from qwen3.rewards import NoVerdict
 
-CHECKER = """
-from bfcl_eval.eval_checker.multi_turn_eval.func_source_code.math_api import MathAPI
-
-
-def execute_multi_turn_func_call(func_call_list, initial_config, involved_classes, model_name,
-                                 test_entry_id, long_context):
-    results = []
-    for call in func_call_list:
-        try:
-            results.append(str(eval("MathAPI()." + call)))
-        except Exception as error:
-            results.append(f"Error during execution: {error}")
-    return results, {}
-
-
-def multi_turn_checker(turns, gold, entry, category, name):
-    assert category == "multi_turn_base"
-    return {"valid": [[c for step in turn for c in step] for turn in turns] == gold}
-"""
-CLASS = """
-import mpmath
-
-
-class MathAPI:
-    def add(self, a, b):
-        return {"result": a + b}
-
-    def halve(self, a):
-        return {"result": a / 2}
-"""
-NUMBER = {"type": "float", "description": "A number."}
-DOCUMENTS = [
-    {
-        "name": name,
-        "description": name,
-        "parameters": {"type": "dict", "properties": dict.fromkeys(names, NUMBER)},
-        "response": {"type": "dict"},
-    }
-    for name, names in (("add", "ab"), ("halve", "a"))
-]
-ROW = {
-    "id": "multi_turn_base_0",
-    "question": [[{"role": "user", "content": "Add 1 and 2."}], []],
-    "initial_config": {},
-    "involved_classes": ["MathAPI"],
-    "missed_function": {"1": ["halve"]},
-}
-GOLD = [["add(a=1, b=2)"], ["halve(a=3)"]]
-
 
 @pytest.fixture
 def item(tmp_path):
-    folder = tmp_path / "bfcl_v3"
-    package = folder / bfcl_multi_turn.PACKAGE
-    files = {
-        "BFCL_v3_multi_turn_base.json": [ROW],
-        "possible_answer/BFCL_v3_multi_turn_base.json": [{"id": ROW["id"], "ground_truth": GOLD}],
-        "multi_turn_func_doc/math_api.json": DOCUMENTS,
-    }
-    for name, rows in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (package / "func_source_code").mkdir(parents=True)
-    (package / "multi_turn_checker.py").write_text(CHECKER)
-    (package / "func_source_code" / "math_api.py").write_text(CLASS)
+    bfcl_package.write(tmp_path, "base")
     [item] = SUITES["bfcl_multi_turn_base"].items(tmp_path)
     return item
 

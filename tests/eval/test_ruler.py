@@ -14,25 +14,7 @@ from qwen3.eval.suites import SUITES
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    (folder / "corpus").mkdir()
-    text = " ".join(f"Sentence number {i} of the book says little." for i in range(400))
-    (folder / "corpus" / "en_book.txt").write_text(text)
-    for name in ("xquad", "cmrc2018"):
-        paragraphs = [
-            {
-                "context": f"Person {i} lives in town {i}.",
-                "qas": [
-                    {
-                        "id": f"q{i}",
-                        "question": f"Where does person {i} live?",
-                        "answers": [{"text": f"town {i}"}],
-                    }
-                ],
-            }
-            for i in range(40)
-        ]
-        content = {"data": [{"paragraphs": paragraphs}]}
-        suite_files.write(folder, suite_files.EXAMPLES[name]._replace(content=content))
+    suite_files.write_books(folder)
     return folder
 
 

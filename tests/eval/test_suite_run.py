@@ -7,27 +7,17 @@ import numpy as np
 import pytest
 import suite_files
 
-import qwen3
-from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval import comparison, suite_report, suites
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.items import Verdict
 from qwen3.eval.suite_answers import Asked, scored
-from qwen3.eval.suite_records import Arm, EvalSettings, SuiteRun, arms
+from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms
 from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
 from qwen3.infer.requests import Completion, Request
-from qwen3.model.sizes import ModelConfig
 from qwen3.rewards import NoVerdict
 
-MODEL = ModelConfig("toy", 1, 32, 64, 2, 1, head_dim=16, vocab=512, tied=True, max_length=256)
 NAMES = ["gsm8k", "locks", "crux_o_base", "c_eval", "mmlu_redux_base"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    text = "Monday Tuesday turn lock at answer: boxed A B C D 0 1 2 3 4 5 6 7 8 9 user assistant "
-    return qwen3.create(MODEL, seed=3, tokenizer=Tokenizer.train([text * 9], size=320))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +45,7 @@ def content(folder):
     return {file.name: file.read_bytes() for file in sorted((folder / "samples").iterdir())}
 
 
-def test_slots_order_and_restarts_change_no_byte(model, data, tmp_path):
+def test_slots_order_and_restarts_change_no_byte(model, data, tmp_path, monkeypatch):
     asked(model, tmp_path / "a", data)
     whole = content(tmp_path / "a")
     assert set(whole) == {
@@ -63,8 +53,11 @@ def test_slots_order_and_restarts_change_no_byte(model, data, tmp_path):
         "crux_o_base.text.jsonl",
         "mmlu_redux_base.choice.jsonl",
     }
+    in_order = SuiteRun.missing
+    monkeypatch.setattr(SuiteRun, "missing", lambda *args: in_order(*args)[::-1])
     asked(model, tmp_path / "b", data, slots=2, names=NAMES[::-1])
     assert content(tmp_path / "b") == whole
+    monkeypatch.undo()
     for name, text in whole.items():
         path = tmp_path / "b" / "samples" / name
         lines = text.splitlines(keepends=True)
@@ -113,47 +106,6 @@ def test_budgets_are_arms_of_thinking_alone():
     assert [arm.name for arm in arms(SUITES["gsm8k_base"], settings(budgets=(8,)))] == ["text"]
 
 
-CHATS = [
-    name
-    for name, suite in SUITES.items()
-    if suite.kind == "chat" and suite.files and "irrelevance" not in name
-    if suite.score and suite.needs != "judge"
-]
-
-
-@pytest.mark.parametrize("name", CHATS)
-def test_an_answer_that_stands_only_in_the_thought_scores_0(name, model, tmp_path):
-    suite, example = SUITES[name], suite_files.EXAMPLES[name]
-    suite_files.write(tmp_path, example)
-    item = suite.items(tmp_path)[0]
-    right = example.right or f'"answer": "{item["gold"]}"'
-    suite_run = SuiteRun(suite, arms(suite, settings())[0], [item], [], tmp_path / "x.jsonl")
-
-    def score(text, finish="stop"):
-        tokens = model.tokenizer.encode(text)
-        completion = Completion(Request([1]), tokens, finish=finish)
-        return scored(model.tokenizer, suite_run, Asked(item, 0), completion)["score"]
-
-    assert score(f"<think>\nHm.\n</think>\n\n{right}") == 1.0
-    assert score(f"<think>\n{right}\n</think>\n\nI do not know, sorry.") == 0.0
-    assert score(f"<think>\n{right}", "length") == 0.0
-    assert score(f"<think>\n{right}") == 0.0
-
-
-def test_a_random_model_is_at_chance_on_choices(model, tmp_path):
-    letters = "ABCD"
-    rows = [
-        {"subject": "x", "question": f"Number {i}?", "choices": list("wxyz"), "answer": i % 4}
-        for i in range(80)
-    ]
-    example = suite_files.Example("mmlu/test.jsonl", rows)
-    suite_files.write(tmp_path, example)
-    options = settings(limit=None)
-    [suite_run] = run(model, [SUITES["mmlu_base"]], options, tmp_path / "out", data=tmp_path)
-    [row] = suite_report.rows([suite_run], "toy")
-    assert row.items == 80 and row.score.low <= 1 / len(letters) <= row.score.high
-
-
 def test_reports_and_comparisons(model, data, tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         runs = asked(
@@ -189,38 +141,6 @@ def test_differences_are_paired_by_item(tmp_path):
     assert difference.wins.value == (1 + 3 * 0.5) / 4  # a tie is half a win
     [back] = comparison.compare(tmp_path / "b", tmp_path / "a")
     assert back.wins.value == 1 - difference.wins.value
-
-
-def test_scores_are_means_over_samples_then_items_and_no_verdict_does_not_count(tmp_path):
-    suite_run = SuiteRun(SUITES["gsm8k"], arms(SUITES["gsm8k"], settings())[0], [], [], tmp_path)
-    for key, score in {("a", 0): 1.0, ("a", 1): 0.0, ("b", 0): 1.0, ("c", 0): None}.items():
-        suite_run.records[key] = {"item": key[0], "sample": key[1], "score": score}
-    assert suite_report.item_scores(suite_run) == {"a": 0.5, "b": 1.0}
-    assert suite_report.estimate({}) is None
-    assert suite_report.estimate({"a": 1.0, "b": 0.0}).value == 0.5
-
-
-def test_items_that_count_more_weigh_more(tmp_path):
-    suite_run = SuiteRun(SUITES["arena_hard"], Arm("think"), [], [], tmp_path / "x.jsonl")
-    games = {
-        ("a", 0): (1.0, 3.0),
-        ("b", 0): (0.0, 1.0),
-        ("b", 1): (0.5, 3.0),
-        ("c", 0): (None, 1.0),
-    }
-    for key, (score, weight) in games.items():
-        suite_run.records[key] = {
-            "item": key[0],
-            "sample": key[1],
-            "score": score,
-            "weight": weight,
-        }
-    scores, weights = suite_report.item_scores(suite_run), suite_report.item_weights(suite_run)
-    assert scores == {"a": 1.0, "b": 1.5 / 4} and weights == {"a": 3.0, "b": 2.0}
-    estimate = suite_report.estimate(scores, weights)
-    assert estimate.value == pytest.approx((3 + 0.75) / 5) and estimate.low < 0.75 < estimate.high
-    even = {item: 1.0 for item in scores}
-    assert suite_report.estimate(scores, even) == suite_report.estimate(scores)
 
 
 def test_of_twins_both_must_be_right(tmp_path):
@@ -273,7 +193,7 @@ def test_a_question_that_the_context_does_not_hold_has_no_verdict(model, tmp_pat
     if short["item"] == "test/2":
         short, long = long, short
     assert short["score"] is not None and long["score"] is None
-    assert long["finish"] == "prompt too long" and long["prompt_tokens"] > MODEL.max_length
+    assert long["finish"] == "prompt too long" and long["prompt_tokens"] > model.config.max_length
 
 
 def test_a_dialogue_goes_on_to_its_last_turn_and_is_kept_whole(model, tmp_path):

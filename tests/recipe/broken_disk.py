@@ -14,25 +14,30 @@ SIZE = 1 << 30  # bytes
 class Disk:
     """An ext4 image, mounted at `path`. pytest.skip where this user or machine cannot mount."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, size: int = SIZE):
         self._image, self.path = folder / "image", folder / "disk"
         self.path.mkdir()
         with self._image.open("wb") as file:
-            file.truncate(SIZE)
+            file.truncate(size)
         try:
             self._run("mkfs.ext4", "-q", "-m", "0", str(self._image))
             self._mount()
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"no file system of its own can be mounted here: {error}")
 
-    def fill(self) -> None:
-        with (self.path / "filler").open("ab", buffering=0) as file:
+    def fill(self, leaving: int = 0) -> None:
+        """Fill it but for `leaving` bytes."""
+        filler = self.path / "filler"
+        with filler.open("ab", buffering=0) as file:
             for size in (1 << 24, 1 << 12, 1):
                 try:
                     while True:
                         file.write(bytes(size))
                 except OSError as error:
                     assert error.errno == errno.ENOSPC
+        if leaving:
+            os.truncate(filler, filler.stat().st_size - leaving)
+            os.sync()  # blocks that were given back are free when that is on the disk
 
     def make_read_only(self) -> None:
         """As the kernel does after an error of the disk, whatever is open for writing."""

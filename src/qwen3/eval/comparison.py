@@ -1,8 +1,11 @@
-"""Two evaluations of the same items, compared in pairs with a bootstrap over items."""
+"""Two evaluations of the same items, compared in pairs with a bootstrap over items.
+
+Means and differences weigh the items as the suite does (Arena-Hard: a clear win counts as three
+games); the share of items that the second wins counts each of them once.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +15,7 @@ from rich.table import Table
 
 from qwen3.eval import intervals
 from qwen3.eval.intervals import Estimate
+from qwen3.eval.item_scores import item_scores, item_weights
 from qwen3.eval.suite_records import stored
 
 
@@ -27,39 +31,45 @@ class Difference(NamedTuple):
 
 def compare(first: Path, second: Path) -> list[Difference]:
     """The suites and arms that both folders hold. Raises ValueError where there are none."""
-    a, b = _scores(first), _scores(second)
-    common = [name for name in a if name in b and set(a[name]) & set(b[name])]
+    a, b = _samples(first), _samples(second)
+    common = [name for name in a if name in b and a[name].scores.keys() & b[name].scores.keys()]
     if not common:
         raise ValueError(
             f"{first} and {second} share no suite with the same items: {', '.join(a) or 'none'} "
             f"against {', '.join(b) or 'none'}"
         )
-    differences = []
-    for name in common:
-        items = sorted(set(a[name]) & set(b[name]))
-        ones, others = ([scores[name][item] for item in items] for scores in (a, b))
-        paired = intervals.paired(ones, others)
-        wins = intervals.mean(np.heaviside(np.subtract(others, ones), 0.5))
-        means = float(np.mean(ones)), float(np.mean(others))
-        differences.append(Difference(name, *means, paired, wins))
-    return differences
+    return [_difference(name, a[name], b[name]) for name in common]
 
 
-def _scores(folder: Path) -> Mapping[str, dict[str, float]]:
-    """{suite and arm: {item: mean score}} of a folder of results."""
+class Scored(NamedTuple):
+    """The items of one suite and arm that have a verdict."""
+
+    scores: Mapping[str, float]  # mean over samples
+    weights: Mapping[str, float]  # what an item counts in the suite's mean
+
+
+def _difference(name: str, first: Scored, second: Scored) -> Difference:
+    items = sorted(first.scores.keys() & second.scores.keys())
+    ones, others = ([scored.scores[item] for item in items] for scored in (first, second))
+    counts = tuple([scored.weights[item] for item in items] for scored in (first, second))
+    is_even = set(counts[0]) | set(counts[1]) == {1.0}
+    paired = intervals.paired(ones, others, None if is_even else (counts[0], counts[1]))
+    means = float(np.average(ones, weights=counts[0])), float(np.average(others, weights=counts[1]))
+    wins = intervals.mean(np.heaviside(np.subtract(others, ones), 0.5))
+    return Difference(name, *means, paired, wins)
+
+
+def _samples(folder: Path) -> Mapping[str, Scored]:
+    """{suite and arm: its items} of a folder of results."""
     files = sorted((folder / "samples").glob("*.jsonl"))
     if not files:
         raise ValueError(f"{folder} holds no results of qwen3 eval")
-    scores = {}
+    scored = {}
     for file in files:
-        by_item: dict[str, list[float]] = defaultdict(list)
-        for (item, _), record in stored(file).items():
-            if record["score"] is not None:
-                by_item[item].append(record["score"])
-        scores[file.name.removesuffix(".jsonl")] = {
-            item: float(np.mean(values)) for item, values in by_item.items()
-        }
-    return scores
+        records = list(stored(file).values())
+        name = file.name.removesuffix(".jsonl")
+        scored[name] = Scored(item_scores(records), item_weights(records))
+    return scored
 
 
 def terminal_table(differences: list[Difference]) -> Table:

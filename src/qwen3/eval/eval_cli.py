@@ -103,16 +103,18 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     runs = run(model, chosen, settings, folder, data=options.data, slots=options.slots)
     rows = suite_report.rows(runs, model.config.name)
     page = suite_report.write(folder, name, rows)
-    console.print(suite_report.terminal_table(rows))
+    console.print(*suite_report.terminal_tables(rows), sep="\n")
     console.print(f"The page: {page}\nEvery answer: {folder / 'samples'}", highlight=False)
     return 0
 
 
 def _harness(options: argparse.Namespace) -> int:
     """Tasks of lm-eval: its own table, and results.json in the folder of results."""
-    from qwen3.data.atomic import write_atomically
+    from etils import epath
+
     from qwen3.eval import harness
     from qwen3.infer.language_model import load
+    from qwen3.train.writing import explained, write_atomically
 
     for name in ("data", "samples", "max_tokens", "judge", "judge_url", "skip_missing"):
         if getattr(options, name):
@@ -134,9 +136,10 @@ def _harness(options: argparse.Namespace) -> int:
     )
     print(importlib.import_module("lm_eval.utils").make_table(results))
     folder = options.out or Path("runs/eval") / Path(name).name
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(epath.Path(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
     scores = json.dumps(results["results"], indent=1, default=str)
-    write_atomically(folder / "lm_eval.json", scores)
+    write_atomically(epath.Path(folder / "lm_eval.json"), scores)
     return 0
 
 

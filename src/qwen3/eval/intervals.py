@@ -44,18 +44,43 @@ def mean(values: Sequence[float] | np.ndarray, weights: Sequence[float] | None =
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not array.size:
         raise ValueError(f"values of shape {array.shape}: wanted one a problem, at least one")
-    picks = np.random.default_rng(0).integers(0, len(array), (DRAWS, len(array)))
-    means, middle = array[picks].mean(1), array.mean()
-    if weights is not None:
-        counts = np.asarray(weights, np.float64)
-        means = (counts * array)[picks].sum(1) / counts[picks].sum(1)
-        middle = (counts * array).sum() / counts.sum()
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(middle), float(low), float(high), len(array))
+    if weights is None:
+        return _bootstrap(array.mean(), array[_picks(len(array))].mean(1), len(array))
+    return _bootstrap(*_weighted(array, weights), len(array))
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of second - first over the same problems, which is tighter than two intervals."""
+def paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    weights: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Estimate:
+    """Mean of second - first over the same problems, which is tighter than two intervals.
+
+    weights: what each problem counts in the first and in the second mean; None: all the same.
+    """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: wanted the same problems")
-    return mean(np.asarray(second, np.float64) - np.asarray(first, np.float64))
+    if weights is None:
+        return mean(np.asarray(second, np.float64) - np.asarray(first, np.float64))
+    (middle, draws), (other_middle, other_draws) = (
+        _weighted(np.asarray(values, np.float64), counts)
+        for values, counts in zip((first, second), weights, strict=True)
+    )
+    return _bootstrap(other_middle - middle, other_draws - draws, len(first))
+
+
+def _picks(n: int) -> np.ndarray:
+    """Problems of each bootstrap sample, the same for all values of n problems: [DRAWS, n]."""
+    return np.random.default_rng(0).integers(0, n, (DRAWS, n))
+
+
+def _weighted(array: np.ndarray, weights: Sequence[float]) -> tuple[float, np.ndarray]:
+    """(the weighted mean, that of each bootstrap sample [DRAWS])."""
+    counts, picks = np.asarray(weights, np.float64), _picks(len(array))
+    draws = (counts * array)[picks].sum(1) / counts[picks].sum(1)
+    return (counts * array).sum() / counts.sum(), draws
+
+
+def _bootstrap(value: float, draws: np.ndarray, n: int) -> Estimate:
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(float(value), float(low), float(high), n)

@@ -6,7 +6,10 @@ never sees a thought. Arena-Hard asks the same model for comparisons (`arena`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,6 +22,7 @@ from qwen3.infer.language_model import load
 from qwen3.rewards.judge import Judge, JudgeCase
 from qwen3.rewards.judge_backends import JudgeSettings, of_engine, of_url, remembered
 from qwen3.rewards.judge_check import check_judge
+from qwen3.train.writing import WorkdirError, advice
 
 _JUDGE: list[Judge] = []  # the one that `use` set
 
@@ -42,9 +46,26 @@ def opened(settings: JudgeSettings, folder: Path) -> Judge:
         ask = of_url(settings)
     else:
         ask = of_engine(load(settings.model).engine(slots=settings.slots), settings)
-    judge = Judge(remembered(ask, folder / "judge.sqlite", f"{settings.url} {settings.model}"))
+    path = folder / "judge.sqlite"
+    with _explained(path):
+        remembering = remembered(ask, path, f"{settings.url} {settings.model}")
+
+    def ask_and_keep(conversations: Sequence[list[dict[str, str]]]) -> list[str | None]:
+        with _explained(path):
+            return remembering(conversations)
+
+    judge = Judge(ask_and_keep)
     check_judge(judge)
     return judge
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns an error of SQLite, as on a full disk, into a WorkdirError of one line."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise WorkdirError(f"cannot write {path}: {error}; {advice(errno.ENOSPC)}") from error
 
 
 def judged(cases: Sequence[JudgeCase]) -> Verdict:

@@ -24,6 +24,7 @@ from qwen3.infer.chat_session import ChatAnswer
 from qwen3.infer.language_model import LanguageModel
 from qwen3.infer.requests import PRESETS, Completion, Request
 from qwen3.rewards import NoVerdict, Problem
+from qwen3.train.writing import WorkdirError
 
 log = logging.getLogger("qwen3")
 
@@ -207,11 +208,12 @@ def scored(tokenizer: Tokenizer, run: SuiteRun, asked: Asked, completion: Comple
 def _verdict(score: Callable[[Item, Any], Verdict], item: Item, answer: Any) -> Verdict:
     """What a grader says; no verdict where it fails, so that all other answers are kept.
 
-    A library that is not installed ends the run: no answer would have a verdict.
+    A library that is not installed ends the run, as no answer would have a verdict, and so does a
+    disk that does not hold what a judge says.
     """
     try:
         return score(item, answer)
-    except ImportError:
+    except (ImportError, WorkdirError):
         raise
     except Exception:
         log.exception("no verdict on %s: its grader failed", item.id)
@@ -241,9 +243,10 @@ def _scored_text(run: SuiteRun, answer: ChatAnswer) -> str:
 
 
 def is_unfinished(mode: str, answer: ChatAnswer) -> bool:
-    """Whether the token limit came before the end of the thought."""
-    is_cut = mode == "think" and answer.finish == "length"
-    return is_cut and "</think>" not in answer.text and not answer.content
+    """Whether an answer ended, or was cut, before the end of its thought."""
+    if mode != "think" or answer.content or "</think>" in answer.text:
+        return False
+    return answer.finish == "length" or bool(answer.reasoning)
 
 
 def likelihoods(

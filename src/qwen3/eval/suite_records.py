@@ -8,17 +8,20 @@ what `suite_report` writes. An arm is a mode with its thinking budget: "think", 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from etils import epath
+
 from qwen3.config import differences
-from qwen3.data.atomic import write_atomically
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.eval.items import Item
 from qwen3.eval.suite import Suite
 from qwen3.infer.thinking_head import quality_of
+from qwen3.train.writing import explained, write_atomically
 
 Record: TypeAlias = dict[str, Any]  # one answer: item, sample, score, extracted, answer, ...
 
@@ -96,20 +99,24 @@ class SuiteRun:
         ]
 
     def store(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Append records to the file as they come, and pass them on."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8") as file:
-            for record in records:
+        """Append records to the file as they come, and pass them on.
+
+        Raises WorkdirError where the disk is full; what was written before is kept.
+        """
+        with explained(epath.Path(self.file)):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            # Opened for each, so that a write that fails does so here and not when it is closed.
+            with explained(epath.Path(self.file)), self.file.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
-                file.flush()
-                self.records[record["item"], record["sample"]] = record
-                yield record
+            self.records[record["item"], record["sample"]] = record
+            yield record
 
     def sort(self) -> None:
         """Rewrite a finished file in the order of the items."""
         number = {item.id: i for i, item in enumerate(self.items)}
         keys = sorted(self.records, key=lambda key: (number.get(key[0], len(number)), key[1]))
-        write_atomically(self.file, "".join(_line(self.records[key]) for key in keys))
+        write_atomically(epath.Path(self.file), "".join(_line(self.records[key]) for key in keys))
 
 
 def open_folder(folder: Path, settings: EvalSettings) -> None:
@@ -126,8 +133,9 @@ def open_folder(folder: Path, settings: EvalSettings) -> None:
                 "--out, or the same settings to go on"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(plain, indent=1))
+    with explained(epath.Path(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(epath.Path(file), json.dumps(plain, indent=1))
 
 
 def open_run(
@@ -152,7 +160,8 @@ def stored(path: Path) -> dict[tuple[str, int], Record]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        path.write_bytes(whole)
+        with explained(epath.Path(path)):
+            os.truncate(path, len(whole))  # which also a full disk can do
     records = [json.loads(line) for line in whole.splitlines()]
     return {(record["item"], record["sample"]): record for record in records}
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from etils import epath
 from rich.table import Table
 
-from qwen3.data.atomic import write_atomically
-from qwen3.eval import intervals
 from qwen3.eval.intervals import Estimate
-from qwen3.eval.pass_at_k import pass_at_k
+from qwen3.eval.item_scores import AtK, by_samples, estimate, item_scores, item_weights
 from qwen3.eval.suite_records import Record, SuiteRun
 from qwen3.rewards import Problem
 from qwen3.rewards.pairs import pairs_by_family
+from qwen3.train.writing import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SuiteScore:
     items: int  # asked, of `total`
     total: int
     samples: int  # of an item
-    pass_at: float | None  # pass@samples, where there are several
+    by_samples: Sequence[AtK]  # mean@k and pass@k, where there are several samples
     cut: float  # share of answers that ended at the token limit
     unparsed: float  # share in which no answer was found
     no_verdict: float  # share that the grader could not judge
@@ -51,55 +51,8 @@ def rows(runs: Sequence[SuiteRun], size: str) -> list[SuiteScore]:
     return [_row(run, size) for run in runs]
 
 
-def item_scores(run: SuiteRun) -> dict[str, float]:
-    """{item: mean score of its samples}; items without a verdict are left out."""
-    judged = _judged(run)
-    return {
-        item: float(np.average([r["score"] for r in of_item], weights=list(map(_weight, of_item))))
-        for item, of_item in judged.items()
-    }
-
-
-def item_weights(run: SuiteRun) -> dict[str, float]:
-    """{item: what it counts in the suite's mean}, in the order of `item_scores`."""
-    return {item: float(np.mean([*map(_weight, of)])) for item, of in _judged(run).items()}
-
-
-def _judged(run: SuiteRun) -> dict[str, list[Record]]:
-    """The records with a verdict of each item, in the order of the items."""
-    by_item: dict[str, list[Record]] = defaultdict(list)
-    for (item, _), record in run.records.items():
-        if record["score"] is not None:
-            by_item[item].append(record)
-    order = {item.id: number for number, item in enumerate(run.items)}
-    named = sorted(by_item, key=lambda item: order.get(item, len(order)))
-    return {item: by_item[item] for item in named}
-
-
-def _weight(record: Record) -> float:
-    return record.get("weight", 1.0)
-
-
-def estimate(
-    scores: Mapping[str, float], weights: Mapping[str, float] | None = None
-) -> Estimate | None:
-    """Mean over items with its 95% interval: Wilson's where all scores are 0 or 1.
-
-    weights: what each item counts; None: all the same.
-    """
-    values = list(scores.values())
-    if not values:
-        return None
-    if weights and set(weights.values()) != {1.0}:
-        return intervals.mean(values, list(weights.values()))
-    if set(values) <= {0.0, 1.0}:
-        return intervals.share(int(sum(values)), len(values))
-    return intervals.mean(values)
-
-
 def _row(run: SuiteRun, size: str) -> SuiteScore:
-    asked = {item.id for item in run.items}
-    records = [record for (item, _), record in run.records.items() if item in asked]
+    records = _records(run)
     count = max(len(records), 1)
 
     def share(is_one: Any) -> float:
@@ -111,11 +64,11 @@ def _row(run: SuiteRun, size: str) -> SuiteScore:
         run.suite.title,
         run.suite.group,
         run.arm.name,
-        estimate(item_scores(run), item_weights(run)),
+        estimate(item_scores(records), item_weights(records)),
         len(run.items),
         run.suite.total,
         samples,
-        _pass_at(records, samples) if samples > 1 else None,
+        by_samples(records) if samples > 1 else [],
         share(lambda record: record.get("finish") == "length"),
         share(lambda record: record["score"] is not None and record["extracted"] is None),
         share(lambda record: record["score"] is None),
@@ -126,18 +79,20 @@ def _row(run: SuiteRun, size: str) -> SuiteScore:
     )
 
 
+def _records(run: SuiteRun) -> list[Record]:
+    """The records of the items that are asked, by item and sample."""
+    number = {item.id: i for i, item in enumerate(run.items)}
+    keys = sorted(
+        (key for key in run.records if key[0] in number), key=lambda key: (number[key[0]], key[1])
+    )
+    return [run.records[key] for key in keys]
+
+
 def pair_scores(run: SuiteRun, records: Sequence[Record]) -> dict[str, float]:
     """Family -> share of its pairs with both twins right, of families that come in pairs."""
     problems = {item.id: item.fields.get("problem") for item in run.items}
     scored = ((problems[record["item"]], record["score"]) for record in records)
     return pairs_by_family((p, score) for p, score in scored if isinstance(p, Problem))
-
-
-def _pass_at(records: Sequence[Mapping[str, Any]], samples: int) -> float:
-    right: dict[str, list[bool]] = defaultdict(list)
-    for record in records:
-        right[record["item"]].append(record["score"] == 1.0)
-    return float(np.mean([pass_at_k(sum(r), len(r), min(samples, len(r))) for r in right.values()]))
 
 
 def published_score(run: SuiteRun, size: str) -> float | None:
@@ -167,14 +122,12 @@ COLUMNS = (
 
 def cells(row: SuiteScore) -> tuple[str, ...]:
     """A row as texts in COLUMNS' order, scores in percent."""
-    score = row.score
     of_total = f"{row.items} of {row.total}" if row.total else str(row.items)
     many = f" x {row.samples}" if row.samples > 1 else ""
     return (
         row.title,
         row.arm,
-        f"{score.value:.1%}" if score else "-",
-        f"{max(score.low, 0.0):.1%} to {score.high:.1%}" if score else "-",
+        *_interval_cells(row.score),
         f"{np.mean([*row.pairs.values()]):.1%}" if row.pairs else "-",
         of_total + many,
         f"{row.cut:.0%}",
@@ -185,34 +138,78 @@ def cells(row: SuiteScore) -> tuple[str, ...]:
     )
 
 
-def terminal_table(table_rows: Sequence[SuiteScore]) -> Table:
-    """The table for a terminal."""
-    table = Table(*COLUMNS)
-    for row in table_rows:
-        table.add_row(*cells(row))
-    return table
+SAMPLE_COLUMNS = ("suite", "mode", "k", "mean@k", "95% interval", "pass@k", "95% interval")
+
+
+def sample_cells(table_rows: Sequence[SuiteScore]) -> list[tuple[str, ...]]:
+    """mean@k and pass@k of the suites with several samples, as texts in SAMPLE_COLUMNS' order."""
+    return [
+        (row.title, row.arm, str(at.k), *_interval_cells(at.mean_at), *_interval_cells(at.pass_at))
+        for row in table_rows
+        for at in row.by_samples
+    ]
+
+
+def _interval_cells(score: Estimate | None) -> tuple[str, str]:
+    if score is None:
+        return "-", "-"
+    return f"{score.value:.1%}", f"{max(score.low, 0.0):.1%} to {score.high:.1%}"
+
+
+def terminal_tables(table_rows: Sequence[SuiteScore]) -> list[Table]:
+    """The tables for a terminal: the suites, and the scores by number of samples if there are."""
+    lines = [cells(row) for row in table_rows]
+    contents: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [(COLUMNS, lines)]
+    if samples := sample_cells(table_rows):
+        contents.append((SAMPLE_COLUMNS, samples))
+    tables = []
+    for columns, content in contents:
+        table = Table(*columns)
+        for line in content:
+            table.add_row(*line)
+        tables.append(table)
+    return tables
 
 
 def write(folder: Path, model: str, table_rows: Sequence[SuiteScore]) -> Path:
     """results.json, report.md and report.html in `folder`; returns the page."""
-    plain = [
-        {**vars(row), "score": None if row.score is None else row.score._asdict()}
-        for row in table_rows
-    ]
-    write_atomically(folder / "results.json", json.dumps({"model": model, "rows": plain}, indent=1))
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in table_rows]
-    write_atomically(folder / "report.md", f"# {model}\n\n" + "\n".join(lines) + "\n")
+    place, plain = epath.Path(folder), [_plain(row) for row in table_rows]
+    write_atomically(place / "results.json", json.dumps({"model": model, "rows": plain}, indent=1))
+    text = f"# {model}\n\n" + _markdown(COLUMNS, [cells(row) for row in table_rows])
+    samples = sample_cells(table_rows)
+    if samples:
+        text += "\n## By number of samples\n\n" + _markdown(SAMPLE_COLUMNS, samples)
+    write_atomically(place / "report.md", text)
     template = (files(__package__) / "suite_page.html").read_text(encoding="utf-8")
     page = jinja2.Environment(autoescape=True).from_string(template)
     html = page.render(
         model=model,
         columns=COLUMNS,
         rows=[(row, cells(row)) for row in table_rows],
+        sample_columns=SAMPLE_COLUMNS,
+        samples=samples,
         curves=budget_curves(table_rows),
     )
-    write_atomically(folder / "report.html", html)
+    write_atomically(place / "report.html", html)
     return folder / "report.html"
+
+
+def _plain(row: SuiteScore) -> dict[str, Any]:
+    """A row for JSON, intervals as objects."""
+
+    def fields(score: Estimate | None) -> dict[str, float] | None:
+        return None if score is None else score._asdict()
+
+    samples = [
+        {"k": at.k, "mean_at": fields(at.mean_at), "pass_at": fields(at.pass_at)}
+        for at in row.by_samples
+    ]
+    return {**vars(row), "score": fields(row.score), "by_samples": samples}
+
+
+def _markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*head, *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
 
 
 def budget_curves(table_rows: Sequence[SuiteScore]) -> list[dict[str, Any]]:

@@ -235,7 +235,7 @@ EXTRA = (
     generated("length_control", "LengthCtrl", "length_control", published="LengthCtrl"),
     generated("tool_use", "ToolUse (single call)", "tool_call", published="ToolUse"),
     generated("tool_use_all", "ToolUse (one turn)", *CALLS, published="ToolUse"),
-    generated("counterfact_qa", "CounterFactQA", "false_premise"),
+    generated("counterfact_qa", "CounterFactQA", "false_premise", published="CounterFactQA"),
     generated("abstention", "Answerable or not", "abstention"),
     generated("json_schema", "JSON by schema", "format"),
     generated("logic", "Logic puzzles", "logic"),

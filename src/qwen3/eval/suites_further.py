@@ -109,6 +109,7 @@ FURTHER = (
         score=arena.score,
         needs="judge",
         departs="one's own judge instead of GPT-4-1106, told in words of our own",
+        published="Arena-Hard",
     ),
     WRITING_BENCH,
     replace(
