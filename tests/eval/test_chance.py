@@ -6,12 +6,15 @@ With the public data, which are no part of the repository:
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 from random import Random
 
+import jax
 import pytest
 import suite_files
 
+import qwen3
 from qwen3.eval import intervals, suite_report, verdicts
 from qwen3.eval.item_readers import LETTERS
 from qwen3.eval.suite_records import EvalSettings
@@ -30,6 +33,14 @@ GOLD = {
 VARIED = ("question", "premise")  # fields that make the questions differ
 
 
+@pytest.fixture(scope="module")
+def ignorant(model):
+    """Random weights, so large that the answer follows the question and not the letter alone."""
+    random = qwen3.create(model.config, seed=7, tokenizer=model.tokenizer)
+    random.params = jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, random.params)
+    return random
+
+
 def chances(suite, items):
     """The score that guessing gives, over all items."""
     sizes = [len(suite.options(i) if suite.kind == "choice" else i["options"]) for i in items]
@@ -42,14 +53,16 @@ def assert_at_chance(model, suite, data, out, limit=None):
     [row] = suite_report.rows([asked], "toy")
     chance = chances(suite, asked.items)
     assert row.score.low <= chance <= row.score.high, (row.score, chance)
-    assert len({record["extracted"] for record in asked.records.values()}) > 1
+    extracted = Counter(record["extracted"] for record in asked.records.values())
+    assert len(extracted) > 1, extracted
+    print(extracted.most_common(5))
     return row.score, chance
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_random_model_is_at_chance(name, model, tmp_path):
+def test_a_random_model_is_at_chance(name, ignorant, tmp_path):
     example = suite_files.EXAMPLES[name]
-    [row] = example.content
+    row = example.content[0]
     varied = next(field for field in VARIED if field in row)
     rows = [row | {varied: f"Number {i}?"} | GOLD[name](i) for i in range(80)]
     if name == "xcopa_base":
@@ -58,26 +71,29 @@ def test_a_random_model_is_at_chance(name, model, tmp_path):
             for i, row in enumerate(rows)
         ]
     suite_files.write(tmp_path, example._replace(content=rows))
-    assert_at_chance(model, SUITES[name], tmp_path, tmp_path / "out")
+    assert_at_chance(ignorant, SUITES[name], tmp_path, tmp_path / "out")
 
 
-def guessed(suite, items, seed):
-    """Share of items that a model which writes random letters gets right."""
-    random = Random(seed)
-    letters = [random.choice(LETTERS[: len(item["options"])]) for item in items]
-    answers = [f'So it is this.\n"answer": "{letter}"' for letter in letters]
-    found = [suite.score(item, answer) for item, answer in zip(items, answers, strict=True)]
-    assert [verdict.extracted for verdict in found] == letters
-    return intervals.share(int(sum(verdict.score for verdict in found)), len(items))
+def guessed(suite, items):
+    """Share of items that a model gets right which writes all letters equally often, at random."""
+    numbers = list(range(len(items)))
+    Random(0).shuffle(numbers)
+    pairs = [
+        (item, number % len(item["options"])) for item, number in zip(items, numbers, strict=True)
+    ]
+    verdicts_on = [
+        suite.score(item, f'So it is this.\n"answer": "{LETTERS[n]}"') for item, n in pairs
+    ]
+    assert [verdict.extracted for verdict in verdicts_on] == [LETTERS[n] for _, n in pairs]
+    return intervals.share(int(sum(verdict.score for verdict in verdicts_on)), len(items))
 
 
 @pytest.mark.parametrize("name", LETTERED)
 def test_random_letters_are_at_chance(name, tmp_path):
     suite = SUITES[name]
     suite_files.write(tmp_path, suite_files.EXAMPLES[name])
-    items = suite.items(tmp_path) * 300
-    share = guessed(suite, items, seed=len(name))
-    assert share.low <= chances(suite, items) <= share.high
+    items = suite.items(tmp_path) * 60
+    assert guessed(suite, items).value == pytest.approx(chances(suite, items))
 
 
 @pytest.fixture
@@ -89,14 +105,14 @@ def data():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*CHOICES, *LETTERED])
-def test_chance_on_public_data(name, data, model, tmp_path):
+def test_chance_on_public_data(name, data, ignorant, tmp_path):
     suite = SUITES[name]
     if not suite.present(data):
         pytest.skip(suite.wanted())
     if name in CHOICES:
-        print(name, *assert_at_chance(model, suite, data, tmp_path, limit=400))
+        print(name, *assert_at_chance(ignorant, suite, data, tmp_path, limit=400))
         return
     items = suite.items(data)
-    share, chance = guessed(suite, items, seed=0), chances(suite, items)
+    share, chance = guessed(suite, items), chances(suite, items)
     print(name, share, chance)
     assert share.low <= chance <= share.high

@@ -70,9 +70,9 @@ def judge():
     def reply(text):
         code = text.rpartition("Verdict ")[2][:6]
         if "[[A>>B]]" in text:
-            first, second = (text.split(f'<answer of="{name}">')[1] for name in "AB")
-            says_yes = [part.split("</answer>")[0].count("yes") for part in (first, second)]
-            is_first = says_yes[0] or (not says_yes[1] and "Red and blue." in first)
+            parts = [text.split(f'<answer of="{name}">')[1] for name in "AB"]
+            first, second = (part.split("</answer>")[0] for part in parts)
+            is_first = "yes" in first or ("yes" not in second and "Red and blue." in first)
             return f"Verdict {code}: [[{'A>>B' if is_first else 'B>>A'}]]"
         answer = text.split("<answer>\n")[1].split("\n</answer>")[0]
         word = "excellent" if "yes" in answer else "bad"

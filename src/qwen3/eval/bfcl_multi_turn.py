@@ -183,16 +183,19 @@ def _count_turns(messages: Messages) -> int:
 
 
 def steps_of(item: Item, messages: Messages) -> list[list[list[str]]]:
-    """By turn, by step, the calls as the official functions take them."""
+    """By turn, by step, the calls as the official functions take them.
+
+    A call may stand in OpenAI's wrapping {"function": {...}} or, as a model's turn is parsed, bare.
+    """
     names = {document["name"] for document in item["documents"]}
     turns: list[list[list[str]]] = []
     previous = ""
     for message in messages:
         if message["role"] == "user" and previous != "user":
             turns.append([])
-        calls = [as_text(call["function"], names) for call in message.get("tool_calls", [])]
+        calls = [call.get("function", call) for call in message.get("tool_calls", [])]
         if calls:
-            turns[-1].append(calls)
+            turns[-1].append([as_text(call, names) for call in calls])
         previous = message["role"]
     return turns
 

@@ -168,8 +168,10 @@ def outcome(
     completions = [*asked.completions, completion]
     try:
         more = follow(asked.item, messages)
-    except NoVerdict:  # what should have answered the model failed, not the model
-        more, verdict = None, Verdict(None)
+    except Exception as error:  # what should have answered the model failed, not the model
+        verdict = Verdict(None)
+        if not isinstance(error, NoVerdict):
+            log.exception("no verdict on %s: the other side of its dialogue failed", asked.item.id)
     else:
         if more:
             return Asked(asked.item, asked.sample, [*messages, *more], completions)
