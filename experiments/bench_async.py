@@ -1,30 +1,36 @@
-"""Asynchronous GRPO against lockstep, where sampler and trainer have a core each and take alike.
+"""Asynchronous GRPO against lockstep: a core for the sampler, a core for the trainer.
 
-Two emulated devices, each with one thread: the last one samples, the first one trains. A random
-model answers prompts of a task whose scores are a coin's, so that every group is trained on. The
-same settings run phase by phase (staleness 0) and with staleness 1 and 2, in turn, all in one
-process; steps an hour are by the median step without those that compile. `sampling` is the part of
-a lockstep step that waits for answers: near one half, overlapping could at best double the speed.
+Two emulated devices of one process: the last one samples, the first one trains. A random model
+answers prompts of a task whose scores are a coin's, so that every group is trained on. Lockstep
+(staleness 0) and staleness 1 and 2 run in turn; steps an hour are by the median step without those
+that compile. In lockstep of two processes with a core each, one of them waits at any time, so
+lockstep is held to one core here; the others have both, which the devices' threads share. (XLA's
+products on a CPU use all cores that a process has, whatever flags say.) `sampling` is the part of a
+lockstep step that waits for answers: near one half, overlapping could at best double the speed.
+
+With --reward the same three forms learn a small task from the same random model, a seed each, and
+the mean reward of the last quarter of their phases is printed with its 95% interval over phases.
 
 Command:   python experiments/bench_async.py [--steps 12] [--rounds 2] [--slots 8]
-Hardware:  two cores; some minutes.
+           python experiments/bench_async.py --reward 0 1 2 --steps 48
+Hardware:  two cores, both free for the first; some minutes each.
 Expected:  see docs/log/2026-11-30-asynchronous-rollouts.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
-    "intra_op_parallelism_threads=1"
-)
+FLAGS = "--xla_force_host_platform_device_count=2"
+CORES = os.sched_getaffinity(0)
 WARM = 3  # steps that compile, of each run
 
 
@@ -45,6 +51,22 @@ class Coin:
 
     def require(self) -> None:
         pass
+
+
+class Vowels(Coin):
+    """A task that is learnt in a few phases: an answer's share of vowels, up to one half."""
+
+    name, record = "vowels", dict[str, Any]()
+
+    def score(self, problem: Any, text: str) -> float:
+        return min(1.0, 2 * sum(text.count(vowel) for vowel in "aeiou") / max(len(text), 1))
+
+
+def use_cores(count: int) -> None:
+    """Hold all threads of this process to so many cores."""
+    cores = sorted(CORES)[:count]
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
 
 
 def settings(tokenizer: str, *, steps: int, slots: int, staleness: int) -> Any:
@@ -73,38 +95,42 @@ def settings(tokenizer: str, *, steps: int, slots: int, staleness: int) -> Any:
     )
 
 
+def learning(config: Any, seed: int) -> Any:
+    """The same settings for --reward: shorter answers to a task that can be learnt."""
+    from qwen3.config import OptimConfig
+    from qwen3.stages.prompts import Share
+
+    return dataclasses.replace(
+        config,
+        tasks=(Share("vowels"),),
+        optim=OptimConfig(peak=2e-3, schedule="constant", warmup=0),
+        sampling=dataclasses.replace(config.sampling, max_tokens=24),
+        length=48,
+        seed=seed,
+    )
+
+
 def measure(config: Any, folder: str) -> dict[str, list[float]]:
     """Metrics of each step after the first ones; `input_wait` is the share of waiting."""
     from qwen3.stages import grpo
 
     grpo.run(config, folder)
     lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-    names = ("seconds", "input_wait", "staleness_tokens", "staleness_most", "mismatch_abs")
+    names = ("seconds", "input_wait", "score", "staleness_tokens", "staleness_most", "mismatch_abs")
     return {name: [line.get(name, 0.0) for line in lines[WARM:]] for name in names}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--staleness", type=int, nargs="+", default=[1, 2], help="beside 0")
-    parser.add_argument("--slots", type=int, default=8, help="fewer slots: slower sampling")
-    arguments = parser.parse_args()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-    from qwen3 import rewards
-    from qwen3.data.tokenizer import Tokenizer
-
-    rewards.TASKS["coin"] = Coin()  # type: ignore[assignment]
-    values: dict[int, dict[str, list[float]]] = {0: {}, **{k: {} for k in arguments.staleness}}
-    with tempfile.TemporaryDirectory() as folder:
-        Tokenizer.train(["user assistant\n toss 0 1 2 3 4 5 6 7 8 9"] * 3, size=290).save(folder)
-        for number in range(arguments.rounds):
-            for staleness in values:
-                options = {"steps": arguments.steps, "slots": arguments.slots}
-                config = settings(folder, **options, staleness=staleness)
-                run = measure(config, f"{folder}/run{number}_{staleness}")
-                for name, more in run.items():
-                    values[staleness].setdefault(name, []).extend(more)
+def speed(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any) -> None:
+    """Print steps an hour of each form."""
+    values: dict[int, dict[str, list[float]]] = {staleness: {} for staleness in forms}
+    for number in range(arguments.rounds):
+        for staleness in forms:
+            use_cores(2 if staleness else 1)
+            options = {"steps": arguments.steps, "slots": arguments.slots}
+            config = settings(tokenizer, **options, staleness=staleness)
+            run = measure(config, f"{folder}/run{number}_{staleness}")
+            for name, more in run.items():
+                values[staleness].setdefault(name, []).extend(more)
     lockstep = statistics.median(values[0]["seconds"])
     sampling = statistics.mean(values[0]["input_wait"])  # a share of the step's time
     print(f"load {os.getloadavg()[0]:.1f}; sampling {sampling:.0%} of a lockstep step")
@@ -116,6 +142,44 @@ def main() -> None:
             f"of lockstep; tokens {means['staleness_tokens']:.2f} steps old, at most "
             f"{max(run['staleness_most']):.0f}; |log ratio| {means['mismatch_abs']:.4f}"
         )
+
+
+def rewards_of(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any) -> None:
+    """Print the reward that each form of each seed ends with."""
+    from qwen3.eval import intervals
+
+    options = {"steps": arguments.steps, "slots": arguments.slots}
+    for seed in arguments.reward:
+        for staleness in forms:
+            config = learning(settings(tokenizer, **options, staleness=staleness), seed)
+            scores = measure(config, f"{folder}/reward{seed}_{staleness}")["score"]
+            last = intervals.mean(scores[-arguments.steps // 4 :])
+            print(
+                f"seed {seed}, staleness {staleness}: reward {scores[0]:.3f} at first, at last "
+                f"{last.value:.3f} [{last.low:.3f}, {last.high:.3f}]",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--staleness", type=int, nargs="+", default=[1, 2], help="beside 0")
+    parser.add_argument("--slots", type=int, default=8, help="fewer slots: slower sampling")
+    parser.add_argument("--reward", type=int, nargs="+", default=[], help="seeds to learn with")
+    arguments = parser.parse_args()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from qwen3 import rewards
+    from qwen3.data.tokenizer import Tokenizer
+
+    rewards.TASKS |= {"coin": Coin(), "vowels": Vowels()}  # type: ignore[dict-item]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = f"{folder}/tokenizer"
+        Tokenizer.train(["user assistant\n toss 0 1 2 3 4 5 6 7 8 9"] * 3, size=290).save(tokenizer)
+        run = rewards_of if arguments.reward else speed
+        run(tokenizer, folder, [0, *arguments.staleness], arguments)
 
 
 if __name__ == "__main__":

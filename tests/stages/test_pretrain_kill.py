@@ -41,6 +41,7 @@ def both(tmp_path, moments, count, *settings):
     return kills
 
 
+@pytest.mark.slow  # tests/train/test_kill.py does the same to a toy model by default
 def test_killed_in_a_write_and_just_after_a_border(tmp_path):
     kills = both(tmp_path, [harness.while_writing(), harness.at_step(13)], 1)
     assert kills[0]["half_written"] and 13 <= kills[1]["step"] < 36
