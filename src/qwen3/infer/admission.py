@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from qwen3.infer import budget, slots
-from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.requests import MOST_STOP_IDS
 from qwen3.ops import sampling
@@ -47,14 +46,14 @@ def empty(count: int, width: int) -> slots.Admission:
     )
 
 
-def add(
-    new: slots.Admission, state: RequestState, prefix: CachedPrefix, slot: int
-) -> slots.Admission:
-    """`new` with one more request. Rows are written whole and counted last, so a request that
-    raises an exception leaves nothing behind.
+def add(new: slots.Admission, state: RequestState, source: int, slot: int) -> slots.Admission:
+    """`new` with one more request. source: its row of the prefilled batch.
+
+    Rows are written whole and counted last, so a request that raises an exception leaves nothing
+    behind.
     """
     i, request, sequence = int(new.count), state.request, state.sequence
-    new.slot[i], new.source[i] = slot, prefix.row
+    new.slot[i], new.source[i] = slot, source
     new.token[i], new.length[i] = sequence[-1], len(sequence) - 1
     new.tokens_left[i] = state.tokens_left
     new.seeds[i] = state.seeds

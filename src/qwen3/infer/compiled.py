@@ -55,8 +55,8 @@ def build(
     config: ModelConfig, execution: Execution, mesh: Mesh, block: int, experts: bool
 ) -> CompiledPrograms:
     """The programs, shared by engines with the same arguments. experts: record the routing."""
-    at = _shardings(config, execution, mesh)
-    within = functools.partial(_within, mesh)
+    at = shardings(config, execution, mesh)
+    in_mesh = functools.partial(within, mesh)
     place = functools.partial(_as_engine_wants, execution=execution)
 
     def new(slots: int, length: int) -> tuple[Slots, KVCache]:
@@ -89,13 +89,13 @@ def build(
         )
 
     state = (at.slots, at.kv_cache)
-    placed = within(jax.jit(place, out_shardings=at.engine))
+    placed = in_mesh(jax.jit(place, out_shardings=at.engine))
     return CompiledPrograms(
         place=lambda params: placed(jax.device_put(params, at.trainer)),
-        new=within(jax.jit(new, static_argnums=(0, 1), out_shardings=state)),
-        prefill=within(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
-        insert=within(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
-        decode=within(
+        new=in_mesh(jax.jit(new, static_argnums=(0, 1), out_shardings=state)),
+        prefill=in_mesh(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
+        insert=in_mesh(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
+        decode=in_mesh(
             jax.jit(
                 decode_block,
                 donate_argnums=(1, 2),
@@ -103,8 +103,8 @@ def build(
                 out_shardings=(*state, at.replicated),
             )
         ),
-        resize=within(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
-        release=within(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),
+        resize=in_mesh(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
+        release=in_mesh(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),
         shapes=shapes,
     )
 
@@ -127,7 +127,7 @@ def _as_engine_wants(params: Any, *, execution: Execution) -> Any:
     return params
 
 
-def _within(mesh: Mesh, function: Any) -> Callable[..., Any]:
+def within(mesh: Mesh, function: Any) -> Callable[..., Any]:
     """The jitted function, traced, lowered and run with the mesh ambient."""
 
     def ambient(method: Callable[..., Any]) -> Any:
@@ -142,7 +142,7 @@ def _within(mesh: Mesh, function: Any) -> Callable[..., Any]:
     return call
 
 
-def _shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Shardings:
+def shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Shardings:
     """ValueError for a mesh that divides positions, or that kv heads do not divide over."""
     if mesh.shape["context"] > 1:
         raise ValueError(f"generation does not divide positions: context {mesh.shape['context']}")

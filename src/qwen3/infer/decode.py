@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from qwen3.infer import budget, grammar
+from qwen3.infer import budget, grammar, kv_pages
 from qwen3.infer.budget import Array
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.mesh import constrain
@@ -19,6 +19,7 @@ from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import sampling
+from qwen3.ops.paged import Pages
 
 Carry: TypeAlias = tuple[jax.Array, Slots, KVCache, "DecodeOutput"]
 
@@ -69,6 +70,35 @@ def prefill(
     return output.cache.layers, None if output.router is None else output.router.ids_BTA
 
 
+def prefill_on(
+    params: Any,
+    config: ModelConfig,
+    rows: KVCache,
+    tokens_PT: jax.Array,
+    lengths_P: jax.Array,
+    starts_P: jax.Array,
+    *,
+    execution: Execution,
+) -> tuple[KVCache, jax.Array | None]:
+    """As `prefill`, for tokens that go on behind the starts_P tokens of `rows`, which has T empty
+    places more than it needs for those. Only the new places are given back.
+    """
+    count = tokens_PT.shape[1]
+    segments_PT = (jnp.arange(count) < lengths_P[:, None]).astype(jnp.int32)
+    output = transformer.forward(
+        params,
+        config,
+        tokens_PT,
+        None,
+        segments_PT,
+        cache=transformer.Cache(rows, starts_P),
+        execution=execution,
+    )
+    assert output.cache is not None  # one was given
+    new = kv_pages.new_places(output.cache.layers, starts_P, count)
+    return new, None if output.router is None else output.router.ids_BTA
+
+
 def decode_steps(
     params: Any,
     config: ModelConfig,
@@ -80,6 +110,7 @@ def decode_steps(
     finish: jax.Array,
     grammar_SW: jax.Array | None = None,
     *,
+    pages: Pages | None = None,
     block: int,
     execution: Execution,
     experts: bool = False,
@@ -87,7 +118,8 @@ def decode_steps(
 ) -> tuple[Slots, KVCache, DecodeOutput]:
     """Up to min(most, block) tokens for every active slot, until `finish` slots have finished.
 
-    No slot may outgrow the cache: most <= its length - the longest active row. block is static,
+    No slot may outgrow the cache: most <= its length - the longest active row. pages: whose they
+    are where the KV cache is paged; then a slot has pages for `most` more tokens. block is static,
     most and finish are not, so one program serves all calls. grammar_SW: uint32, the tokens that
     grammars allow next, see `grammar.words`; it holds for one token, so most must be 1 then.
     alternatives: how many of the most likely tokens to record beside each.
@@ -96,7 +128,8 @@ def decode_steps(
 
     def step(slots: Slots, kv_cache: KVCache) -> tuple[Slots, KVCache, DecodeOutput]:
         limits = SamplingLimits(tables, allowed_V, grammar_SW)
-        return _step(params, config, slots, kv_cache, limits, execution, experts, alternatives)
+        cache = transformer.Cache(kv_cache, slots.length, pages)
+        return _step(params, config, slots, cache, limits, execution, experts, alternatives)
 
     block_output = jax.tree.map(
         lambda x: jnp.zeros((block, *x.shape), x.dtype), jax.eval_shape(step, slots, kv_cache)[2]
@@ -122,7 +155,7 @@ def _step(
     params: Any,
     config: ModelConfig,
     slots: Slots,
-    kv_cache: KVCache,
+    cache: transformer.Cache,
     limits: SamplingLimits,
     execution: Execution,
     experts: bool,
@@ -136,7 +169,7 @@ def _step(
         slots.token[:, None],
         None,
         active[:, None].astype(jnp.int32),
-        cache=transformer.Cache(kv_cache, slots.length),
+        cache=cache,
         execution=execution,
     )
     assert output.cache is not None  # one was given

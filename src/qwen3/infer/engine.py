@@ -5,14 +5,14 @@
     engine.update(new_params, version=1)
 
 The host only schedules. Each `step` is one scheduling point: it admits waiting requests to free
-slots in their order (a finished answer's slot is refilled at once), fits the KV cache to the
-longest sequence, preempts the youngest requests where long caches leave fewer slots, and has the
-device decode a block of tokens. A preempted request waits again and is prefilled with what it has
-so far. An answer's ids depend on its request only, not on slots, order, blocks or preemption.
+slots in their order (a finished answer's slot is refilled at once), makes room in the KV caches,
+preempts the youngest requests where there is none, and has the device decode a block of tokens. A
+preempted request waits again and is prefilled with what it has so far. An answer's ids depend on
+its request only, not on slots, order, blocks, pages or preemption.
 
-The KV cache and the device's decode state live in `slot_table` (as pure functions in `slots` and
-`decode`), prefilled prompts in `prefix_cache`, the lengths of caches in `cache_lengths`, and the
-host's side of a request in `request_state`.
+KV caches have one of two forms behind one interface (`kv_caches`): rows of one length for all slots
+(`row_caches`), or pages (`paged_caches`). The device's programs are pure functions in `slots`,
+`decode` and `kv_pages`, and the host's side of a request is in `request_state`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,16 +31,19 @@ from qwen3 import hosts
 from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer import cache_lengths, compiled
+from qwen3.infer import compiled
 from qwen3.infer.interrupts import uninterrupted
-from qwen3.infer.prefix_cache import CachedPrefix, PrefixCache
+from qwen3.infer.kv_caches import CacheSettings, KVCaches
+from qwen3.infer.paged_caches import PagedCaches
 from qwen3.infer.request_state import Ending, RequestState, TokenChunk
 from qwen3.infer.requests import Completion, Request, check_request
-from qwen3.infer.slot_table import SlotTable
+from qwen3.infer.row_caches import RowCaches
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 
 logger = logging.getLogger(__name__)
+
+CACHES: dict[str, Callable[..., KVCaches]] = {"rows": RowCaches, "paged": PagedCaches}
 
 
 class Engine:
@@ -56,7 +59,12 @@ class Engine:
         execution: None for that of the mesh's platform.
         cache_tokens: places in the KV caches of all slots together, default slots x the longest;
             `bytes_per_token` tells what one takes.
-        buckets: growing KV cache lengths; None for `cache_lengths.default_buckets`.
+        cache: "rows": KV caches of one length for all slots, which follows the longest sequence;
+            "paged": every sequence takes the pages that it uses.
+        buckets: growing lengths of rows; None for `cache_lengths.default_buckets`.
+        page_size: places of a page, a power of two; None for 32.
+        chunk: most tokens of a prompt that are prefilled into pages between two decode calls, a
+            power of two; None for 512.
         block: maximum decode steps per device call, i.e. between two scheduling points.
         seed: of the random numbers of requests without a seed of their own.
         version: of the parameters, e.g. the optimizer step.
@@ -76,7 +84,10 @@ class Engine:
         mesh: Mesh | None = None,
         execution: Execution | None = None,
         cache_tokens: int | None = None,
+        cache: str = "rows",
         buckets: Sequence[int] | None = None,
+        page_size: int | None = None,
+        chunk: int | None = None,
         block: int = 32,
         seed: int = 0,
         version: int = 0,
@@ -89,6 +100,8 @@ class Engine:
                 raise ValueError(f"{name} {value}: wanted at least 1")
         if record_experts and not config.moe:
             raise ValueError(f"{config.name} has no experts to record")
+        if config.scalar_head:
+            raise ValueError(f"{config.name} is a reward model: it scores answers and writes none")
         self.config, self.tokenizer = config, tokenizer
         self.max_length, self.block, self.seed = max_length, block, seed
         self.version, self.record_experts, self.refill = version, record_experts, refill
@@ -98,35 +111,39 @@ class Engine:
         self.execution = execution.replace(
             outputs_first=meshes.platform(self.mesh) == "cpu" and not execution.scan
         )
-        self.cache_lengths = self._cache_lengths(slots, cache_tokens, buckets)
-        if config.scalar_head:
-            raise ValueError(f"{config.name} is a reward model: it scores answers and writes none")
-        self.slots = self.cache_lengths.slots
-        self.compiled = compiled.build(config, self.execution, self.mesh, block, record_experts)
-        self.params = self.compiled.place(params)
-        self.slot_table = SlotTable(self.compiled, self.cache_lengths, tokenizer, config.vocab)
-        self.prefix_cache = PrefixCache(
-            self.compiled, self.cache_lengths, record_experts=record_experts
-        )
         self.waiting: deque[RequestState] = deque()
         self.arrivals = itertools.count()
         self.stats: Counter[str] = Counter()
+        forms = {"rows": {"buckets": buckets}, "paged": {"page_size": page_size, "chunk": chunk}}
+        self.caches = self._caches(cache, forms, slots=slots, cache_tokens=cache_tokens)
+        self.slots = self.caches.slots
+        self.params = self.caches.place(params)
 
-    def _cache_lengths(
-        self, slots: int, cache_tokens: int | None, buckets: Sequence[int] | None
-    ) -> cache_lengths.CacheLengths:
+    def _caches(
+        self, cache: str, forms: dict[str, dict[str, Any]], *, slots: int, cache_tokens: int | None
+    ) -> KVCaches:
+        if cache not in CACHES:
+            raise ValueError(f"cache {cache!r}: wanted one of {', '.join(CACHES)}")
+        for form, options in forms.items():
+            for name, value in options.items():
+                if form != cache and value is not None:
+                    raise ValueError(f"{name} {value} is for cache={form!r}, not {cache!r}")
         ways = compiled.batch_ways(self.mesh)
-        slots = -(-slots // ways) * ways
-        buckets = cache_lengths.check_buckets(buckets, self.max_length)
-        is_splash = self.execution.attention == "splash"
-        return cache_lengths.CacheLengths(
-            slots,
-            ways,
-            buckets,
-            cache_tokens or slots * buckets[-1],
-            self.block,
-            smallest_prefill=cache_lengths.narrowest_prefill(buckets, is_splash),
+        settings = CacheSettings(
+            self.config,
+            self.execution,
+            self.mesh,
+            self.tokenizer,
+            slots=-(-slots // ways) * ways,
+            max_length=self.max_length,
+            cache_tokens=cache_tokens,
+            block=self.block,
+            record_experts=self.record_experts,
+            refill=self.refill,
+            waiting=self.waiting,
+            stats=self.stats,
         )
+        return CACHES[cache](settings, **forms[cache])
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """A completion for each request, in their order. ValueError for one that cannot be served,
@@ -183,7 +200,7 @@ class Engine:
                 )
             )
         for state in states:
-            self.prefix_cache.wait(state)
+            self.caches.wait(state)
         self.waiting.extend(states)
         return states
 
@@ -197,9 +214,9 @@ class Engine:
         """New weights of the same shapes, from the next token on. Unfinished answers keep their
         KV caches; each token's version tells which weights generated it.
         """
-        self.params = self.compiled.place(params)
+        self.params = self.caches.place(params)
         self.version = version
-        self.prefix_cache.clear()
+        self.caches.clear()
 
     @property
     def bytes_per_token(self) -> int:
@@ -209,8 +226,13 @@ class Engine:
 
     @property
     def active(self) -> int:
-        """How many slots are taken."""
-        return len(self.slot_table.requests)
+        """How many requests are being worked on."""
+        return self.caches.active
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the KV caches of all slots as they are now."""
+        return self.caches.places * self.bytes_per_token
 
     def step(self) -> None:
         """One scheduling point: admit waiting requests, then decode up to `block` tokens a slot.
@@ -221,83 +243,30 @@ class Engine:
         """
         hosts.alive()
         with uninterrupted():
-            admitted = self._select()
             try:
-                self._admit(admitted)
-                if self.active:
+                self._fail(self.caches.schedule(self.params))
+                if self.caches.requests:
                     self._decode()
             except Exception as error:
-                self._restart(admitted, error)
+                self._restart(error)
 
     def warm_up(self, prompts: Sequence[int] = (1,)) -> None:
         """Compile all there is to run for prompts of these lengths: nothing is compiled later.
 
-        ValueError while requests are being worked on. Compiles a decode program for each cache
-        length, a prefill program for each different prefill width, and an insert program for each
-        pair of them.
+        ValueError while requests are being worked on. See `warm_up` of `row_caches` and
+        `paged_caches` for the programs.
         """
         if self.active or self.waiting:
             raise ValueError(f"{self.active + len(self.waiting)} requests are being worked on")
-        if self.cache_lengths.tight:  # a preempted answer is prefilled with what it has so far
-            prompts = range(1, self.max_length + 1)
-        widths = sorted({self.cache_lengths.prefill_width(length - 1) for length in prompts})
-        self.slot_table.warm_up(self.params, self.prefix_cache.warm_up(self.params, widths))
-
-    def _select(self) -> list[RequestState]:
-        """Take from the queue, in order, the requests that slots and memory allow."""
-        longest, current = self.slot_table.longest, self.slot_table.cache_length
-        selected: list[RequestState] = []
-        if self.refill or not self.active:
-            while self.waiting:
-                longest = max(longest, len(self.waiting[0].sequence))
-                length = self.cache_lengths.target(longest, current)
-                if self.active + len(selected) >= self.cache_lengths.slots_at(length):
-                    break
-                selected.append(self.waiting.popleft())
-        return selected
-
-    def _admit(self, selected: Sequence[RequestState]) -> None:
-        """Prefill the selected requests and put them into slots of a KV cache that fits."""
-        self._fit(max([self.slot_table.longest, *(len(state.sequence) for state in selected)]))
-        count, errors = self.prefix_cache.prefill(self.params, selected, self.waiting)
-        self.stats["prefills"] += count
-        self._fail({state: errors[state.key] for state in selected if state.key in errors})
-        batches: dict[int, list[tuple[RequestState, CachedPrefix]]] = {}
-        for state in selected:
-            if not state.done:
-                prefix = self.prefix_cache.entries[state.key]
-                batches.setdefault(id(prefix.kv_cache), []).append((state, prefix))
-        for batch in batches.values():
-            failures = self.slot_table.insert(batch)
-            self.stats["admitted"] += len(batch) - len(failures)
-            self._fail(dict(failures))
-        for state in selected:
-            self.prefix_cache.leave(state)
-
-    def _fit(self, longest: int) -> None:
-        """KV caches of the right length. Where that leaves too few slots, the youngest answers are
-        preempted: they wait again.
-        """
-        length = self.cache_lengths.target(longest, self.slot_table.cache_length)
-        if length == self.slot_table.cache_length:
-            return
-        for state in self.slot_table.preempt(length):
-            self.waiting.appendleft(state)
-            self.prefix_cache.wait(state)
-            self.stats["preemptions"] += 1
-        self.slot_table.resize(length)
-        self.stats["resizes"] += 1
+        self.caches.warm_up(self.params, prompts)
 
     def _decode(self) -> None:
         """Decode a block, hand each request its tokens and finish those at their end."""
-        slots = len(self.slot_table.states)
-        # With work waiting, come back once a sixteenth of the slots is free again.
-        finish = max(1, slots // 16) if self.waiting and self.refill else slots
-        output, active = self.slot_table.decode(self.params, finish)
+        output, active = self.caches.decode(self.params, refill=bool(self.waiting) and self.refill)
         self.stats["blocks"] += 1
         endings: dict[RequestState, Ending] = {}
         failures: dict[RequestState, Exception] = {}
-        for state in self.slot_table.requests:
+        for state in self.caches.requests:
             try:
                 count, ending = state.take(output, self.version, active=bool(active[state.slot]))
             except Exception as error:
@@ -315,17 +284,11 @@ class Engine:
         """Complete requests and free their slots. active: bool [slots] of those that the device
         still works on, None for all.
         """
-        freed = []
         for state, ending in endings.items():
             state.finish(ending)
-            if state.slot is not None:
-                freed.append(state.slot)
-                state.slot = None
-            else:
-                self.prefix_cache.leave(state)
-                if state in self.waiting:
-                    self.waiting.remove(state)
-        self.slot_table.free(freed, active)
+            if state.slot is None and state in self.waiting:
+                self.waiting.remove(state)
+        self.caches.finish(list(endings), active)
 
     def _fail(self, failures: dict[RequestState, Exception]) -> None:
         """End requests as "abort", each with the text of its error."""
@@ -333,17 +296,14 @@ class Engine:
             logger.error("a request failed", exc_info=error)
         self._finish({state: _aborted(error) for state, error in failures.items()})
 
-    def _restart(self, admitted: Sequence[RequestState], error: Exception) -> None:
+    def _restart(self, error: Exception) -> None:
         """After an error of the device: abort what was being worked on, and begin with empty slots
         and KV caches. Waiting requests stay queued.
         """
         logger.error("a step failed; its requests are aborted", exc_info=error)
-        lost = [state for state in (*admitted, *self.slot_table.requests) if not state.done]
-        for state in lost:
-            self.prefix_cache.leave(state)
-            state.slot = None
-            state.finish(_aborted(error))
-        self.slot_table.reset()
+        for state in self.caches.reset():
+            if not state.done:
+                state.finish(_aborted(error))
 
 
 def _aborted(error: Exception) -> Ending:

@@ -71,6 +71,12 @@ class RequestState:
         # uint32 [words]: the tokens that the request's grammar allows next; None without one.
         self.allowed = None if self.matcher is None else self.matcher.allowed()
         self.slot: int | None = None  # where it is decoded; None while it waits and at its end
+        # Where a paged KV cache has it, see `page_cache`.
+        self.shard: int | None = None  # of the mesh's batch axes; None while it waits
+        self.pages: list[int] = []  # in the shard's pool
+        self.copies: list[tuple[int, int]] = []  # for the next decode call: which of them, of what
+        self.generation = 0  # of the weights that its first page is of
+        self.keys: list[bytes] | None = None  # of the pages of all tokens but the last
         self.expert_ids: list[np.ndarray] = []  # [tokens, L, A] of each block, where recorded
 
     @property

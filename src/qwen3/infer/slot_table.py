@@ -5,7 +5,8 @@ KV caches are donated to every program that changes them; this is the only place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import abc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,70 @@ from qwen3.infer.requests import MOST_ALTERNATIVES
 from qwen3.infer.slots import KVCache, Slots
 
 
-class SlotTable:
+class SlotRequests(abc.ABC):
+    """Which request each slot serves. release: the program that stops slots."""
+
+    slots: Slots  # the device's state
+
+    def __init__(self, release: Callable[..., Slots], tokenizer: Tokenizer | None, vocab: int):
+        self.release = release
+        self.states: list[RequestState | None] = []  # the request in each slot
+        self.budget_tables = jax.device_put(budget.tables(tokenizer, vocab))
+        allowed = np.ones(vocab, bool) if tokenizer is None else ~tokenizer.never_sampled(vocab)
+        self.allowed = jax.device_put(allowed)  # bool [V]: ids that may be sampled
+
+    @property
+    def requests(self) -> list[RequestState]:
+        """The requests that are being decoded, in the order of their slots."""
+        return [state for state in self.states if state is not None]
+
+    @property
+    @abc.abstractmethod
+    def steps(self) -> int:
+        """Most tokens that the next decode call may generate in a slot."""
+
+    @abc.abstractmethod
+    def _decode(
+        self, params: Any, most: int, finish: int, allowed: np.ndarray | None, **options: int
+    ) -> DecodeOutput: ...
+
+    def decode(self, params: Any, finish: int) -> tuple[DecodeOutput, np.ndarray]:
+        """A block of tokens, or less once `finish` slots have finished: (what was generated, bool
+        [slots]: which slots the device would go on with), on the host.
+        """
+        alternatives = max((state.request.alternatives for state in self.requests), default=0)
+        # One more program, not one for each number of alternatives.
+        options = {"alternatives": MOST_ALTERNATIVES} if alternatives else {}
+        allowed = self._grammars()
+        # What a grammar lets follow is known once the next token is.
+        most = self.steps if allowed is None else 1
+        output = self._decode(params, most, finish, allowed, **options)
+        return jax.device_get((output, self.slots.active))
+
+    def _grammars(self) -> np.ndarray | None:
+        """uint32 [S, words]: the tokens that each slot's grammar allows next; None for no grammar
+        in any slot.
+        """
+        if not any(state.allowed is not None for state in self.requests):
+            return None
+        rows = np.full((len(self.states), grammar.words(len(self.allowed))), grammar.ALL)
+        for state in self.requests:
+            if state.allowed is not None:
+                rows[state.slot] = state.allowed
+        return rows
+
+    def free(self, slots: Sequence[int], active: np.ndarray | None = None) -> None:
+        """Take these slots' requests away. active: bool [slots] of what the device still works on,
+        None for all.
+        """
+        keep = np.ones(len(self.states), bool)
+        for slot in slots:
+            keep[slot], self.states[slot] = False, None
+        if (~keep & (True if active is None else active)).any():
+            self.slots = self.release(self.slots, keep)
+
+
+class SlotTable(SlotRequests):
     """The requests in the slots, and the programs that decode them."""
 
     def __init__(
@@ -32,25 +96,17 @@ class SlotTable:
         tokenizer: Tokenizer | None,
         vocab: int,
     ):
+        super().__init__(compiled.release, tokenizer, vocab)
         self.compiled, self.cache_lengths = compiled, cache_lengths
-        self.budget_tables = jax.device_put(budget.tables(tokenizer, vocab))
-        allowed = np.ones(vocab, bool) if tokenizer is None else ~tokenizer.never_sampled(vocab)
-        self.allowed = jax.device_put(allowed)  # bool [V]: ids that may be sampled
         self.reset()
 
     def reset(self) -> None:
         """Empty slots with new KV caches of the shortest length."""
         self.cache_length = self.cache_lengths.buckets[0]
         count = self.cache_lengths.slots_at(self.cache_length)
-        self.states: list[RequestState | None] = [None] * count  # the request in each slot
-        self.slots: Slots
+        self.states = [None] * count
         self.kv_cache: KVCache = ()  # the old one is freed before the new one is allocated
         self.slots, self.kv_cache = self.compiled.new(count, self.cache_length)
-
-    @property
-    def requests(self) -> list[RequestState]:
-        """The requests that are being decoded, in the order of their slots."""
-        return [state for state in self.states if state is not None]
 
     @property
     def longest(self) -> int:
@@ -70,7 +126,7 @@ class SlotTable:
         for state, prefix in batch:
             slot = free[int(new.count)]
             try:
-                new = admission.add(new, state, prefix, slot)
+                new = admission.add(new, state, prefix.row, slot)
             except Exception as error:
                 failures.append((state, error))
                 continue
@@ -83,31 +139,9 @@ class SlotTable:
         )
         return failures
 
-    def decode(self, params: Any, finish: int) -> tuple[DecodeOutput, np.ndarray]:
-        """A block of tokens, or less once `finish` slots have finished: (what was generated, bool
-        [slots]: which slots the device would go on with), on the host.
-        """
-        most = min(self.cache_lengths.block, self.cache_length - self.longest + 1)
-        allowed = self._grammars()
-        if allowed is not None:
-            most = 1  # what may follow is known once the next token is
-        alternatives = max((state.request.alternatives for state in self.requests), default=0)
-        # One more program, not one for each number of alternatives.
-        options = {"alternatives": MOST_ALTERNATIVES} if alternatives else {}
-        output = self._decode(params, most, finish, allowed, **options)
-        return jax.device_get((output, self.slots.active))
-
-    def _grammars(self) -> np.ndarray | None:
-        """uint32 [S, words]: the tokens that each slot's grammar allows next; None for no grammar
-        in any slot.
-        """
-        if not any(state.allowed is not None for state in self.requests):
-            return None
-        rows = np.full((len(self.states), grammar.words(len(self.allowed))), grammar.ALL)
-        for state in self.requests:
-            if state.allowed is not None:
-                rows[state.slot] = state.allowed
-        return rows
+    @property
+    def steps(self) -> int:
+        return min(self.cache_lengths.block, self.cache_length - self.longest + 1)
 
     def _decode(
         self,
@@ -163,16 +197,6 @@ class SlotTable:
         for slot, state in enumerate(self.states):
             if state is not None:
                 state.slot = slot
-
-    def free(self, slots: Sequence[int], active: np.ndarray | None = None) -> None:
-        """Take these slots' requests away. active: bool [slots] of what the device still works on,
-        None for all.
-        """
-        keep = np.ones(len(self.states), bool)
-        for slot in slots:
-            keep[slot], self.states[slot] = False, None
-        if (~keep & (True if active is None else active)).any():
-            self.slots = self.compiled.release(self.slots, keep)
 
     def warm_up(self, params: Any, prefilled: Sequence[tuple[int, KVCache]]) -> None:
         """Run every program once per cache length; prefilled: (width, KV cache) of each batch."""

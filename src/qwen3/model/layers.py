@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import attention, dual_chunk, mlp, norm, rope, transport
+from qwen3.ops import attention, dual_chunk, mlp, norm, paged, rope, transport
 from qwen3.ops.linear import linear
 
 
@@ -30,13 +30,16 @@ class Positions(NamedTuple):
     index_BT: jax.Array | None  # int32 slot of each token in the KV cache; None: no cache
     cos_BTh: jax.Array  # fp32, h = H / 2
     sin_BTh: jax.Array
+    pages: paged.Pages | None = None  # of a cache that is a list of pages
 
 
 class LayerCache(NamedTuple):
-    """The KV cache of one layer, each array laid out for products with few queries."""
+    """The KV cache of one layer, each array laid out for products with few queries: a row a
+    sequence, or M pages of P places (see `ops.paged`).
+    """
 
-    keys: jax.Array  # [B, K, H, S], rotated to their positions
-    values: jax.Array  # [B, K, S, H]
+    keys: jax.Array  # [B, K, H, S] or [M, K, H, P], rotated to their positions
+    values: jax.Array  # [B, K, S, H] or [M, K, P, H]
 
 
 def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
@@ -136,6 +139,8 @@ class Attention(nn.Module):
             )
             return o_BTNH, stacked(k_BTKH, v_BTKH)
         assert at.index_BT is not None  # `forward` sets it with a cache
+        if at.pages is not None:
+            return append((q_BTNH,), k_BTKH, v_BTKH, at, cache)
         cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
         return attention.cached(q_BTNH, cache.keys, cache.values, q_index_BT=at.index_BT), cache
 
@@ -156,6 +161,15 @@ class Attention(nn.Module):
             return rope.rotate(x, *rope.cos_sin(positions_BT, inverse_frequencies, scale))
 
         k_BTKH = rotate(k_BTKH, at.positions_BT % settings.chunk)
+        if cache is not None and at.pages is not None:
+            towards = dual_chunk.query_positions(
+                at.positions_BT,
+                train_length=settings.train_length,
+                chunk=settings.chunk,
+                variant=settings.variant,
+            )
+            queries = tuple(rotate(q_BTNH, positions_BT) for positions_BT in towards)
+            return append(queries, k_BTKH, v_BTKH, at, cache, settings.chunk)
         if cache is None:
             new_cache, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
             k_positions_BS, index_T = at.positions_BT, jnp.arange(q_BTNH.shape[1])
@@ -183,6 +197,29 @@ class Attention(nn.Module):
             variant=settings.variant,
         )
         return o_BTNH, new_cache
+
+
+def append(
+    queries: tuple[jax.Array, ...],
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    at: Positions,
+    cache: LayerCache,
+    chunk: int | None = None,
+) -> tuple[jax.Array, LayerCache]:
+    """One new token a sequence into a list of pages, and its attention. See `paged.append`."""
+    assert at.pages is not None and at.index_BT is not None and at.segments_BT is not None
+    o_BTNH, keys, values = paged.append(
+        queries,
+        k_BTKH,
+        v_BTKH,
+        *cache,
+        at.pages,
+        index_B=at.index_BT[:, 0],
+        active_B=at.segments_BT[:, 0] != 0,
+        chunk=chunk,
+    )
+    return o_BTNH, LayerCache(keys, values)
 
 
 def stacked(k_BTKH: jax.Array, v_BTKH: jax.Array) -> LayerCache:

@@ -18,7 +18,7 @@ from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution, rematerialise
 from qwen3.model.layers import Block, LayerCache, Positions, frequencies
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import norm, rope
+from qwen3.ops import norm, paged, rope
 from qwen3.ops.transport import MoeStats
 
 Params: TypeAlias = dict[str, Any]  # the tree above
@@ -31,6 +31,7 @@ class Cache(NamedTuple):
     # each in place).
     layers: LayerCache | tuple[LayerCache, ...]
     lengths_B: jax.Array  # int32
+    pages: paged.Pages | None = None  # where arrays are lists of pages: one new token a row
 
 
 class Output(NamedTuple):
@@ -166,6 +167,8 @@ def forward(
     if positions_BT is None:
         positions_BT = _count(tokens_BT, segments_BT) if index_BT is None else index_BT
     at = _positions(config, positions_BT, segments_BT, index_BT)
+    if cache is not None:
+        at = at._replace(pages=cache.pages)
 
     with jax.named_scope("embed"):
         embed_VD = gathered(params["embed"], execution.dtype, "vocab", "embed")
@@ -175,7 +178,7 @@ def forward(
     )
     if cache is not None:
         new_tokens = tokens_BT.shape[1] if segments_BT is None else (segments_BT != 0).sum(axis=1)
-        cache = Cache(layers, cache.lengths_B + new_tokens)
+        cache = Cache(layers, cache.lengths_B + new_tokens, cache.pages)
     elif "cache" in collect:
         real_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT != 0
         cache = Cache(layers, real_BT.sum(axis=1).astype(jnp.int32))

@@ -1,0 +1,319 @@
+"""Who has which pages: prompts are prefilled into them in chunks, and prefixes are shared.
+
+The samples of a prompt (GRPO's group) and the turns of a dialogue share the prefill of what they
+have in common: each page of tokens is prefilled once and kept after use, until its place is needed.
+A page that an answer goes on behind is its own: the first one to come takes over the page itself,
+any other a copy, which the next decode call makes. A long prompt is prefilled a chunk at a time
+between decode calls, which it does not hold up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qwen3.infer.kv_pages import NO_PAGE
+from qwen3.infer.page_layout import PageLayout
+from qwen3.infer.page_pool import PagePool, page_keys
+from qwen3.infer.prefix_cache import ROWS
+from qwen3.infer.request_state import RequestState
+
+
+class Chunk(NamedTuple):
+    """Tokens of one request that are prefilled next."""
+
+    state: RequestState
+    start: int  # tokens before them
+    tokens: list[int]
+    pages: list[int]  # where they go
+
+
+class Progress(NamedTuple):
+    """What one call of `PageCache.advance` did."""
+
+    ready: list[RequestState]  # requests that can be decoded now, with pages of their own
+    begun: int  # prompts of which the first chunk was prefilled
+    shards: set[int | None]  # where anything was prefilled
+    errors: dict[RequestState, Exception]  # of requests that failed
+
+
+class PageCache:
+    """The page pools of all shards, and the requests that are being prefilled.
+
+    prefill: (parameters, tokens, lengths, pages, starts and prefix or nothing) -> experts or None,
+    which changes the device's pool.
+    """
+
+    def __init__(self, layout: PageLayout, prefill: Callable[..., Any], *, record_experts: bool):
+        self.layout, self.prefill, self.record_experts = layout, prefill, record_experts
+        self.reset()
+
+    def reset(self) -> None:
+        """Empty pools, and nothing being prefilled."""
+        layout = self.layout
+        self.pools = [PagePool(layout.most, layout.width) for _ in range(layout.batch_ways)]
+        self.filling: list[RequestState] = []
+        self.generation = 0  # of the weights; pages that older ones wrote are not shared
+
+    def clear(self) -> None:
+        """Forget what old weights prefilled; the requests that were being prefilled begin again."""
+        self.generation += 1
+        for state in self.filling:
+            self.leave(state)
+            state.generation = self.generation
+        for pool in self.pools:
+            pool.clear()
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def fits(self, state: RequestState, shard: int, decoding: int) -> bool:
+        """Whether a shard has pages for a request, and for those that are decoded to go on."""
+        pool, filling = self.pools[shard], [s for s in self.filling if s.shard == shard]
+        if not decoding and not filling:
+            return True
+        missing = sum(len(self._keys(other)) for other in (*filling, state))
+        growth = self.layout.pages_of(self.layout.block)
+        missing += growth * (decoding + len(filling) + 1)
+        held = {page for other in filling for page in other.pages}
+        return pool.available + len(held - pool.owned) >= missing
+
+    def begin(self, state: RequestState, shard: int) -> None:
+        """Prefill a request from the next `advance` on."""
+        state.shard, state.generation = shard, self.generation
+        self.filling.append(state)
+
+    def leave(self, state: RequestState) -> None:
+        """Give back all pages of a request. No harm if called again."""
+        if state.shard is None:
+            return
+        pool = self.pools[state.shard]
+        self.copied(state)
+        if state not in self.filling:
+            pool.owned.difference_update(state.pages)
+        pool.release(reversed(state.pages))  # the ends of prefixes are given up first
+        state.pages = []
+
+    def copied(self, state: RequestState) -> None:
+        """Give back the pages that a decode call has copied for a request."""
+        if state.shard is not None:
+            own = state.pages
+            self.pools[state.shard].release(page for i, page in state.copies if page != own[i])
+        state.copies = []
+
+    def end(self, state: RequestState) -> None:
+        """Take a request out, with its whole pages left for others to find."""
+        if state.shard is None:
+            return
+        if state.generation == self.generation and state.completion.error is None:
+            size, pool = self.layout.page_size, self.pools[state.shard]
+            stored = state.sequence[: (len(state.sequence) - 1) // size * size]
+            experts = np.concatenate(state.expert_ids) if state.expert_ids else None
+            for i, key in enumerate(page_keys(stored, size)[: len(state.pages)]):
+                chosen = None if experts is None else experts[i * size : (i + 1) * size]
+                pool.register(key, state.pages[i], chosen)
+        self.leave(state)
+        if state in self.filling:
+            self.filling.remove(state)
+        state.shard, state.keys = None, None
+
+    def reserve(self, state: RequestState, steps: int) -> bool:
+        """Pages for so many more tokens of a request that is decoded; False where too few are
+        left.
+        """
+        assert state.shard is not None
+        pool = self.pools[state.shard]
+        tokens = len(state.sequence) - 1 + min(steps, state.tokens_left)
+        first = len(state.pages)
+        taken = pool.take(max(self.layout.pages_of(tokens) - first, 0))
+        if taken is None:
+            return False
+        pool.owned.update(taken)
+        state.pages += taken
+        # A copy of itself: it is zeroed, as it has no token yet.
+        state.copies += enumerate(taken, first)
+        return True
+
+    def shrink(self, decoded: Sequence[RequestState]) -> np.ndarray | None:
+        """Shorter pools where the pages that are used leave an eighth to spare: int32, which page
+        of the old ones stands at each place. None where they stay.
+        """
+        layout = self.layout
+        used = max(pool.used for pool in self.pools)
+        width = layout.width(min(used + used // 8, layout.most))
+        if width >= self.width:
+            return None
+        source = np.tile(np.arange(width, dtype=np.int32), (len(self.pools), 1))
+        for shard, pool in enumerate(self.pools):
+            moved = pool.shrink(min(width, pool.width))
+            source[shard, list(moved.values())] = list(moved)
+            for state in (*self.filling, *decoded):
+                if state.shard == shard:
+                    state.pages = [moved.get(page, page) for page in state.pages]
+        return source.reshape(-1)
+
+    @property
+    def width(self) -> int:
+        """Pages that the pool of each shard must have."""
+        return self.layout.width(max(pool.width for pool in self.pools))
+
+    # --- prefill ---------------------------------------------------------------------------------
+
+    def advance(self, params: Any) -> Progress:
+        """Prefill one chunk of each prompt. What another request prefills is waited for."""
+        chunks: list[Chunk] = []
+        claimed: set[tuple[int | None, bytes]] = set()
+        for state in sorted(self.filling, key=lambda state: state.arrival):
+            if not self._match(state):
+                key = (state.shard, self._keys(state)[len(state.pages)])
+                chunk = None if key in claimed else self._chunk(state)
+                if chunk is not None:
+                    claimed.add(key)
+                    chunks.append(chunk)
+        errors = self._run(params, chunks)
+        candidates = [state for state in self.filling if state not in errors]
+        return Progress(
+            ready=[state for state in candidates if self._match(state) and self._own(state)],
+            begun=sum(chunk.start == 0 for chunk in chunks),
+            shards={chunk.state.shard for chunk in chunks},
+            errors=errors,
+        )
+
+    def leave_filling(self, states: Sequence[RequestState]) -> None:
+        """These requests are no longer prefilled."""
+        self.filling = [state for state in self.filling if state not in states]
+
+    def experts(self, state: RequestState) -> np.ndarray:
+        """uint8 [tokens, L, A] of the prefilled tokens of a request."""
+        assert state.shard is not None
+        sources = dict(enumerate(state.pages)) | dict(state.copies)
+        experts = self.pools[state.shard].experts
+        pages = [sources[i] for i in range(self.layout.pages_of(len(state.sequence) - 1))]
+        return np.concatenate([experts[page] for page in pages])[: len(state.sequence) - 1]
+
+    def _keys(self, state: RequestState) -> list[bytes]:
+        if state.keys is None:
+            state.keys = page_keys(state.sequence[:-1], self.layout.page_size)
+        return state.keys
+
+    def _match(self, state: RequestState) -> bool:
+        """Share the pages that are known; whether that is all of the prompt."""
+        assert state.shard is not None
+        keys, pool = self._keys(state), self.pools[state.shard]
+        while len(state.pages) < len(keys):
+            page = pool.share(keys[len(state.pages)])
+            if page is None:
+                return False
+            state.pages.append(page)
+        return True
+
+    def _own(self, state: RequestState) -> bool:
+        """Give a request pages of its own for those that it shares; False where too few are
+        left.
+        """
+        assert state.shard is not None
+        pool, last = self.pools[state.shard], (len(state.sequence) - 1) // self.layout.page_size
+        shared = [
+            i
+            for i, page in enumerate(state.pages)
+            # A last part page that also holds a longer prefix must keep it.
+            if page in pool.owned or (i == last and len(pool.keys_of[page]) > 1)
+        ]
+        taken = pool.take(len(shared))
+        if taken is None:
+            return False
+        for i, page in zip(shared, taken, strict=True):
+            state.copies.append((i, state.pages[i]))
+            state.pages[i] = page
+        if last < len(state.pages) and last not in shared:
+            # A copy of itself: what others have left behind the prompt is zeroed.
+            state.copies.append((last, state.pages[last]))
+        pool.owned.update(state.pages)
+        return True
+
+    def _chunk(self, state: RequestState) -> Chunk | None:
+        """The next tokens of a request and pages for them; None where too few pages are left."""
+        assert state.shard is not None
+        start = len(state.pages) * self.layout.page_size
+        tokens = state.sequence[:-1][start : start + self.layout.prefill_widths[-1]]
+        pages = self.pools[state.shard].take(self.layout.pages_of(len(tokens)))
+        return None if pages is None else Chunk(state, start, tokens, pages)
+
+    def _run(self, params: Any, chunks: Sequence[Chunk]) -> dict[RequestState, Exception]:
+        """Prefill chunks in batches of one shape, full ones first."""
+        groups: dict[tuple[int, int], list[list[Chunk]]] = {}
+        layout, ways = self.layout, self.layout.batch_ways
+        for chunk in chunks:
+            if chunk.start:
+                prefix = layout.prefix_width(layout.pages_of(chunk.start))
+                shape = (layout.suffix_width(len(chunk.tokens)), prefix)
+            else:
+                shape = (layout.prefill_width(len(chunk.tokens)), 0)
+            groups.setdefault(shape, [[] for _ in range(ways)])
+            assert chunk.state.shard is not None
+            groups[shape][chunk.state.shard].append(chunk)
+        errors: dict[RequestState, Exception] = {}
+        for (width, prefix), shards in groups.items():
+            while any(shards):
+                longest = max(map(len, shards))
+                rows = 1 if prefix else next(r for r in ROWS if r <= longest or r == 1)
+                batch = [shard[:rows] for shard in shards]
+                shards = [shard[rows:] for shard in shards]
+                errors.update(self._run_batch(params, batch, rows, width, prefix))
+        return errors
+
+    def _run_batch(
+        self, params: Any, shards: Sequence[Sequence[Chunk]], rows: int, width: int, prefix: int
+    ) -> dict[RequestState, Exception]:
+        layout = self.layout
+        arrays = self.arrays(rows, width, prefix)
+        placed = [(i * rows + r, c) for i, shard in enumerate(shards) for r, c in enumerate(shard)]
+        for row, chunk in placed:
+            tokens, lengths, pages, *behind = arrays
+            # Padded with a token of its own: masked places have weight 0, but 0 * NaN is NaN, and
+            # the embedding of another token need not be finite.
+            tokens[row] = chunk.tokens[-1]
+            tokens[row, : len(chunk.tokens)], lengths[row] = chunk.tokens, len(chunk.tokens)
+            pages[row, : len(chunk.pages)] = chunk.pages
+            if prefix:
+                behind[0][row] = chunk.start
+                behind[1][row, : len(chunk.state.pages)] = chunk.state.pages
+        try:
+            expert_ids = self.prefill(params, *arrays)
+        except Exception as error:
+            for _, chunk in placed:
+                self._pool(chunk).release(chunk.pages)
+            return {chunk.state: error for _, chunk in placed}
+        experts = np.asarray(expert_ids, np.uint8) if self.record_experts else None
+        for row, chunk in placed:
+            first = len(chunk.state.pages)
+            for i, page in enumerate(chunk.pages):
+                at = slice(i * layout.page_size, (i + 1) * layout.page_size)
+                chosen = None if experts is None else experts[:, row, at].swapaxes(0, 1)
+                self._pool(chunk).register(self._keys(chunk.state)[first + i], page, chosen)
+        # The request gets its pages by their keys, as all others do.
+        for _, chunk in placed:
+            self._match(chunk.state)
+            self._pool(chunk).release(chunk.pages)
+        return {}
+
+    def arrays(self, rows: int, width: int, prefix: int) -> list[np.ndarray]:
+        """The host arrays of an empty prefill batch, `rows` a shard."""
+        rows *= self.layout.batch_ways
+        pages = np.full((rows, width // self.layout.page_size), NO_PAGE, np.int32)
+        arrays = [np.zeros((rows, width), np.int32), np.zeros(rows, np.int32), pages]
+        if prefix:
+            arrays += [np.zeros(rows, np.int32), np.zeros((rows, prefix), np.int32)]
+        return arrays
+
+    def batches(self) -> list[list[np.ndarray]]:
+        """The arrays of an empty prefill batch of every shape."""
+        widths = self.layout.prefill_widths
+        whole = [self.arrays(rows, width, 0) for rows in ROWS for width in widths]
+        ends = sorted({widths[0], widths[-1]})
+        return whole + [self.arrays(1, w, prefix) for w in ends for prefix in self.layout.prefixes]
+
+    def _pool(self, chunk: Chunk) -> PagePool:
+        assert chunk.state.shard is not None
+        return self.pools[chunk.state.shard]

@@ -1,0 +1,188 @@
+"""KV caches in pages: the form of `Engine(cache="paged")` (PagedAttention, arXiv 2309.06180).
+
+A sequence takes what it uses, in pages of a pool that grows and shrinks with all of them. Requests
+are admitted while there are pages for them; a prompt is prefilled a chunk at a time, so that others
+go on being decoded; samples and turns find the pages of what they have in common (`page_cache`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qwen3.infer import compiled, paged_programs
+from qwen3.infer.cache_lengths import SMALLEST_PREFILL, SMALLEST_SPLASH
+from qwen3.infer.decode import DecodeOutput
+from qwen3.infer.kv_caches import CacheSettings, enough
+from qwen3.infer.page_cache import PageCache
+from qwen3.infer.page_layout import PAGE_SIZE, PageLayout
+from qwen3.infer.paged_slot_table import PagedSlotTable
+from qwen3.infer.request_state import RequestState
+
+CHUNK = 512  # most tokens of a prompt that are prefilled between two decode calls
+
+
+class PagedCaches:
+    """See `kv_caches.KVCaches`. page_size, chunk: of `PageLayout`, None for the default ones."""
+
+    def __init__(
+        self, settings: CacheSettings, *, page_size: int | None = None, chunk: int | None = None
+    ):
+        s = self.settings = settings
+        self.waiting, self.stats, self.slots = s.waiting, s.stats, s.slots
+        page_size = PAGE_SIZE if page_size is None else page_size
+        default = s.slots * -(-s.max_length // max(page_size, 1)) * page_size
+        self.layout = PageLayout(
+            slots=s.slots,
+            batch_ways=compiled.batch_ways(s.mesh),
+            max_length=s.max_length,
+            cache_tokens=default if s.cache_tokens is None else s.cache_tokens,
+            block=s.block,
+            chunk=CHUNK if chunk is None else chunk,
+            page_size=page_size,
+            smallest_prefill=(
+                SMALLEST_SPLASH if s.execution.attention == "splash" else SMALLEST_PREFILL
+            ),
+        )
+        program = (s.config, s.execution, s.mesh, s.block, s.record_experts)
+        self.place = compiled.build(*program).place
+        self.slot_table = PagedSlotTable(
+            paged_programs.build(*program), self.layout, s.tokenizer, s.config.vocab
+        )
+        self.page_cache = PageCache(self.layout, self._prefill, record_experts=s.record_experts)
+
+    @property
+    def requests(self) -> list[RequestState]:
+        return self.slot_table.requests
+
+    @property
+    def active(self) -> int:
+        return len(self.requests) + len(self.page_cache.filling)
+
+    @property
+    def places(self) -> int:
+        return self.slot_table.width * self.layout.batch_ways * self.layout.page_size
+
+    def wait(self, state: RequestState) -> None:
+        """Nothing is kept for requests in the queue but the pages that are there anyway."""
+
+    def clear(self) -> None:
+        self.page_cache.clear()
+
+    def schedule(self, params: Any) -> dict[RequestState, Exception]:
+        source = self.page_cache.shrink(self.requests)
+        if source is not None:
+            self.slot_table.resize(self.page_cache.width, source)
+        self._select()
+        errors = self._admit(params)
+        self._reserve()
+        self._grow()
+        return errors
+
+    def decode(self, params: Any, *, refill: bool) -> tuple[DecodeOutput, np.ndarray]:
+        output = self.slot_table.decode(params, enough(self.slots) if refill else self.slots)
+        for state in self.requests:
+            self.page_cache.copied(state)
+        return output
+
+    def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
+        freed = []
+        for state in states:
+            if state.slot is not None:
+                freed.append(state.slot)
+                state.slot = None
+            self.page_cache.end(state)
+        self.slot_table.free(freed, active)
+
+    def reset(self) -> list[RequestState]:
+        lost = [*self.page_cache.filling, *self.requests]
+        for state in lost:
+            state.slot, state.shard, state.pages, state.copies = None, None, [], []
+        self.page_cache.reset()
+        self.slot_table.reset()
+        return lost
+
+    def warm_up(self, params: Any, prompts: Sequence[int]) -> None:
+        """Compiles a decode program for each length of the pool, prefill programs for each width of
+        a batch and each length of a prefix, and small ones that cut pages into rows and back.
+        """
+        self.slot_table.warm_up(params, self.page_cache.batches())
+
+    def _grow(self) -> None:
+        """A pool as long as the pages that were taken."""
+        self.slot_table.resize(max(self.page_cache.width, self.slot_table.width))
+
+    def _prefill(self, params: Any, *arrays: np.ndarray) -> Any:
+        self._grow()
+        return self.slot_table.prefill(params, *arrays)
+
+    def _select(self) -> None:
+        """Take from the queue, in order, the requests that slots and pages allow."""
+        if not self.settings.refill and self.active:
+            return
+        while self.waiting:
+            shard = self._shard(self.waiting[0])
+            if shard is None:
+                return
+            self.page_cache.begin(self.waiting.popleft(), shard)
+
+    def _shard(self, state: RequestState) -> int | None:
+        """The batch shard with the most free slots that has pages for a request; None for none."""
+        filling = Counter(other.shard for other in self.page_cache.filling)
+        decoding = Counter(other.shard for other in self.requests)
+        free = {
+            shard: self.layout.slots_a_shard - decoding[shard] - filling[shard]
+            for shard in range(self.layout.batch_ways)
+        }
+        fitting = (
+            shard
+            for shard in sorted(free, key=lambda shard: -free[shard])
+            if free[shard] > 0 and self.page_cache.fits(state, shard, decoding[shard])
+        )
+        return next(fitting, None)
+
+    def _admit(self, params: Any) -> dict[RequestState, Exception]:
+        """Prefill a chunk of each prompt, and put the requests that are through into slots."""
+        ready, begun, shards, errors = self.page_cache.advance(params)
+        self.stats["prefills"] += begun
+        if not ready:
+            self._unblock(shards)
+            return errors
+        if self.settings.record_experts:
+            for state in ready:
+                if state.pages:
+                    state.expert_ids = state.expert_ids or [self.page_cache.experts(state)]
+        failures = dict(self.slot_table.insert(ready))
+        self.page_cache.leave_filling(ready)
+        self.stats["admitted"] += len(ready) - len(failures)
+        return {**errors, **failures}
+
+    def _unblock(self, shards: set[int | None]) -> None:
+        """Preempt a request in every shard where prompts wait for each other's pages: no answer
+        will free any, and nothing was prefilled (as it was in `shards`).
+        """
+        decoding = {state.shard for state in self.requests}
+        filling = self.page_cache.filling
+        for shard in {state.shard for state in filling} - decoding - shards:
+            self._preempt_youngest([state for state in filling if state.shard == shard])
+
+    def _reserve(self) -> None:
+        """Pages for the next tokens of each answer. Where they run out, the youngest requests of
+        the shard are preempted.
+        """
+        for state in sorted(self.requests, key=lambda state: state.arrival):
+            while state.slot is not None and not self.page_cache.reserve(state, self.layout.block):
+                rivals = [*self.requests, *self.page_cache.filling]
+                self._preempt_youngest([other for other in rivals if other.shard == state.shard])
+
+    def _preempt_youngest(self, states: Sequence[RequestState]) -> None:
+        """Have the youngest of these requests wait again."""
+        state = max(states, key=lambda state: state.arrival)
+        if state.slot is not None:
+            self.slot_table.preempt(state)
+        self.page_cache.end(state)
+        self.waiting.appendleft(state)
+        self.stats["preemptions"] += 1

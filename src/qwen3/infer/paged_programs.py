@@ -1,0 +1,94 @@
+"""The compiled programs of a paged KV cache: `kv_pages` and `decode` bound to a model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from qwen3.infer import compiled, decode, kv_pages
+from qwen3.infer import slots as slots_
+from qwen3.infer.kv_pages import PageTable
+from qwen3.infer.slots import Admission, KVCache, Slots
+from qwen3.model.execution import Execution
+from qwen3.model.layers import LayerCache
+from qwen3.model.sizes import ModelConfig
+
+
+@dataclass(frozen=True)
+class PagedPrograms:
+    """Jitted; slots and pools are donated to all but `resize` and `rows_of`."""
+
+    new: Callable[..., Any]  # (slots, pages, page size) -> slots, pool
+    prefill: Callable[..., Any]  # (parameters, tokens, lengths) -> rows, experts
+    prefill_on: Callable[..., Any]  # (parameters, rows, tokens, lengths, starts) -> rows, experts
+    store: Callable[..., Any]  # (pool, rows, pages) -> pool
+    rows_of: Callable[..., Any]  # (pool, pages, lengths, more=) -> rows
+    resize: Callable[..., Any]  # (one layer of a pool, sources) -> a layer of another length
+    insert: Callable[..., Any]  # (slots, Admission) -> slots
+    decode: Callable[..., Any]  # see decode.decode_steps -> slots, pool, DecodeOutput
+    release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
+
+
+@functools.lru_cache(maxsize=32)
+def build(
+    config: ModelConfig, execution: Execution, mesh: Mesh, block: int, experts: bool
+) -> PagedPrograms:
+    """The programs, shared by engines with the same arguments. experts: record the routing."""
+    at = compiled.shardings(config, execution, mesh)
+    rows_programs = compiled.build(config, execution, mesh, block, experts)
+    in_mesh = functools.partial(compiled.within, mesh)
+
+    def new(slots: int, pages: int, page_size: int) -> tuple[Slots, KVCache]:
+        pool = kv_pages.new_pool(config, pages, page_size, execution)
+        return slots_.new_slots(slots, config.vocab), pool
+
+    def prefill_on(params: Any, *arguments: Any) -> Any:
+        return decode.prefill_on(params, config, *arguments, execution=execution)
+
+    def insert(slots: Slots, admission: Admission) -> Slots:
+        return slots_.insert(slots, (), (), admission)[0]  # the KV cache is in its pages already
+
+    def decode_block(
+        params: Any,
+        slots: Slots,
+        pool: KVCache,
+        table: PageTable,
+        *rest: Any,
+        alternatives: int = 0,
+    ) -> Any:
+        return decode.decode_steps(
+            params,
+            config,
+            slots,
+            kv_pages.copy(pool, table, slots.length),
+            *rest,
+            pages=table.pages,
+            block=block,
+            execution=execution,
+            experts=experts,
+            alternatives=alternatives,
+        )
+
+    layer = at.kv_cache if isinstance(at.kv_cache, LayerCache) else at.kv_cache[0]
+    state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
+    decode_options = {"donate_argnums": (1, 2), "static_argnames": ("alternatives",)}
+    return PagedPrograms(
+        new=in_mesh(jax.jit(new, static_argnums=(0, 1, 2), out_shardings=state)),
+        prefill=rows_programs.prefill,
+        prefill_on=in_mesh(jax.jit(prefill_on, donate_argnums=1, out_shardings=prefilled)),
+        store=in_mesh(jax.jit(kv_pages.store, donate_argnums=0, out_shardings=at.kv_cache)),
+        rows_of=in_mesh(
+            jax.jit(kv_pages.rows_of, static_argnames=("more",), out_shardings=at.kv_cache)
+        ),
+        resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
+        insert=in_mesh(jax.jit(insert, donate_argnums=0, out_shardings=at.slots)),
+        decode=in_mesh(
+            jax.jit(decode_block, out_shardings=(*state, at.replicated), **decode_options)
+        ),
+        release=rows_programs.release,
+    )
