@@ -228,10 +228,10 @@ def sharing(config: ModelConfig, params: Any, rounds: int) -> None:
 
     def prefill(groups: Sequence[Sequence[RequestState]]) -> None:
         for group in groups:
-            engine.prefix_cache.clear()
-            engine.prefix_cache.prefill(engine.params, group)
+            engine.caches.prefix_cache.clear()
+            engine.caches.prefix_cache.prefill(engine.params, group)
             jax.block_until_ready(
-                [entry.kv_cache for entry in engine.prefix_cache.entries.values()]
+                [entry.kv_cache for entry in engine.caches.prefix_cache.entries.values()]
             )
 
     seconds: dict[int, list[float]] = {8: [], 1: []}

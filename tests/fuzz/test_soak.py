@@ -15,6 +15,7 @@ from text_targets import ANY, REQUEST
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
+from qwen3.infer.paged_caches import PagedCaches
 from qwen3.infer.requests import FINISH, Request, sampling
 from qwen3.model import transformer
 from qwen3.model.sizes import ModelConfig
@@ -116,9 +117,13 @@ def engine_leaks(engine, params, count):
     before = counters()
     refused = soak_engine(engine, params, count, rng)
     assert refused > 0
-    cache = engine.prefix_cache
-    left = [*engine.waiting, *engine.slot_table.requests, *cache.entries, *cache.waiting]
-    assert left == [] and not jax.device_get(engine.slot_table.slots.active).any()
+    assert not engine.active and not engine.waiting
+    caches = engine.caches
+    if isinstance(caches, PagedCaches):
+        assert not any(pool.used or pool.owned for pool in caches.page_cache.pools)
+    else:
+        assert not caches.prefix_cache.entries and not caches.prefix_cache.waiting
+    assert not jax.device_get(caches.slot_table.slots.active).any()
     return grown(before, 16)
 
 

@@ -290,7 +290,9 @@ def engine_requests(engine):
                 engine.step()
                 assert states[0].completion.error is None, states[0].completion.error
             engine.abort(states)
-            assert not engine.waiting and not engine.active and not engine.prefix_cache.waiting
+            assert (
+                not engine.waiting and not engine.active and not engine.caches.prefix_cache.waiting
+            )
 
         return make, call
 

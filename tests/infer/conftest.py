@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tiny import BUCKETS, LENGTH, fresh
+from tiny import BUCKETS, LENGTH, PAGES, STEPS, fresh
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.engine import Engine
@@ -44,12 +44,20 @@ def apply(config):
     return forward
 
 
+@pytest.fixture(params=[STEPS, PAGES], ids=["rows", "pages"])
+def tight(request):
+    """Options of an engine with little memory, for each form of the KV cache."""
+    return request.param
+
+
 @pytest.fixture
 def make(config, params, tokenizer):
     """make(**options) -> Engine; the same options give the same compiled programs."""
 
     def engine(**options):
-        settings = {"slots": 4, "max_length": LENGTH, "buckets": BUCKETS, "block": 8}
+        settings = {"slots": 4, "max_length": LENGTH, "block": 8}
+        if options.get("cache") != "paged":
+            settings["buckets"] = BUCKETS
         return Engine(config, params, tokenizer=tokenizer, **settings | options)
 
     return engine

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from qwen3.infer import admission, budget
-from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.requests import Request, sampling
 from qwen3.infer.slots import FORCED, PADDING, PROMPT, SAMPLED
 
@@ -211,16 +210,15 @@ def test_forced_tokens_do_not_count_for_presence_and_frequency_penalties(make, c
     engine = make(slots=1, block=2)
     (state,) = engine.submit([Request([5, 6], thinking=True, max_tokens=4, stop_ids=())])
     engine.step()
-    completion, slots = state.completion, engine.slot_table.slots
+    completion, slots = state.completion, engine.caches.slot_table.slots
     assert completion.forced == [True, True]
     assert int(slots.counts_SV.sum()) == 0
     assert set(np.flatnonzero(slots.seen_SV[0])) == {5, 6, *completion.tokens}
     engine.step()
     counts = np.bincount(completion.tokens[2:], minlength=config.vocab)
-    np.testing.assert_array_equal(engine.slot_table.slots.counts_SV[0], counts)
+    np.testing.assert_array_equal(engine.caches.slot_table.slots.counts_SV[0], counts)
     # Nor when the answer is read again after a preemption.
-    prefix = CachedPrefix((), 0, 8, None)
-    again = admission.add(admission.empty(1, 8), state, prefix, 0)
+    again = admission.add(admission.empty(1, 8), state, 0, 0)
     assert again.kinds[0].tolist() == [PROMPT] * 2 + [FORCED] * 2 + [SAMPLED] * 2 + [PADDING] * 3
 
 

@@ -9,11 +9,10 @@ from qwen3.infer.cache_lengths import (
     default_buckets,
     narrowest_prefill,
 )
-from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request
 
 
-def test_cache_lengths_are_few_and_shared():
+def test_cache_lengths_are_few_and_shared(make):
     assert default_buckets(288) == (128, 192, 256, 320)
     assert default_buckets(449) == default_buckets(512) == (128, 192, 256, 384, 512)
     assert default_buckets(1500)[-4:] == (768, 1024, 1280, 1536) and default_buckets(4097)[-2:] == (
@@ -28,7 +27,7 @@ def test_cache_lengths_are_few_and_shared():
         with pytest.raises(ValueError, match="buckets"):
             check_buckets(wrong, 64)
     with pytest.raises(ValueError, match="buckets"):
-        Engine(None, None, max_length=64, buckets=(64, 32))
+        make(buckets=(64, 32))
 
 
 def test_long_caches_leave_fewer_slots():
@@ -69,9 +68,9 @@ def test_prompts_of_waiting_requests_fill_up_a_batch(make):
     states = engine.submit(requests)
     engine.step()
     assert engine.stats["admitted"] == 4 and engine.stats["prefills"] == 8
-    assert len(engine.prefix_cache.entries) == 4
+    assert len(engine.caches.prefix_cache.entries) == 4
     engine.abort(states)
-    assert not engine.prefix_cache.entries and not engine.prefix_cache.waiting
+    assert not engine.caches.prefix_cache.entries and not engine.caches.prefix_cache.waiting
     small = make(slots=4)  # a batch would be too long beside its caches
     small.submit(requests)
     small.step()

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import LENGTH, STEPS, clean, fresh
+from tiny import LENGTH, clean, fresh
 from trainer_scores import log_prob_gap
 
 from qwen3.infer import stop_strings
@@ -23,13 +23,13 @@ def test_answers_do_not_depend_on_order_slots_block_or_restart(make, requests, e
     assert other_seed[0].tokens != expected[0]
 
 
-def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, requests, expected):
-    engine = make(**STEPS)
+def test_memory_bounds_the_slots_and_answers_wait_again_unchanged(make, requests, expected, tight):
+    engine = make(**tight)
     completions = engine.generate(requests)
     assert [completion.tokens for completion in completions] == expected
     assert engine.stats["preemptions"] > 0 and clean(engine)
     with pytest.raises(ValueError, match="cache_tokens 63"):
-        make(cache_tokens=63)
+        make(**tight | {"cache_tokens": 63})
 
 
 def test_no_refill_gives_the_same_answers_in_more_blocks(make, requests, expected):
@@ -39,9 +39,9 @@ def test_no_refill_gives_the_same_answers_in_more_blocks(make, requests, expecte
 
 
 def test_log_probs_are_the_trainers_before_and_after_an_update(
-    make, apply, config, params, requests
+    make, apply, config, params, requests, tight
 ):
-    engine = make()
+    engine = make(**tight)
     assert isinstance(engine, RolloutBackend)
     assert log_prob_gap(apply, params, engine.generate(requests), length=LENGTH) < 1e-4
     new = fresh(config, 1)
@@ -120,8 +120,8 @@ def test_stop_strings_are_found_inside_cut_characters(tokenizer):
     assert watch.feed(tokenizer.encode("!")) == 0
 
 
-def test_nothing_is_compiled_after_the_warm_up(make, requests, params):
-    engine = make(**STEPS)
+def test_nothing_is_compiled_after_the_warm_up(make, requests, params, tight):
+    engine = make(**tight)
     engine.warm_up([len(completion.prompt) for completion in requests])
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -150,8 +150,8 @@ def test_an_update_in_mid_answer_marks_each_token_with_its_version(make, config,
     assert versions == sorted(versions) and set(versions) == {0, 1} and len(versions) == 20
 
 
-def test_an_abort_leaves_the_others_and_their_answers_alone(make, requests, expected):
-    engine = make()
+def test_an_abort_leaves_the_others_and_their_answers_alone(make, requests, expected, tight):
+    engine = make(**tight)
     states = engine.submit(requests)
     engine.step()
     running = next(t for t in states if t.slot is not None)
@@ -183,9 +183,9 @@ def test_a_broken_model_ends_its_answers_with_a_reason(make, params, requests):
     assert "not finite" in completions[0].error and clean(engine)
 
 
-def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, requests, expected):
+def test_soak_of_mixed_requests_and_aborts_leaks_nothing(make, requests, expected, tight):
     """Fifteen rounds; at the end every slot is free and answers are what they were."""
-    engine, rng = make(**STEPS), np.random.default_rng(0)
+    engine, rng = make(**tight), np.random.default_rng(0)
     for _ in range(15):
         chosen = rng.permutation(len(requests))[:6]
         states = engine.submit([requests[i] for i in chosen])

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import BUCKETS, LENGTH, STEPS, clean, fresh
+from tiny import BUCKETS, LENGTH, PAGES, STEPS, clean, fresh
 
 from qwen3.infer import admission
 from qwen3.infer.decode import DecodeOutput
@@ -36,57 +36,70 @@ def finished(requests, expected):
 # --- errors in a step ----------------------------------------------------------------------------
 
 
-def test_an_error_over_one_answer_ends_that_one_alone(make, requests, finished, monkeypatch):
+def test_an_error_over_one_answer_ends_that_one_alone(make, requests, finished, monkeypatch, tight):
     def feed(self, ids):
         raise OverflowError("these bytes are cursed")
 
     monkeypatch.setattr(StopStrings, "feed", feed)
     requests[4] = dataclasses.replace(requests[4], stop_strings=("never",))
-    engine = make(**STEPS)
+    engine = make(**tight)
     finished(engine.generate(requests), {4}, "OverflowError: these bytes are cursed")
     assert clean(engine)
 
 
-def test_an_error_over_one_admission_ends_that_one_alone(make, requests, finished, monkeypatch):
+def test_an_error_over_one_admission_ends_that_one_alone(
+    make, requests, finished, monkeypatch, tight
+):
     add = admission.add
 
-    def fails_for_two(new, state, prefix, slot):
+    def fails_for_two(new, state, source, slot):
         if state.request in (requests[2], requests[7]):
             new.history[int(new.count)] = 1  # half written
             raise OverflowError("too large")
-        return add(new, state, prefix, slot)
+        return add(new, state, source, slot)
 
     monkeypatch.setattr(admission, "add", fails_for_two)
-    engine = make()
+    engine = make(**tight)
     finished(engine.generate(requests), {2, 7}, "OverflowError: too large")
     assert clean(engine)
 
 
 def failing(engine, name, when):
     """Let the engine's program `name` raise an error once `when(arguments)` holds."""
-    program = getattr(engine.compiled, name)
+    table = engine.caches.slot_table
+    form = "compiled" if hasattr(table, "compiled") else "programs"
+    programs = getattr(table, form)
+    program = getattr(programs, name)
 
     def call(*arguments, **options):
         if when(*arguments, **options):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return program(*arguments, **options)
 
-    compiled = dataclasses.replace(engine.compiled, **{name: call})
-    engine.compiled = engine.slot_table.compiled = engine.prefix_cache.compiled = compiled
+    programs = dataclasses.replace(programs, **{name: call})
+    setattr(table, form, programs)
+    table.release = programs.release
+    if form == "compiled":
+        engine.caches.prefix_cache.compiled = programs
 
 
-def test_a_prefill_that_fails_ends_the_requests_of_its_batch(make, requests, finished):
+@pytest.mark.parametrize("form", [{}, {"cache": "paged"}], ids=["rows", "pages"])
+def test_a_prefill_that_fails_ends_the_requests_of_its_batch(make, requests, finished, form):
     """Batches hold one prompt here, and every prompt has its own length."""
-    engine, length = make(), len(requests[3].prompt) - 1
+    engine, length = make(**form), len(requests[3].prompt) - 1
     failing(engine, "prefill", lambda params, tokens, lengths: lengths[0] == length)
     finished(engine.generate(requests), {3}, "RuntimeError: RESOURCE_EXHAUSTED")
     assert clean(engine)
 
 
-@pytest.mark.parametrize("name", ["decode", "insert", "resize", "release"])
-def test_an_error_of_the_device_ends_what_it_worked_on(make, requests, finished, name):
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, STEPS) for name in ("decode", "insert", "resize", "release")]
+    + [(name, PAGES) for name in ("decode", "insert", "resize", "release", "store")],
+)
+def test_an_error_of_the_device_ends_what_it_worked_on(make, requests, finished, name, form):
     """Donated buffers are lost with it; requests that wait are then served from new ones."""
-    engine, calls = make(**STEPS), []
+    engine, calls = make(**form), []
     failing(engine, name, lambda *arguments, **options: calls.append(1) or len(calls) == 2)
     states = engine.submit(requests)
     while not all(state.done for state in states):

@@ -5,11 +5,15 @@ from functools import partial
 import jax
 import numpy as np
 
+from qwen3.infer.paged_caches import PagedCaches
 from qwen3.model import transformer
 
 LENGTH = 64
 BUCKETS = (LENGTH,)
-STEPS = {"cache_tokens": 2 * LENGTH, "buckets": (32, LENGTH)}  # four short answers or two long
+# Four short answers or two long ones.
+STEPS = {"cache_tokens": 2 * LENGTH, "buckets": (32, LENGTH)}
+# Pages for one long answer or three short ones.
+PAGES = {"cache": "paged", "cache_tokens": LENGTH, "page_size": 8, "chunk": 32}
 
 
 def fresh(config, seed):
@@ -18,6 +22,10 @@ def fresh(config, seed):
 
 def clean(engine):
     """Whether nothing of any request is left in an engine."""
-    cache = engine.prefix_cache
-    left = engine.active or engine.waiting or cache.entries or cache.waiting
-    return not left and not np.asarray(engine.slot_table.slots.active).any()
+    caches = engine.caches
+    if isinstance(caches, PagedCaches):
+        left = any(pool.used or pool.owned for pool in caches.page_cache.pools)
+    else:
+        left = caches.prefix_cache.entries or caches.prefix_cache.waiting
+    left = left or engine.active or engine.waiting
+    return not left and not np.asarray(caches.slot_table.slots.active).any()

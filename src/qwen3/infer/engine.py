@@ -114,18 +114,27 @@ class Engine:
         self.waiting: deque[RequestState] = deque()
         self.arrivals = itertools.count()
         self.stats: Counter[str] = Counter()
-        forms = {"rows": {"buckets": buckets}, "paged": {"page_size": page_size, "chunk": chunk}}
-        self.caches = self._caches(cache, forms, slots=slots, cache_tokens=cache_tokens)
+        options: dict[str, dict[str, Any]] = {
+            "rows": {"buckets": buckets},
+            "paged": {"page_size": page_size, "chunk": chunk},
+        }
+        self.caches = self._caches(cache, options, slots=slots, cache_tokens=cache_tokens)
         self.slots = self.caches.slots
         self.params = self.caches.place(params)
 
     def _caches(
-        self, cache: str, forms: dict[str, dict[str, Any]], *, slots: int, cache_tokens: int | None
+        self,
+        cache: str,
+        options: dict[str, dict[str, Any]],
+        *,
+        slots: int,
+        cache_tokens: int | None,
     ) -> KVCaches:
+        """options: those of each form; ValueError where one is given to another form."""
         if cache not in CACHES:
             raise ValueError(f"cache {cache!r}: wanted one of {', '.join(CACHES)}")
-        for form, options in forms.items():
-            for name, value in options.items():
+        for form, values in options.items():
+            for name, value in values.items():
                 if form != cache and value is not None:
                     raise ValueError(f"{name} {value} is for cache={form!r}, not {cache!r}")
         ways = compiled.batch_ways(self.mesh)
@@ -143,7 +152,7 @@ class Engine:
             waiting=self.waiting,
             stats=self.stats,
         )
-        return CACHES[cache](settings, **forms[cache])
+        return CACHES[cache](settings, **options[cache])
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """A completion for each request, in their order. ValueError for one that cannot be served,

@@ -75,11 +75,11 @@ class PagedCaches:
     def schedule(self, params: Any) -> dict[RequestState, Exception]:
         source = self.page_cache.shrink(self.requests)
         if source is not None:
-            self.slot_table.resize(self.page_cache.width, source)
+            self._resize(self.page_cache.width, source)
         self._select()
         errors = self._admit(params)
         self._reserve()
-        self._grow()
+        self._resize(max(self.page_cache.width, self.slot_table.width))
         return errors
 
     def decode(self, params: Any, *, refill: bool) -> tuple[DecodeOutput, np.ndarray]:
@@ -111,12 +111,13 @@ class PagedCaches:
         """
         self.slot_table.warm_up(params, self.page_cache.batches())
 
-    def _grow(self) -> None:
-        """A pool as long as the pages that were taken."""
-        self.slot_table.resize(max(self.page_cache.width, self.slot_table.width))
+    def _resize(self, width: int, source: np.ndarray | None = None) -> None:
+        """A pool of another length, see `PagedSlotTable.resize`."""
+        self.stats["resizes"] += width != self.slot_table.width
+        self.slot_table.resize(width, source)
 
     def _prefill(self, params: Any, *arrays: np.ndarray) -> Any:
-        self._grow()
+        self._resize(max(self.page_cache.width, self.slot_table.width))
         return self.slot_table.prefill(params, *arrays)
 
     def _select(self) -> None:

@@ -21,7 +21,7 @@ from qwen3.model.sizes import ModelConfig
 
 @dataclass(frozen=True)
 class PagedPrograms:
-    """Jitted; slots and pools are donated to all but `resize` and `rows_of`."""
+    """Jitted; slots and pools are donated to what changes them, but not to `resize`."""
 
     new: Callable[..., Any]  # (slots, pages, page size) -> slots, pool
     prefill: Callable[..., Any]  # (parameters, tokens, lengths) -> rows, experts
@@ -76,11 +76,10 @@ def build(
 
     layer = at.kv_cache if isinstance(at.kv_cache, LayerCache) else at.kv_cache[0]
     state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
-    decode_options = {"donate_argnums": (1, 2), "static_argnames": ("alternatives",)}
     return PagedPrograms(
         new=in_mesh(jax.jit(new, static_argnums=(0, 1, 2), out_shardings=state)),
         prefill=rows_programs.prefill,
-        prefill_on=in_mesh(jax.jit(prefill_on, donate_argnums=1, out_shardings=prefilled)),
+        prefill_on=in_mesh(jax.jit(prefill_on, out_shardings=prefilled)),
         store=in_mesh(jax.jit(kv_pages.store, donate_argnums=0, out_shardings=at.kv_cache)),
         rows_of=in_mesh(
             jax.jit(kv_pages.rows_of, static_argnames=("more",), out_shardings=at.kv_cache)
@@ -88,7 +87,12 @@ def build(
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
         insert=in_mesh(jax.jit(insert, donate_argnums=0, out_shardings=at.slots)),
         decode=in_mesh(
-            jax.jit(decode_block, out_shardings=(*state, at.replicated), **decode_options)
+            jax.jit(
+                decode_block,
+                donate_argnums=(1, 2),
+                static_argnames=("alternatives",),
+                out_shardings=(*state, at.replicated),
+            )
         ),
         release=rows_programs.release,
     )

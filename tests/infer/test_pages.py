@@ -1,0 +1,185 @@
+"""The paged KV cache: how many pages sequences take, who shares them, and what is copied."""
+
+import numpy as np
+import pytest
+from tiny import LENGTH, clean, fresh
+
+from qwen3.infer.engine import Engine
+from qwen3.infer.page_layout import PageLayout
+from qwen3.infer.page_pool import PagePool, page_keys
+from qwen3.infer.requests import Request
+from qwen3.model.sizes import DualChunkConfig
+
+
+def layout(**changes):
+    settings = {"slots": 8, "batch_ways": 2, "max_length": 300, "cache_tokens": 2400, "block": 8}
+    return PageLayout(**settings | {"chunk": 512} | changes)
+
+
+def test_a_sequence_takes_what_it_uses_rounded_up_to_pages():
+    pages = layout()
+    assert [pages.pages_of(n) for n in (0, 1, 32, 33, 300)] == [0, 1, 1, 2, 10]
+    assert pages.most == 38  # of one of two shards
+    assert [layout(block=block).written for block in (1, 8, 32, 33)] == [1, 2, 2, 2]
+    for wrong in ({"page_size": 24}, {"chunk": 100}, {"chunk": 16}, {"page_size": 64}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} {next(iter(wrong.values()))}"):
+            layout(**wrong)
+    with pytest.raises(ValueError, match="cache_tokens 599 cannot hold 2 answers of 300"):
+        layout(cache_tokens=599)
+
+
+def test_pools_have_few_lengths():
+    pages = layout()
+    assert pages.widths == (4, 8, 12, 16, 20, 24, 28, 32, 38)  # four slots a shard
+    assert [pages.width(n) for n in (0, 4, 5, 33)] == [4, 4, 8, 38]
+    long = layout(slots=8, batch_ways=1, max_length=40_960, cache_tokens=8 * 40_960)
+    assert len(long.widths) == 27 and long.widths[-1] == 8 * 1280
+    assert long.prefixes == (4, 16, 64, 256, 1024, 1280) and long.prefix_width(17) == 64
+
+
+def test_prompts_are_read_in_powers_of_two_up_to_a_chunk():
+    pages = layout(chunk=128)
+    assert [pages.prefill_width(n) for n in (0, 32, 33, 100, 128)] == [32, 32, 64, 128, 128]
+    assert [pages.suffix_width(n) for n in (1, 32, 33, 128)] == [32, 32, 128, 128]
+    splash = layout(chunk=256, smallest_prefill=128)
+    assert [splash.prefill_width(n) for n in (1, 129)] == [128, 256]
+
+
+def test_a_form_of_the_cache_takes_its_own_options_only(make):
+    with pytest.raises(ValueError, match="cache 'blocks': wanted one of rows, paged"):
+        make(cache="blocks")
+    with pytest.raises(ValueError, match="page_size 16 is for cache='paged', not 'rows'"):
+        make(page_size=16)
+    with pytest.raises(ValueError, match="buckets .* is for cache='rows', not 'paged'"):
+        make(cache="paged", buckets=(64,))
+
+
+def pool(most):
+    return PagePool(most, lambda pages: next(n for n in (2, 3, 8) if n >= pages))
+
+
+def test_a_page_is_free_when_it_has_no_user_and_kept_while_it_holds_a_prefix():
+    pages, keys = pool(3), page_keys(range(10), 4)
+    assert len(keys) == 3 and len(set(keys)) == 3 and keys[:2] == page_keys(range(9), 4)[:2]
+    first, second = pages.take(2)
+    assert pages.width == 2, "a pool is as long as what was taken"
+    pages.register(keys[0], first)
+    assert pages.share(keys[0]) == first and pages.share(keys[1]) is None
+    pages.register(keys[1], second)
+    pages.release([first, second])
+    assert (pages.used, pages.available) == (1, 2)
+    assert pages.take(3) is None
+    pages.release([first])
+    assert (pages.used, pages.available) == (0, 3)
+    assert len(pages.take(1)) == 1 and pages.share(keys[1]) is None, "the least recently used goes"
+    assert pages.width == 2, "what no one uses is given up before the pool grows"
+    assert pages.share(keys[0]) == first and len(pages.take(1)) == 1 and pages.width == 3
+    pages.clear()
+    pages.release([first])
+    assert pages.take(1) == [first], "what is forgotten is free without users"
+
+
+def test_a_pool_that_shrinks_moves_the_pages_that_are_used():
+    pages, keys = pool(8), page_keys(range(12), 4)
+    taken = pages.take(6)
+    for key, page in zip(keys, taken[3:], strict=True):
+        pages.register(key, page)
+    pages.owned.add(5)
+    pages.release([0, 1, 3])  # 3 stays as a prefix without users
+    assert pages.shrink(3) == {4: 0, 5: 1}
+    assert pages.owned == {1} and pages.used == 3 and pages.available == 5
+    assert [pages.share(key) for key in keys] == [None, 0, 1]
+
+
+def test_samples_and_turns_prefill_once_and_later_ones_copy(make):
+    engine = make(cache="paged", page_size=8)
+    states = engine.submit(Request([*range(20)], max_tokens=12, stop_ids=()).samples(3))
+    assert engine.caches.schedule(engine.params) == {}
+    assert engine.stats["prefills"] == 1
+    first, *others = [state.copies for state in states]
+    # The first one goes on in the pages of the prefill; of the last, only places are zeroed.
+    assert [i for i, page in first if page != states[0].pages[i]] == []
+    for copies in others:
+        assert copies[:3] == [(i, states[0].pages[i]) for i in range(3)]
+    while not all(state.done for state in states):
+        engine.step()
+    dialogue = [*range(20), *states[1].completion.tokens, 7, 8, 9]
+    engine.stats.clear()
+    (second,) = engine.generate([Request(dialogue, max_tokens=5, stop_ids=())])
+    assert engine.stats["prefills"] == 0, "none began with its first token"
+    (alone,) = make().generate([Request(dialogue, max_tokens=5, stop_ids=())])
+    assert second.tokens == alone.tokens and clean(engine)
+    np.testing.assert_allclose(second.log_probs, alone.log_probs, atol=1e-4)
+    engine.update(fresh(engine.config, 1), 1)
+    assert all(not pool.page_of for pool in engine.caches.page_cache.pools)
+
+
+def test_a_part_page_that_holds_a_longer_prefix_is_copied(make):
+    """Prompt, its answer as a turn, and the prompt again while the turn is prefilled."""
+    engine = make(cache="paged", page_size=16, slots=2)
+    short = Request([*range(5)], max_tokens=20, stop_ids=())
+    (first,) = engine.generate([short])
+    turn = Request([*range(5), *first.tokens, 3, 4], max_tokens=8, stop_ids=())
+    again, other = engine.generate([short, turn])
+    assert again.tokens == first.tokens
+    assert other.tokens == make().generate([turn])[0].tokens and clean(engine)
+    assert engine.generate([turn])[0].tokens == other.tokens
+
+
+def test_long_prompts_are_prefilled_between_decode_calls(make):
+    short = Request([5, 6], max_tokens=40, stop_ids=())
+    long = Request(list(range(50, 110))[: LENGTH - 4], max_tokens=3, stop_ids=())
+    engine = make(cache="paged", page_size=8, chunk=32, block=8)
+    (other,) = engine.submit([short])
+    engine.step()
+    (state,) = engine.submit([long])
+    engine.step()
+    assert state.slot is None and len(other.completion.tokens) == 16
+    while not (state.done and other.done):
+        engine.step()
+    for answer, request in ((state, long), (other, short)):
+        (alone,) = make().generate([request])
+        assert answer.completion.tokens == alone.tokens
+    assert clean(engine)
+
+
+@pytest.mark.parametrize("form", ["rows", "paged"])
+def test_the_memory_of_pages_is_near_that_of_the_tokens_alive(config, params, form):
+    """Lognormal lengths whose mean is an eighth of the longest; all that is allocated counts."""
+    rng = np.random.default_rng(0)
+    config = config.replace(max_length=1024)
+    lengths = np.clip(np.exp(rng.normal(np.log(100), 0.7, 40)), 4, 1000).astype(int)
+    requests = [Request([i, 3], max_tokens=int(n), stop_ids=()) for i, n in enumerate(lengths)]
+    options = {"page_size": 16} if form == "paged" else {}
+    engine = Engine(config, params, slots=8, block=8, cache=form, **options)
+    states, held, alive = engine.submit(requests), 0, 0
+    while not all(state.done for state in states):
+        engine.step()
+        if engine.active == engine.slots:
+            held += engine.cache_bytes // engine.bytes_per_token
+            alive += sum(len(state.sequence) for state in engine.caches.requests)
+    assert alive > 10_000
+    assert held <= 1.3 * alive if form == "paged" else held > 2 * alive
+
+
+def test_dual_chunk_attention_and_experts_give_the_same_ids_in_pages(config):
+    changes = {
+        "dual": {"dual_chunk": DualChunkConfig(train_length=32, chunk=16)},
+        "experts": {"experts": 8, "active_experts": 2, "expert_ffn": 16},
+    }
+    for name, change in changes.items():
+        model = config.replace(name=name, **change)
+        params = fresh(model, 0)
+        settings = {"slots": 2, "max_length": LENGTH, "block": 8}
+        if name == "experts":
+            settings["record_experts"] = True
+        group = Request([*range(37)], max_tokens=20, stop_ids=()).samples(3)
+        want = Engine(model, params, **settings).generate(group)
+        got = Engine(model, params, cache="paged", page_size=8, chunk=32, **settings).generate(
+            group
+        )
+        for one, other in zip(want, got, strict=True):
+            assert one.tokens == other.tokens
+            np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
+            if name == "experts":
+                np.testing.assert_array_equal(one.experts, other.experts)
