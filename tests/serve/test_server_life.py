@@ -185,3 +185,17 @@ def test_options_out_of_range_are_refused_before_the_model_is_read(options, mess
 
     assert main(["serve", "/nowhere", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_form_of_the_kv_cache_is_an_option(monkeypatch, capsys):
+    from qwen3.cli import main
+    from qwen3.infer import language_model
+
+    class Model:
+        def engine(self, **options):
+            raise ValueError(f"asked for {options['cache']} caches")
+
+    monkeypatch.setattr(language_model, "load", lambda name: Model())
+    for options, cache in (([], "rows"), (["--cache", "paged"], "paged")):
+        assert main(["serve", "a-model", *options]) == 2
+        assert f"asked for {cache} caches" in capsys.readouterr().err

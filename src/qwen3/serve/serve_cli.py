@@ -32,6 +32,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, default=16, help="answers decoded together")
     parser.add_argument("--max-length", type=int, help="tokens of prompt and answer")
     parser.add_argument("--cache-tokens", type=int, help="places in all KV caches together")
+    parser.add_argument("--cache", default="rows", help="form of the KV cache: rows or paged")
     parser.add_argument("--block", type=int, default=8, help="tokens between two looks at clients")
     parser.add_argument("--queue", type=int, default=64, help="most answers that wait")
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds of a request")
@@ -71,6 +72,7 @@ def build(arguments: argparse.Namespace, settings: ServerSettings) -> ServerApp:
         slots=arguments.slots,
         max_length=arguments.max_length,
         cache_tokens=arguments.cache_tokens,
+        cache=arguments.cache,
         block=arguments.block,
     )
     if arguments.warm_up:
