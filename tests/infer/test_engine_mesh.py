@@ -19,7 +19,9 @@ def moe(config):
 
 
 def answers(config, params, prompts, **options):
-    engine = Engine(config, params, slots=4, max_length=LENGTH, buckets=BUCKETS, block=8, **options)
+    if "cache" not in options:
+        options["buckets"] = BUCKETS
+    engine = Engine(config, params, slots=4, max_length=LENGTH, block=8, **options)
     rules = sampling("model", top_k=20)
     return engine.generate([Request(p, sampling=rules, max_tokens=10) for p in prompts[:6]])
 
@@ -36,16 +38,23 @@ def single(config, moe):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"),
+    ("kind", "shape", "options"),
     [
-        ("test", {"data": 2, "fsdp": 2, "tensor": 2}),
-        ("test-moe", {"expert": 4, "tensor": 2}),
+        ("test", {"data": 2, "fsdp": 2, "tensor": 2}, {}),
+        ("test-moe", {"expert": 4, "tensor": 2}, {}),
+        pytest.param(
+            "test",
+            {"data": 2, "fsdp": 2, "tensor": 2},
+            {"cache": "paged", "page_size": 8, "chunk": 32},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_a_mesh_of_eight_gives_the_tokens_of_one_device(config, moe, single, kind, shape):
+def test_a_mesh_of_eight_gives_the_tokens_of_one_device(config, moe, single, kind, shape, options):
     prompts, weights, expected = single
     mesh = make_mesh(MeshConfig(**shape))
-    found = answers({c.name: c for c in (config, moe)}[kind], weights[kind], prompts, mesh=mesh)
+    model = {c.name: c for c in (config, moe)}[kind]
+    found = answers(model, weights[kind], prompts, mesh=mesh, **options)
     assert [each.tokens for each in found] == [each.tokens for each in expected[kind]]
     np.testing.assert_allclose(found[3].log_probs, expected[kind][3].log_probs, atol=1e-4)
 
