@@ -30,7 +30,7 @@ class Chunk(NamedTuple):
     pages: list[int]  # where they go
 
 
-class Progress(NamedTuple):
+class PrefillProgress(NamedTuple):
     """What one call of `PageCache.advance` did."""
 
     ready: list[RequestState]  # requests that can be decoded now, with pages of their own
@@ -160,7 +160,7 @@ class PageCache:
 
     # --- prefill ---------------------------------------------------------------------------------
 
-    def advance(self, params: Any) -> Progress:
+    def advance(self, params: Any) -> PrefillProgress:
         """Prefill one chunk of each prompt. What another request prefills is waited for."""
         chunks: list[Chunk] = []
         claimed: set[tuple[int | None, bytes]] = set()
@@ -173,7 +173,7 @@ class PageCache:
                     chunks.append(chunk)
         errors = self._run(params, chunks)
         candidates = [state for state in self.filling if state not in errors]
-        return Progress(
+        return PrefillProgress(
             ready=[state for state in candidates if self._match(state) and self._own(state)],
             begun=sum(chunk.start == 0 for chunk in chunks),
             shards={chunk.state.shard for chunk in chunks},
