@@ -80,10 +80,11 @@ class SlotRequests(abc.ABC):
         None for all.
         """
         keep = np.ones(len(self.states), bool)
-        for slot in slots:
-            keep[slot], self.states[slot] = False, None
+        keep[list(slots)] = False
         if (~keep & (True if active is None else active)).any():
             self.slots = self.release(self.slots, keep)
+        for slot in slots:  # last: where the device fails, they are among what it worked on
+            self.states[slot] = None
 
 
 class SlotTable(SlotRequests):
