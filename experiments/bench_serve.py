@@ -4,8 +4,9 @@ One model (width 256, 8 layers, as in bench_generate), 16 slots. `--clients` thr
 stream chat answers from a server process for `--seconds`; answers are of lognormal length (median
 60, sigma 0.9, 4 to 256 tokens), and no client stops asking. Before and after it the engine alone
 decodes requests like these. Programs are compiled in a first run of the engine, whose rate does not
-count, and in the first third of the server's time, which is left out. The ratio of tokens per second is printed, with the times to the first token, refusals, and
-what the server holds at the end. Then 16 answers are decoded with and without a schema.
+count, and in the first third of the server's time, which is left out. The ratio of tokens per
+second is printed, with the times to the first token, refusals, and what the server holds at the
+end. Then 16 answers are decoded with and without a schema.
 
 Command:   python experiments/bench_serve.py [--clients 64] [--seconds 180]
 Hardware:  two cores; seven minutes.
