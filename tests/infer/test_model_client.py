@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import fsspec
 import pytest
 from scripted_server import ScriptedServer
 
@@ -47,9 +48,22 @@ def test_no_reply_is_lost_or_asked_for_twice_whatever_the_server_does(tmp_path):
     assert isinstance(results[40].fault, ConnectionError)
     assert script.asked == Counter({f"q {i}": i % 4 + 1 for i in range(40)} | {"lost 1": 10})
     assert [r.text for r in again] == [r.text for r in results]
-    letters = [json.loads(line) for line in model.dead_letters.read_text().splitlines()]
+    letters = [json.loads(line) for line in model.store.dead_letters.read_text().splitlines()]
     assert [x["question"]["messages"][0]["content"] for x in letters] == ["lost 1"] * 2
     assert "500" in letters[0]["reason"]
+
+
+def test_processes_that_share_no_disk_share_replies_under_a_url():
+    script = ScriptedServer(echo, lambda body: (500,) * 99 if "lost" in str(body) else ())
+    questions, place = [*(ask(f"q {i}") for i in range(5)), ask("lost")], "memory://shared/replies"
+    with script.running() as url:
+        results = stored(url, place, retries=1)(questions)
+        again = stored(url, f"{place}/", retries=1)([ask("q 9"), *questions])
+    assert [r.text for r in again[1:]] == [r.text for r in results]
+    assert script.asked == Counter({f"q {i}": 1 for i in (0, 1, 2, 3, 4, 9)} | {"lost": 4})
+    store = fsspec.filesystem("memory")
+    [letter] = store.ls("/shared/replies/dead", detail=False)
+    assert "500" in json.loads(store.cat(letter))["reason"]
 
 
 def test_a_server_that_hangs_is_asked_again_and_a_late_answer_is_not_a_second_one(tmp_path):

@@ -9,6 +9,7 @@ import scripted_model
 from qwen3.pipeline import annotation, label_heads, synthesis
 from qwen3.pipeline.data_recipe import DataRecipe
 from qwen3.pipeline.part_files import Part, RunPlan, cleaned
+from qwen3.pipeline.pipeline_run import estimate, run
 from qwen3.pipeline.seed_texts import stratified
 from qwen3.pipeline.text_record import TextRecord
 
@@ -61,13 +62,39 @@ def test_a_recipe_asks_about_many_texts_and_sets_aside_what_the_model_failed_at(
     [
         ({"ask": {"model": "m"}, "kinds": ["maths"]}, r"ask: \['store'\] missing"),
         ({"ask": {"model": "m", "store": "s", "slot": 1}, "kinds": ["maths"]}, "choose from"),
-        ({"ask": {"model": "m", "store": "gs://b/s"}, "kinds": ["maths"]}, "local file"),
+        ({"ask": {"model": "m", "store": ""}, "kinds": ["maths"]}, "store '' are needed"),
+        (
+            {"ask": {"model": "m", "store": "s", "tokens_per_second": 0}, "kinds": ["maths"]},
+            "above",
+        ),
         ({"ask": {"model": "m", "store": "s"}, "kinds": ["poem"]}, "kinds .*textbook"),
     ],
 )
 def test_options_that_cannot_be_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         synthesis.build(**fields)
+
+
+def recipe_that_asks(tmp_path, ask):
+    (tmp_path / "in.txt").write_text("A text.")
+    steps = [{"step": "normalize"}, {"step": "refine", "options": {"ask": ask}}]
+    inputs = [{"name": "web", "paths": str(tmp_path / "in.txt")}]
+    return DataRecipe.from_json(json.dumps({"inputs": inputs, "steps": steps}))
+
+
+def test_the_workers_of_a_cluster_need_a_store_that_they_share(tmp_path, ask):
+    recipe = recipe_that_asks(tmp_path, ask)
+    with pytest.raises(ValueError, match=r"refine: the workers of flink do not share .*gs://"):
+        run(recipe, str(tmp_path / "out"), runner="flink")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_tells_what_the_model_writes(tmp_path, ask):
+    sizes = [("a.txt", 4_000_000)]
+    slow = estimate(recipe_that_asks(tmp_path, ask | {"tokens_per_second": 500}), sizes)
+    assert slow.model_tokens == 1_000_000 and slow.model_seconds == 2_000
+    assert "writes about 1,000,000 tokens: 0.56 hours at 500 a second" in slow.line()
+    assert estimate(recipe_that_asks(tmp_path, ask), sizes).model_seconds == 1_000
 
 
 # --- synthesis

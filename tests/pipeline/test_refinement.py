@@ -98,6 +98,19 @@ def test_a_text_is_repaired_piece_by_piece_and_its_history_tells_what_was_refuse
     assert blank.text == " \n\n " and blank.history == ("refine: of 0 pieces none to repair, by m",)
 
 
+def test_a_refused_paragraph_does_not_spoil_the_others_of_its_piece(monkeypatch, tmp_path):
+    (first, first_right), (second, second_right) = list(READ.items())[:2]
+
+    def answer(instruction, text, question):
+        return json.dumps({"text": f"{first_right}\n\nThe Art of War. {second_right}"})
+
+    scripted_model.serve(monkeypatch, answer)
+    step = refinement.build({"model": "m", "store": str(tmp_path / "s.sqlite")}, least=0.5)
+    [record] = step.many([TextRecord("0" * 32, f"{first}\n\n{second}", "papers")])
+    assert record.text == f"{first_right}\n\n{second}" and record.dropped
+    assert record.history == ("refine: of 1 pieces 1 repaired but for new words, by m",)
+
+
 def test_pieces_hold_all_of_a_text():
     text = "word " * 1000 + "\n\n" + "\n\n".join(f"paragraph {i}" for i in range(300))
     parts = pieces(text)

@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from qwen3.data.atomic import write_atomically
+from qwen3.data.unpacked import filesystem
 from qwen3.infer.model_client import Model, Question, Reply
 
 FEWEST = 8  # questions of a call that must all fail before the model itself counts as down
@@ -47,8 +49,61 @@ class ReplyStore:
         with closing(self._open()) as store, store:
             store.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", replies)
 
+    @property
+    def dead_letters(self) -> Path:
+        """The file of `bury`, beside the store."""
+        return self.path.with_suffix(".dead.jsonl")
+
+    def bury(self, letter: dict[str, Any]) -> None:
+        """Append what is known of a question without a reply to the dead letters."""
+        line = json.dumps(letter, ensure_ascii=False) + "\n"
+        # One write to a file opened for appending: lines of several processes do not mix.
+        file = os.open(self.dead_letters, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60)
+
+
+class ReplyBucket:
+    """Replies under a URL such as gs://BUCKET/replies, an object each, as the workers of a cluster
+    share no disk. Of a question that two ask at the same moment, the later reply stays."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+        self._system, self._path = filesystem(self.url)
+
+    def known(self, keys: Iterable[str]) -> dict[str, str]:
+        """The replies that are there, by key."""
+        places = {f"{self._path}/{key}.json": key for key in keys}
+        # Others write there: a listing kept from before would hide what they wrote.
+        self._system.invalidate_cache()
+        objects = self._system.cat(list(places), on_error="return") if places else {}
+        replies = {}
+        for place, content in objects.items():
+            if isinstance(content, bytes):
+                replies[places[place]] = content.decode()
+            elif not isinstance(content, FileNotFoundError):
+                raise content  # such as no permission, after which everything would be asked again
+        return replies
+
+    def add(self, replies: Iterable[tuple[str, str]]) -> None:
+        """Keep (key, reply) pairs."""
+        for key, reply in replies:
+            write_atomically(f"{self.url}/{key}.json", reply)
+
+    def bury(self, letter: dict[str, Any]) -> None:
+        """Keep what is known of a question without a reply, under dead/."""
+        text = json.dumps(letter, ensure_ascii=False)
+        write_atomically(f"{self.url}/dead/{letter['key']}.json", text)
+
+
+def reply_store(place: str | Path) -> ReplyStore | ReplyBucket:
+    """The store at a local path or URL."""
+    return ReplyBucket(str(place)) if "://" in str(place) else ReplyStore(place)
 
 
 class StoredModel:
@@ -56,14 +111,13 @@ class StoredModel:
 
     open_model is called at the first question without a stored reply, so a run whose answers are
     all there needs no model. name: whatever decides a reply besides the question. A question that
-    gets no reply is appended to the dead letters, a file beside the store, with the reason.
+    gets no reply goes to the dead letters, beside the other replies, with the reason.
     """
 
-    def __init__(self, open_model: Callable[[], Model], name: str, path: str | Path):
-        self._open_model, self._name, self._store = open_model, name, ReplyStore(path)
+    def __init__(self, open_model: Callable[[], Model], name: str, place: str | Path):
+        self._open_model, self._name, self.store = open_model, name, reply_store(place)
         self._model: Model | None = None
         self._lock = threading.Lock()  # two threads do not ask the same question at once
-        self.dead_letters = self._store.path.with_suffix(".dead.jsonl")
 
     def __call__(self, questions: Sequence[Question]) -> list[Reply]:
         """Replies in order. Raises ConnectionError where the server is not there, or no question of
@@ -71,7 +125,7 @@ class StoredModel:
         keys = [key_of(self._name, dataclasses.asdict(question)) for question in questions]
         with self._lock:
             by_key = dict(zip(keys, questions, strict=True))
-            stored = self._store.known(keys)
+            stored = self.store.known(keys)
             known = {key: _unpacked(text, by_key[key]) for key, text in stored.items()}
             new = {key: question for key, question in by_key.items() if key not in known}
             if new:
@@ -85,7 +139,7 @@ class StoredModel:
             key = keys[index]
             result[key] = reply
             if reply.text is not None:  # one that was cut is paid for as well
-                self._store.add([(key, json.dumps([reply.text, reply.tokens, reply.finish]))])
+                self.store.add([(key, json.dumps([reply.text, reply.tokens, reply.finish]))])
             if reply.fault is not None:
                 if isinstance(reply.fault, ConnectionRefusedError):
                     raise reply.fault
@@ -102,13 +156,7 @@ class StoredModel:
             "reason": f"{type(fault).__name__}: {fault}",
             "question": dataclasses.asdict(question),
         }
-        line = json.dumps(letter, ensure_ascii=False) + "\n"
-        # One write to a file opened for appending: lines of several processes do not mix.
-        file = os.open(self.dead_letters, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
+        self.store.bury(letter)
 
 
 def _unpacked(text: str, question: Question) -> Reply:

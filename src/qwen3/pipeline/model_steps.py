@@ -34,16 +34,19 @@ class ModelChoice:
     """The option `ask` of a step: which model it asks, and where the answers are kept."""
 
     model: str  # its name at the server; of our engine a folder, run or Hub name
-    store: str  # local file of all answers (SQLite); dead letters lie beside it
+    store: str  # of all answers: a local file (SQLite), or a URL under which each is an object
     url: str = ""  # of a server with OpenAI's interface, ".../v1"; "" for our engine
     thinking: bool = False  # whether our engine thinks before it answers
     slots: int = 32  # questions that are asked at once
     timeout: float = 300.0  # seconds until a call to a server is given up
     retries: int = 6  # of a call to a server, with pauses that double
+    tokens_per_second: float = 1_000.0  # that the model writes, all slots together, for estimates
 
     def __post_init__(self) -> None:
-        if not self.model or not self.store or "://" in self.store:
-            raise ValueError(f"ask: model {self.model!r} and a local file as store are needed")
+        if not self.model or not self.store:
+            raise ValueError(f"ask: model {self.model!r} and store {self.store!r} are needed")
+        if self.tokens_per_second <= 0:
+            raise ValueError(f"ask: tokens_per_second {self.tokens_per_second} is not above 0")
         if self.slots < 1 or self.timeout <= 0 or self.retries < 0:
             raise ValueError(f"ask: slots, timeout of {self} must be above 0, retries 0 or more")
 
@@ -121,11 +124,11 @@ class ModelStep:
     """A step of the recipe that asks a model about many records at once."""
 
     def __init__(self, choice: ModelChoice, talk: Callable[[TextRecord], Talk]):
-        self.choice, self._talk = choice, talk
+        self.choice, self.talk = choice, talk
 
     def many(self, records: Sequence[TextRecord]) -> list[TextRecord | Exception]:
         """The records after the step, in order; an exception for one that it failed at."""
-        return together(opened(self.choice), [self._talk(record) for record in records])
+        return together(opened(self.choice), [self.talk(record) for record in records])
 
 
 def question(

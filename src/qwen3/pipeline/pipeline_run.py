@@ -20,6 +20,7 @@ import xxhash
 from qwen3.data.atomic import write_atomically
 from qwen3.data.unpacked import chunks, filesystem, find
 from qwen3.pipeline.data_recipe import DataRecipe
+from qwen3.pipeline.model_steps import ModelChoice
 from qwen3.pipeline.part_files import PDF, Part, RunPlan, check_input, ensure, exists
 from qwen3.pipeline.shard_files import facts_path
 from qwen3.pipeline.step_table import STEPS
@@ -27,6 +28,7 @@ from qwen3.pipeline.step_table import STEPS
 VERSION = 1  # raised when the same recipe would give other bytes
 MOST_STRIPES = 16  # of a file, each of which reads the whole file
 PRICE = 0.07  # dollars an hour of a core with its memory, of the order of Dataflow's batch rates
+RECORD_BYTES = 3_000  # of text, where only the bytes of a file are known
 READ_RATE = 60.0  # MB of text a second and core, to read, and to write at the end
 
 
@@ -37,13 +39,22 @@ class CostEstimate:
     bytes: int  # of the input files, as they lie
     text_bytes: int  # of what they hold, where compressed files count threefold
     core_seconds: float
+    model_tokens: float = 0.0  # that models write
+    model_seconds: float = 0.0  # at the rates that the recipe gives
 
     def line(self) -> str:
         hours = self.core_seconds / 3600
-        return (
+        cores = (
             f"{self.bytes / 1e6:,.1f} MB of files, about {self.text_bytes / 1e6:,.1f} MB of text: "
             f"{hours * 60:,.1f} core-minutes ({hours / 24:,.2g} core-days), "
             f"about ${hours * PRICE:,.2f} at ${PRICE} a core-hour"
+        )
+        if not self.model_tokens:
+            return cores
+        return (
+            f"{cores}; besides, if nothing is stored yet, the model writes about "
+            f"{self.model_tokens:,.0f} tokens: {self.model_seconds / 3600:,.2g} hours at "
+            f"{self.model_tokens / self.model_seconds:,.0f} a second (ask: tokens_per_second)"
         )
 
 
@@ -64,6 +75,12 @@ def run(
     """
     for choice in recipe.steps:
         STEPS[choice.step].build(**choice.options)  # a bad option or file is told before the start
+        store = str(choice.options.get("ask", {}).get("store", "://"))
+        if runner != "local" and "://" not in store:
+            raise ValueError(
+                f"{choice.step}: the workers of {runner} do not share the file {store!r} and would "
+                "pay for answers twice: give ask a store that all reach, such as gs://BUCKET/NAME"
+            )
     parts, inputs, size = _parts(recipe)
     plan = RunPlan(recipe.to_json(), out.rstrip("/"), _digest(recipe.to_json(), inputs))
     with _owned(plan):
@@ -83,7 +100,14 @@ def estimate(recipe: DataRecipe, sizes: Sequence[tuple[str, int]]) -> CostEstima
     """What a run over files of (url, bytes) takes."""
     text = sum(3 * n if url.endswith((".gz", ".zst", ".parquet")) else n for url, n in sizes)
     seconds = sum(1 / STEPS[choice.step].rate for choice in recipe.steps) + 2 / READ_RATE
-    return CostEstimate(sum(n for _, n in sizes), text, seconds * text / 1e6)
+    model_tokens = model_seconds = 0.0
+    for choice in recipe.steps:
+        if (work := STEPS[choice.step].model) is not None:
+            tokens = text * work.of_byte + math.ceil(text / RECORD_BYTES) * work.of_record
+            model_tokens += tokens
+            model_seconds += tokens / ModelChoice.of(choice.options["ask"]).tokens_per_second
+    size = sum(n for _, n in sizes)
+    return CostEstimate(size, text, seconds * text / 1e6, model_tokens, model_seconds)
 
 
 def _execute(

@@ -50,15 +50,33 @@ def swarm_losses(
     batches: of each member, of equal batch size and length. peaks: learning rate of each. A member
     whose loss is no number any more keeps NaN.
     """
+    params = trained_swarm(model, batches, peaks, settings)
+    return held_out_losses(model, params, held_out, batches[0].stage.length, settings.held_out_rows)
+
+
+def trained_swarm(
+    model: ModelConfig,
+    batches: Sequence[Batches],
+    peaks: Sequence[float],
+    settings: SwarmSettings,
+) -> Any:
+    """Parameters of all members after training, each leaf [members, ...]."""
     if len(batches) != len(peaks):
         raise ValueError(f"{len(batches)} members and {len(peaks)} learning rates")
     apply = transformer.bind(model, Execution())
     params = transformer.init(model, jax.random.key(settings.seed))
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(peaks)), params)
-    params = _trained(_loss(model, apply), params, batches, jnp.asarray(peaks), settings)
-    length = batches[0].stage.length
+    return _trained(_loss(model, apply), params, batches, jnp.asarray(peaks), settings)
+
+
+def held_out_losses(
+    model: ModelConfig, params: Any, held_out: Mapping[str, AnyCorpus], length: int, rows: int
+) -> dict[str, np.ndarray]:
+    """{held-out set: loss in nats a token, float64 [members]} of a trained swarm, on at most `rows`
+    rows of `length` tokens of each set."""
+    apply = transformer.bind(model, Execution())
     return {
-        name: _held_out(apply, params, corpus, name, length, model.vocab, settings.held_out_rows)
+        name: _held_out(apply, params, corpus, name, length, model.vocab, rows)
         for name, corpus in held_out.items()
     }
 

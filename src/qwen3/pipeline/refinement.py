@@ -3,7 +3,7 @@
 The report (section 3.1) refines text recognised in PDFs by a language model. A model also writes
 what is not there, so each piece that comes back is compared with what was read, word by word: only
 repairs of the letters that stand there pass, and every number stays. A piece that does not pass
-stays as it was read; the history tells how many and why.
+stays as it was read, but for its paragraphs that do; the history tells how many and why.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ def _talk(record: TextRecord, choice: ModelChoice, least: float) -> Talk:
             continue
         [reply] = texts([answer])
         text = str(json.loads(reply)["text"])
-        reason = objection(parts[i], text) if text != parts[i] else ""
-        reasons[reason or "repaired" if text != parts[i] else "unchanged"] += 1
-        parts[i] = parts[i] if reason else text
+        parts[i], outcome = _accepted(parts[i], text)
+        reasons[outcome] += 1
     told = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     event = f"refine: of {len(asked)} pieces {told or 'none to repair'}, by {choice.model}"
     record = record.rewritten("\n\n".join(parts), event)
@@ -75,6 +74,22 @@ def _talk(record: TextRecord, choice: ModelChoice, least: float) -> Talk:
     if asked and passed < least * len(asked):
         return record.drop("refine", "unreadable", passed=passed, pieces=len(asked), least=least)
     return record
+
+
+def _accepted(read: str, refined: str) -> tuple[str, str]:
+    """(what is kept of a piece, how it came out); of one that is refused, the paragraphs that pass
+    by themselves."""
+    if refined == read:
+        return read, "unchanged"
+    reason = objection(read, refined)
+    if not reason:
+        return refined, "repaired"
+    before, after = read.split("\n\n"), refined.split("\n\n")
+    if len(before) == len(after):
+        kept = [old if objection(old, new) else new for old, new in zip(before, after, strict=True)]
+        if kept != before:
+            return "\n\n".join(kept), f"repaired but for {reason}"
+    return read, reason
 
 
 def pieces(text: str) -> list[str]:

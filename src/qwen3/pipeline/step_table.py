@@ -26,13 +26,22 @@ Apply: TypeAlias = Callable[[TextRecord], TextRecord]
 
 
 @dataclass(frozen=True)
+class ModelWork:
+    """Tokens that a step has a model write, for estimates."""
+
+    of_byte: float  # for each byte of text
+    of_record: float  # and for each record
+
+
+@dataclass(frozen=True)
 class StepKind:
     """A step: its options are the keyword arguments of `build`, with their defaults."""
 
     # options -> Apply, or a ModelStep that sees many records; of "duplicates", the settings
     build: Callable[..., Any]
     purpose: str
-    rate: float  # MB of text a second and core, for estimates; the time of a model comes on top
+    rate: float  # MB of text a second and core, for estimates
+    model: ModelWork | None = None  # of a step that asks one
 
 
 STEPS = {
@@ -41,10 +50,25 @@ STEPS = {
     "quality": StepKind(quality_rules.build, "drop what is not running text", 7),
     "personal_data": StepKind(personal_data.build, "replace addresses and numbers of people", 6),
     "safety": StepKind(unsafe_text.build, "drop texts by word lists and sites", 10),
-    "refine": StepKind(refinement.build, "repair text of PDFs and OCR by a model, guarded", 0.3),
-    "annotate": StepKind(annotation.build, "label value, field, domain, safety by a model", 20),
+    "refine": StepKind(
+        refinement.build,
+        "repair text of PDFs and OCR by a model, guarded",
+        0.3,
+        ModelWork(of_byte=0.25, of_record=0),
+    ),
+    "annotate": StepKind(
+        annotation.build,
+        "label value, field, domain, safety by a model",
+        20,
+        ModelWork(of_byte=0, of_record=60),
+    ),
     "heads": StepKind(label_heads.build, "label by heads that learned a model's labels", 1),
-    "synthesize": StepKind(synthesis.build, "write checked texts from seeds by a model", 1),
+    "synthesize": StepKind(
+        synthesis.build,
+        "write checked texts from seeds by a model",
+        1,
+        ModelWork(of_byte=0, of_record=1_500),
+    ),
     "decontaminate": StepKind(decontamination.build, "drop texts that hold evaluation items", 5),
     "duplicates": StepKind(
         near_duplicates.DuplicateSettings, "drop exact and near copies, each verified", 9
