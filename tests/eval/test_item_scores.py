@@ -1,10 +1,13 @@
 """mean@k, pass@k and weights of items by literal cases, in tables and in comparisons."""
 
 import json
+import tomllib
+from importlib.resources import files
 
 import pytest
 
 from qwen3.eval import comparison, intervals, suite_report
+from qwen3.eval.composites import COMPOSITES, composites
 from qwen3.eval.item_scores import by_samples, estimate, item_scores, item_weights, mean_at, pass_at
 from qwen3.eval.items import Item
 from qwen3.eval.suite_records import Arm, SuiteRun
@@ -127,9 +130,31 @@ def test_even_weights_change_no_interval():
 
 
 @pytest.mark.parametrize("mode, score", [("think", 93.8), ("no_think", 92.8)])
-def test_arena_hard_stands_beside_the_reports_score(mode, score, tmp_path):
-    run = SuiteRun(SUITES["arena_hard"], Arm(mode, mode), [], [], tmp_path / "x.jsonl")
-    assert suite_report.published_score(run, "32b") == score
-    assert suite_report.published_score(run, "0.6b") is None
-    budgeted = SuiteRun(SUITES["arena_hard"], Arm("think@8", "think", 8), [], [], tmp_path)
-    assert suite_report.published_score(budgeted, "32b") is None
+def test_arena_hard_stands_beside_the_reports_score(mode, score):
+    title = SUITES["arena_hard"].published
+    assert suite_report.published_score(title, Arm(mode, mode), "32b") == score
+    assert suite_report.published_score(title, Arm(mode, mode), "0.6b") is None
+    assert suite_report.published_score(title, Arm("think@8", "think", 8), "32b") is None
+
+
+def test_the_reports_scores_are_one_a_size():
+    text = (files("qwen3.eval") / "published.toml").read_text(encoding="utf-8")
+    for mode, table in tomllib.loads(text).items():
+        sizes = table.pop("sizes")
+        assert {len(scores) for scores in table.values()} == {len(sizes)}, mode
+
+
+def test_evalplus_is_the_mean_of_its_four_parts(tmp_path):
+    rows = []
+    for name, scores in zip(COMPOSITES["EvalPlus"], ([1.0, 0.0], [0.0], [1.0], [1.0]), strict=True):
+        items = [Item(str(number), {}) for number in range(len(scores))]
+        run = SuiteRun(SUITES[name], Arm("text"), items, [], tmp_path / "x.jsonl")
+        kept = records(**{str(number): [score] for number, score in enumerate(scores)})
+        run.records = {(record["item"], record["sample"]): record for record in kept}
+        rows += suite_report.rows([run], "0.6b")
+    [row] = composites(rows, "0.6b")
+    assert row.score.value == (0.5 + 0 + 1 + 1) / 4 and row.score.low < 0.6 < row.score.high
+    assert (row.items, row.published, row.title) == (5, 36.23, "EvalPlus, mean of 4")
+    assert row.total == 2 * 164 + 2 * 378
+    assert composites(rows[:3], "0.6b") == []
+    assert suite_report.cells(row)[-1] == "36.2"

@@ -75,6 +75,7 @@ def _list() -> Table:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     from qwen3.eval import judged, suite_report, suites
+    from qwen3.eval.composites import composites
     from qwen3.eval.suite_records import EvalSettings
     from qwen3.eval.suite_run import run
     from qwen3.infer.language_model import load
@@ -102,6 +103,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     model = load(name)
     runs = run(model, chosen, settings, folder, data=options.data, slots=options.slots)
     rows = suite_report.rows(runs, model.config.name)
+    rows += composites(rows, model.config.name)
     page = suite_report.write(folder, name, rows)
     console.print(*suite_report.terminal_tables(rows), sep="\n")
     console.print(f"The page: {page}\nEvery answer: {folder / 'samples'}", highlight=False)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from qwen3.eval.intervals import Estimate
 from qwen3.eval.item_scores import AtK, by_samples, estimate, item_scores, item_weights
-from qwen3.eval.suite_records import Record, SuiteRun
+from qwen3.eval.suite_records import Arm, Record, SuiteRun
 from qwen3.rewards import Problem
 from qwen3.rewards.pairs import pairs_by_family
 from qwen3.train.writing import write_atomically
@@ -73,7 +73,7 @@ def _row(run: SuiteRun, size: str) -> SuiteScore:
         share(lambda record: record["score"] is not None and record["extracted"] is None),
         share(lambda record: record["score"] is None),
         float(np.mean([record.get("tokens", 0) for record in records] or [0])),
-        published_score(run, size),
+        published_score(run.suite.published, run.arm, size),
         run.suite.departs,
         pair_scores(run, records),
     )
@@ -95,12 +95,15 @@ def pair_scores(run: SuiteRun, records: Sequence[Record]) -> dict[str, float]:
     return pairs_by_family((p, score) for p, score in scored if isinstance(p, Problem))
 
 
-def published_score(run: SuiteRun, size: str) -> float | None:
-    """The report's score of a suite for a size in this mode, in percent, where it gives one."""
+def published_score(title: str, arm: Arm, size: str) -> float | None:
+    """The report's score of a suite for a size in this mode, in percent, where it gives one.
+
+    title: the suite's name there.
+    """
     text = (files(__package__) / "published.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)[run.arm.mode or "base"]
-    scores = table.get(run.suite.published)
-    if scores is None or size not in table["sizes"] or run.arm.budget is not None:
+    table = tomllib.loads(text)[arm.mode or "base"]
+    scores = table.get(title)
+    if scores is None or size not in table["sizes"] or arm.budget is not None:
         return None
     return float(scores[table["sizes"].index(size)])
 
