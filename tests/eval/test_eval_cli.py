@@ -2,13 +2,26 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from random import Random
 
 import pytest
+import suite_files
 from broken_disk import Disk
 
 import qwen3
 from qwen3 import cli
+from qwen3.eval import judged
+from qwen3.eval.suite_answers import Asked, scored
+from qwen3.eval.suite_records import Arm, SuiteRun
+from qwen3.eval.suites import SUITES
 from qwen3.infer import language_model
+from qwen3.infer.requests import Completion, Request
+from qwen3.rewards.judge_backends import JudgeSettings
+from qwen3.train.writing import WorkdirError
 
 SUITE = ["--suites", "locks", "--mode", "no_think", "--max-tokens", "6", "--slots", "4"]
 FLAGS = [*SUITE, "--limit", "6"]
@@ -70,6 +83,26 @@ def test_on_a_full_disk_what_was_done_is_kept_and_the_rerun_is_the_same(loaded, 
         disk.close()
 
 
+def test_what_a_judge_says_on_a_full_disk_is_no_missing_verdict(model, tmp_path, monkeypatch):
+    """The run ends, and does not go on to keep answers without a verdict."""
+    monkeypatch.setattr(judged, "check_judge", lambda judge: None)
+    monkeypatch.setattr(judged, "of_url", lambda settings: lambda asked: ["x" * 9999] * len(asked))
+    suite_files.write(tmp_path, suite_files.EXAMPLES["writing_bench"])
+    suite = SUITES["writing_bench"]
+    [item] = suite.items(tmp_path)
+    disk = Disk(tmp_path, size=1 << 23)
+    try:
+        judged.use(judged.opened(JudgeSettings("http://localhost/v1", "kind"), disk.path))
+        disk.fill()
+        run = SuiteRun(suite, Arm("no_think", "no_think"), [item], [], tmp_path / "x.jsonl")
+        completion = Completion(Request([1]), model.tokenizer.encode("A line."), finish="stop")
+        with pytest.raises(WorkdirError, match="cannot write .*judge.sqlite: .* free space"):
+            scored(model.tokenizer, run, Asked(item, 0), completion)
+    finally:
+        judged.use(None)
+        disk.close()
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(loaded, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert evaluate("toy", tmp_path / "file" / "out") == 1
@@ -95,3 +128,34 @@ def test_mean_at_k_is_what_k_samples_give(loaded, tmp_path):
         for samples in ("4", "2")
     }
     assert lines["2"] < lines["4"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_killed_at_random_moments_ends_with_the_same_bytes(model, tmp_path):
+    model.save(tmp_path / "model")
+    flags = [*SUITE, "--mode", "both", "--limit", "60", "--samples", "2"]
+
+    def start(out):
+        command = [sys.executable, "-m", "qwen3.cli", "eval", str(tmp_path / "model"), *flags]
+        return subprocess.Popen([*command, "--out", str(out)], start_new_session=True)
+
+    assert start(tmp_path / "whole").wait() == 0
+    whole, again, random = tmp_path / "whole", tmp_path / "again", Random(1)
+    total = sum(len(path.read_bytes().splitlines()) for path in (whole / "samples").iterdir())
+    assert total == 60 * 2 * 2
+
+    def written():
+        texts = [path.read_bytes() for path in (again / "samples").glob("*.jsonl")]
+        return sum(text.count(b"\n") for text in texts)
+
+    for _ in range(4):
+        kept, process = written(), start(again)
+        moment = kept + random.randint(1, total // 6)
+        while written() < moment and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+        assert written() >= moment
+    assert start(again).wait() == 0
+    for path in (whole / "samples").iterdir():
+        assert (again / "samples" / path.name).read_bytes() == path.read_bytes()

@@ -9,9 +9,9 @@ import suite_files
 
 from qwen3.eval import comparison, suite_report, suites
 from qwen3.eval.intervals import Estimate
-from qwen3.eval.items import Verdict
+from qwen3.eval.items import Item, Verdict
 from qwen3.eval.suite_answers import Asked, scored
-from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms
+from qwen3.eval.suite_records import Arm, EvalSettings, SuiteRun, arms
 from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
 from qwen3.infer.requests import Completion, Request
@@ -114,6 +114,7 @@ def test_reports_and_comparisons(model, data, tmp_path):
         rows = suite_report.rows(runs, "0.6b")
         page = suite_report.write(tmp_path / name, "toy & model", rows).read_text()
         assert "toy &amp; model" in page and "think@4" in page and "http" not in page
+        assert page.count("<polyline") == 3  # accuracy by budget of the suites of chats
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     assert len(results["rows"]) == len(runs)
     by_name = {(row["suite"], row["arm"]): row for row in results["rows"]}
@@ -125,6 +126,19 @@ def test_reports_and_comparisons(model, data, tmp_path):
     assert comparison.terminal_table(same).row_count == len(runs)
     with pytest.raises(ValueError, match="holds no results"):
         comparison.compare(tmp_path / "a", tmp_path)
+
+
+def test_accuracy_by_budget_is_a_curve_with_its_intervals(tmp_path):
+    rows = []
+    for budget, score in ((64, 1.0), (0, 0.0), (32, 1.0), ("auto", 1.0)):
+        arm, item = Arm(f"think@{budget}", "think", budget), Item("1", {})
+        asked = SuiteRun(SUITES["gsm8k"], arm, [item], [], tmp_path / "x.jsonl")
+        asked.records["1", 0] = {"item": "1", "sample": 0, "score": score, "extracted": "x"}
+        rows += suite_report.rows([asked], "0.6b")
+    [curve] = suite_report.budget_curves(rows)
+    points = [(m["budget"], m["x"], m["y"], m["label"]) for m in curve["marks"]]
+    assert points == [(0, 20, 110, "0.0%"), (32, 150, 10, "100.0%"), (64, 280, 10, "100.0%")]
+    assert all(m["high"] <= m["y"] <= m["low"] for m in curve["marks"])
 
 
 def test_differences_are_paired_by_item(tmp_path):

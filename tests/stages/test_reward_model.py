@@ -19,7 +19,9 @@ from qwen3.model import hf_folder
 from qwen3.model.execution import Execution
 from qwen3.stages import reward_model
 from qwen3.stages.pair_evaluation import PairEvaluation, PairScores, split
+from qwen3.stages.problem_evaluation import SCORE
 from qwen3.stages.reward_scores import RewardModel, SequenceScorer, answer_ids, scored_sequence
+from qwen3.train.checkpoint import Keep, steps_in
 from qwen3.train.loop import Stopped
 
 MODEL = post.model(scalar_head=True)
@@ -57,10 +59,11 @@ def config(data, **changes):
         optim=post.CONSTANT,
         batch=4,
         length=128,
-        save_every=100,
+        save_every=6,
+        keep=Keep(last=1, best=SCORE, best_is="max"),
         mesh=post.ONE,
         log=post.QUIET,
-        evaluation=PairEvaluation(held_out=0.35, every=12),
+        evaluation=PairEvaluation(held_out=0.35, every=6),
     )
     return reward_model.Config(**{**values, **changes})
 
@@ -84,7 +87,7 @@ def test_a_preference_is_learnt_and_held_out_pairs_are_measured_by_source(whole)
     assert lines[0]["bt"] == pytest.approx(np.log(2), abs=0.1) and lines[-1]["bt"] < 0.5
     assert lines[-1]["accuracy"] > 0.9 and lines[-1]["difference"] > 0.5
     measured = [json.loads(text) for text in (whole[0] / "evaluation.jsonl").open()]
-    assert [record["step"] for record in measured] == [0, 12, 24]
+    assert [record["step"] for record in measured] == [0, 6, 12, 18, 24]
     last = measured[-1]
     assert last["score"] > 0.85 and last["low"] < last["score"] and last["n"] == 7
     assert {"source even", "source odd", "longer loses"} <= set(last["parts"])
@@ -92,6 +95,14 @@ def test_a_preference_is_learnt_and_held_out_pairs_are_measured_by_source(whole)
     sample = json.loads((whole[0] / "samples" / "evaluation_000024.jsonl").open().readline())
     assert sample["right"] == (sample["score"] > sample["score_rejected"])
     assert lines[-1]["eval/longer_loses"] > 0.85 and lines[-1]["eval/source_odd"] > 0.5
+
+
+def test_the_checkpoint_with_the_best_accuracy_is_kept(whole):
+    measured = [json.loads(text) for text in (whole[0] / "evaluation.jsonl").open()]
+    scores = {record["step"]: record["score"] for record in measured if record["step"]}
+    best = max(scores, key=scores.get)
+    assert best < 24, "the best is also the last one: nothing is shown"
+    assert set(steps_in(whole[0] / "checkpoints")) == {best, 24}
 
 
 def test_a_run_that_was_stopped_goes_on_bitwise(whole, data, tmp_path):
