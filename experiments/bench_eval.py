@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qwen3.eval.suite_answers import Asked, request, subject_of
-from qwen3.eval.suite_records import EvalSettings, arms, open_run
+from qwen3.eval.suite_records import EvalSettings, open_runs
 from qwen3.eval.suite_run import run
 from qwen3.eval.suites import SUITES
 from qwen3.infer.language_model import LanguageModel, load
@@ -34,10 +34,8 @@ SUITE = SUITES["locks"]
 def requests_of(model: LanguageModel, settings: EvalSettings, slots: int) -> list[Request]:
     """What the evaluation asks of the engine."""
     subject, requests = subject_of(model, slots), []
-    for arm in arms(SUITE, settings):
-        opened = open_run(
-            SUITE, arm, settings, Path("nowhere"), data=None, tokenizer=model.tokenizer
-        )
+    place = Path("nowhere")
+    for opened in open_runs(SUITE, settings, place, data=None, tokenizer=model.tokenizer):
         asked = [Asked(item, 0, list(SUITE.ask(item))) for item in opened.items]
         requests += [request(subject, opened, one, settings) for one in asked]
     return requests

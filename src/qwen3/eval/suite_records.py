@@ -138,19 +138,24 @@ def open_folder(folder: Path, settings: EvalSettings) -> None:
     write_atomically(epath.Path(file), json.dumps(plain, indent=1))
 
 
-def open_run(
+def open_runs(
     suite: Suite,
-    arm: Arm,
     settings: EvalSettings,
     folder: Path,
     *,
     data: Path | None,
     tokenizer: Tokenizer | None,
-) -> SuiteRun:
-    """A suite in an arm with the answers that `folder` holds already. data: the suites' files."""
+) -> list[SuiteRun]:
+    """A suite in each of its arms with the answers that `folder` holds already.
+
+    data: the suites' files. The items are read or made once.
+    """
     items = suite.items(data, settings.limit, tokenizer)
-    path = folder / "samples" / f"{suite.name}.{arm.name}.jsonl"
-    return SuiteRun(suite, arm, items, suite.shots_for(data, items), path, stored(path))
+    shots = suite.shots_for(data, items)
+    paths = {
+        arm: folder / "samples" / f"{suite.name}.{arm.name}.jsonl" for arm in arms(suite, settings)
+    }
+    return [SuiteRun(suite, arm, items, shots, path, stored(path)) for arm, path in paths.items()]
 
 
 def stored(path: Path) -> dict[tuple[str, int], Record]:

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from qwen3.eval.suite import Suite
 from qwen3.eval.suite_answers import generated, likelihoods, subject_of
-from qwen3.eval.suite_records import EvalSettings, SuiteRun, arms, open_folder, open_run, samples
+from qwen3.eval.suite_records import EvalSettings, SuiteRun, open_folder, open_runs, samples
 from qwen3.infer.language_model import LanguageModel
 
 
@@ -29,9 +29,9 @@ def run(
     """
     open_folder(folder, settings)
     runs = [
-        open_run(suite, arm, settings, folder, data=data, tokenizer=model.tokenizer)
+        opened
         for suite in suites
-        for arm in arms(suite, settings)
+        for opened in open_runs(suite, settings, folder, data=data, tokenizer=model.tokenizer)
     ]
     todo = [run.missing(samples(run.suite, settings)) for run in runs]
     with Progress() as progress:
