@@ -68,8 +68,8 @@ class Config(grpo.Config):
     taught: int = 1200  # steps of fine-tuning
     right: float = 0.5  # share of its answers that are right
     drawn: int = 200  # problems of each family for RL
-    held: int = 64  # problems of each family that are measured
-    measured: int = 2  # answers to each of them
+    held: int = 96  # problems of each family that are measured
+    measured: int = 1  # answers to each of them
 
 
 CONFIG = Config(
@@ -192,14 +192,13 @@ Scored = list[tuple[Problem, float]]  # a problem and the mean score of its answ
 
 
 def measure(
-    config: Config, source: str, held: Sequence[Problem]
+    config: Config, source: str, held: Sequence[Problem], store: Path
 ) -> tuple[Scored, dict[str, float]]:
-    """(scores of held-out problems, pair accuracy by family) of the model of a run."""
-    words = Tokenizer.load(config.tokenizer)
-    engine = tiny_lock.engine(source, words, slots=config.sampling.slots, length=config.length)
-    options: dict[str, Any] = {"sampling": PRESETS["model"], "samples": config.measured}
-    answers = ask(engine, words, held, max_tokens=config.sampling.max_tokens, **options)
-    scores = [[answer.score or 0.0 for answer in group] for group in answers]
+    """(scores of held-out problems, pair accuracy by family) of the model of a run, kept in the
+    file `store`."""
+    if not store.exists():
+        store.write_text(json.dumps(_scores(config, source, held)))
+    scores = json.loads(store.read_text())
     means = [float(np.mean(group)) for group in scores]
     pairs = {}
     for name in config.families:
@@ -208,6 +207,15 @@ def measure(
         if share is not None:
             pairs[name] = share
     return list(zip(held, means, strict=True)), pairs
+
+
+def _scores(config: Config, source: str, held: Sequence[Problem]) -> list[list[float]]:
+    """Of the answers to each problem."""
+    words = Tokenizer.load(config.tokenizer)
+    engine = tiny_lock.engine(source, words, slots=config.sampling.slots, length=config.length)
+    options: dict[str, Any] = {"sampling": PRESETS["model"], "samples": config.measured}
+    answers = ask(engine, words, held, max_tokens=config.sampling.max_tokens, **options)
+    return [[float(answer.score or 0.0) for answer in group] for group in answers]
 
 
 def compared(config: Config, before: Any, after: Any) -> list[dict[str, Any]]:
@@ -244,9 +252,10 @@ def run(config: Config, workdir: str) -> TrainState:
     if not path.exists():
         write_problems(path, problems(config, "train", 3 * config.seed + 2, config.drawn))
     held = problems(config, "heldout", 3 * config.seed + 3, config.held)
-    before = measure(config, start, held)
+    before = measure(config, start, held, folder / "before.json")
     state = grpo.run(replace(config, init_from=start, problems=str(path)), workdir)
-    rows = compared(config, before, measure(config, workdir, held))
+    after = measure(config, workdir, held, folder / "after.json")
+    rows = compared(config, before, after)
     (folder / "families.json").write_text(json.dumps(rows, indent=1))
     for row in rows:
         pairs = "" if None in row["pairs"] else "  pairs {:.0%} -> {:.0%}".format(*row["pairs"])

@@ -1,18 +1,26 @@
 """A whole GRPO or distillation run of a toy model, for tests that kill it.
 
-python post_run.py {grpo,distill} WORKDIR [TEACHER]
+python post_run.py {grpo,episodes,distill} WORKDIR [TEACHER]
+
+episodes: GRPO on a world of three turns and a task together.
 """
 
 import dataclasses
 import sys
 
 import post
+import pytest
+import talk_world
 
 from qwen3 import rewards
+from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments import WORLDS
 from qwen3.losses.grpo_config import Grpo
 from qwen3.stages import distill, grpo
 from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.groups import Refill
+from qwen3.stages.prompts import Share
+from qwen3.stages.rollouts import Sampling
 from qwen3.train.checkpoint import Keep
 
 STEPS = 60
@@ -25,6 +33,17 @@ if __name__ == "__main__":
     if stage == "grpo":
         config = post.grpo_config(
             **common, policy=Grpo(entropy=True), entropy=EntropyTarget(), refill=Refill(2.0)
+        )
+        grpo.run(config, workdir)
+    elif stage == "episodes":
+        tokenizer = Tokenizer.load(post.tokenizer_folder())
+        talk_world.let_it_speak(pytest.MonkeyPatch(), WORLDS, tokenizer, post.model().vocab)
+        config = post.grpo_config(
+            **common,
+            tasks=(Share("talk"), Share("letters")),
+            sampling=Sampling(samples=8, max_tokens=24, slots=16),
+            length=127,
+            refill=Refill(2.0),
         )
         grpo.run(config, workdir)
     else:

@@ -1,4 +1,4 @@
-"""Kill -9 at ten random moments of a GRPO and of a distillation run."""
+"""Kill -9 at ten random moments of a GRPO run, of one with episodes, and of a distillation run."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ harness = load_harness()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["grpo", "distill"])
+@pytest.mark.parametrize("stage", ["grpo", "episodes", "distill"])
 def test_ten_random_kills_change_nothing(stage, tmp_path):
     folder = tmp_path / "teacher"
     post.save_hf(folder, post.model())

@@ -102,6 +102,16 @@ def test_the_gap_between_a_score_and_the_truth_is_in_the_metrics():
     assert kind_metrics([rollout(0, 1.0)]) == {}
 
 
+@pytest.mark.parametrize(("least", "warned"), [(0.6, True), (0.5, False)])
+def test_scores_against_the_rules_order_are_warned_of(caplog, least, warned):
+    config = post.grpo_config(alarms=grpo.Alarms(agreement=least))
+    method = grpo.RewardedPhase(config, None, None, None)
+    rollouts = [scored(0, 1.0, 0.9), scored(0, 0.0, 0.7), scored(1, 0.0, 0.8), scored(1, 1.0, 0.6)]
+    method._warn_of_disagreement(kind_metrics(rollouts))
+    line = f"{MODEL} puts 50% of the answers to planted_style in the rule's order"
+    assert (line in caplog.text) == warned
+
+
 # --- advantages -----------------------------------------------------------------------------------
 def advantages(rollouts, scoring, table=()):
     groups, _ = learnable(rollouts, scoring, 10, table)

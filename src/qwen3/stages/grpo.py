@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,9 @@ class Alarms:
     # Mean |log p of the trainer - log p of the sampler| that ends the run: the sampler then does
     # not run the trainer's weights.
     mismatch: float = 0.1
+    # Chance that a judge or reward model puts two answers in the rule's order, per family and
+    # phase, below which a warning is written: it is then no measure of what the rule measures.
+    agreement: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,9 @@ class RewardedPhase:
         parts = minibatches(self._trained(phase.groups), config.minibatches)
         metrics = _group_metrics(phase, config.prompts)
         if self._kinds is not None:
-            metrics |= kind_metrics(phase.sampled)
+            kinds = kind_metrics(phase.sampled)
+            self._warn_of_disagreement(kinds)
+            metrics |= kinds
         if self._bands is not None:
             metrics |= self._bands.update(phase.sampled)
         if config.policy.old == "recomputed" or config.own_layout or not self._checked:
@@ -314,6 +319,20 @@ class RewardedPhase:
                 100 * cut / len(rollouts),
                 self._config.sampling.max_tokens,
             )
+
+    def _warn_of_disagreement(self, metrics: Mapping[str, float]) -> None:
+        least = self._config.alarms.agreement
+        for name, value in metrics.items():
+            if name.startswith("agreement/") and value < least:
+                _, kind, family = name.split("/", 2)
+                log.warning(
+                    "%s puts %.0f%% of the answers to %s in the rule's order (alarms.agreement is "
+                    "%g; 50%% is chance): do not trust its scores",
+                    kind,
+                    100 * value,
+                    family,
+                    least,
+                )
 
 
 def _group_metrics(phase: Phase, wanted: int) -> dict[str, float]:
