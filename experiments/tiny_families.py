@@ -1,21 +1,21 @@
 """General RL over families of problems (report 4.4) in small: one model, one mixture, one run.
 
-A fresh 0.2M model is fine-tuned on answers of the right form to easy problems of 19 families, two
-of them worlds of several turns: half of the answers are the families' oracles', half those of
-policies that know the form only. It then has about half of what it could have right. GRPO on the
-mixture of all families, twins of a pair drawn together, raises that. What is printed are scores at
+A fresh 0.3M model is fine-tuned on the oracles' answers to easy problems of 14 families, two of
+them worlds of several turns, and on looking up words, which every family needs. GRPO on the
+mixture of all families, twins of a pair drawn together, follows. What is printed are scores at
 temperature 1 on problems that neither training saw, per family and in the mean, before and after,
 with the 95% interval of their difference over problems, and the share of pairs of which both
-problems are right.
+problems are right. `right` below 1 teaches answers of policies that know the form only besides.
 
 Command:   python experiments/tiny_families.py --workdir runs/families [--set seed=1]
-Hardware:  one core.
-Expected:  not yet run to its end (docs/log/2026-11-30-general-rl-in-small.md).
+Hardware:  two cores.
+Expected:  not yet run to its end (docs/log/2026-11-30-families-without-look-ups.md).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -49,11 +49,11 @@ import tiny_lock
 
 FAMILIES = (
     *("length_control", "answer_language"),  # instruction
-    *("exact_stop", "edit_record", "mode_following"),  # format
+    "exact_stop",  # format
     "planted_style",  # preference
     *("tool_call", "irrelevant_tool", "missing_argument", "key_value", "late_requests"),  # agent
     *("grounded_answer", "abstention", "counterfactual_context"),  # special
-    *("lock", "lock_digits", "number_sorting", "bracket_completion", "spell_backward"),  # reasoning
+    *("lock_digits", "bracket_completion"),  # reasoning
 )
 LONGEST = 200  # characters of an oracle's answer to a problem of one turn
 LENGTH = 512  # tokens of a row: an episode with its tools
@@ -65,8 +65,9 @@ class Config(grpo.Config):
 
     families: tuple[str, ...] = FAMILIES  # of the mixture
     examples: int = 800  # of each family for fine-tuning
-    taught: int = 1200  # steps of fine-tuning
-    right: float = 0.5  # share of its answers that are right
+    look_ups: int = 8000  # examples of looking up words besides
+    taught: int = 2000  # steps of fine-tuning
+    right: float = 1.0  # share of the families' answers that are right
     drawn: int = 200  # problems of each family for RL
     held: int = 96  # problems of each family that are measured
     measured: int = 1  # answers to each of them
@@ -74,14 +75,14 @@ class Config(grpo.Config):
 
 CONFIG = Config(
     name="families",
-    model=tiny_lock.MODEL.replace(layers=3, vocab=1024),
+    model=tiny_lock.MODEL.replace(kv_heads=2, vocab=1280, rope_theta=1e4),
     tokenizer="",  # made in the workdir
     tasks=(Share("file", twins=True),),
     steps=40,
     optim=OptimConfig(peak=5e-4, final=0.1, warmup=2, schedule="linear", weight_decay=0.0),
     policy=Grpo(old="rollout"),
     sampling=Sampling(samples=8, max_tokens=160, slots=128),
-    prompts=38,
+    prompts=28,
     minibatches=2,
     length=LENGTH,
     save_every=20,
@@ -154,14 +155,36 @@ def conversations(config: Config) -> list[dict[str, Any]]:
     """For fine-tuning, in a mixed order."""
     rng = Random(f"conversations/{config.seed}")
     every = problems(config, "train", 3 * config.seed + 1, config.examples)
-    rng.shuffle(every)
-    return [answered(problem, rng, rng.random() < config.right) for problem in every]
+    taught = [answered(problem, rng, rng.random() < config.right) for problem in every]
+    words = words_of(every)
+    taught += [look_up(rng, words) for _ in range(config.look_ups)]
+    rng.shuffle(taught)
+    return taught
+
+
+def words_of(problems: Sequence[Problem]) -> list[str]:
+    """All words that the problems' messages hold."""
+    text = " ".join(m["content"] for problem in problems for m in problem.messages)
+    return sorted(set(re.findall(r"[A-Za-z]+", text)))
+
+
+def look_up(rng: Random, words: Sequence[str]) -> dict[str, Any]:
+    """Pairs of words and numbers, to be said in another order: every word of the answer is one
+    that must be looked up, which a new model learns from sooner than from one word in a text."""
+    keys = rng.sample(words, rng.randint(3, 7))
+    pairs = {key: rng.choice((rng.choice(words), str(rng.randint(0, 999)))) for key in keys}
+    order = rng.sample(keys, len(keys))
+    listed = ", ".join(f"{key} {value}" for key, value in pairs.items())
+    said = ", ".join(f"{key} {pairs[key]}" for key in order)
+    question = f"{listed}. What about {', '.join(order)}? /no_think"
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
+    return {"messages": messages, "tools": None}
 
 
 def tokenizer(config: Config, folder: Path) -> str:
     """The folder of a tokenizer, trained on 100 conversations of each family if it is not there."""
     if not (folder / "tokenizer.json").exists():
-        part = conversations(replace(config, examples=100))
+        part = conversations(replace(config, examples=100, look_ups=500))
         texts = [chat.render(each["messages"], tools=each["tools"]) for each in part]
         Tokenizer.train(texts, config.model.vocab).save(folder)
     return str(folder)
@@ -174,14 +197,14 @@ def taught(config: Config, folder: Path) -> str:
         tokenizer=config.tokenizer,
         data=(tiny_lock.once(folder / "taught.jsonl", lambda: conversations(config)),),
         steps=config.taught,
-        optim=replace(tiny_lock.FROM_NOTHING, warmup=min(50, config.taught // 4)),
+        optim=replace(tiny_lock.FROM_NOTHING, eps=1e-3, warmup=min(50, config.taught // 4)),
         name="taught",
         batch=4,
         length=config.length,
         seed=config.seed,
         execution=config.execution,
         log=tiny_lock.LOG,
-        save_every=400,
+        save_every=200,
     )
     fresh = tiny_lock.fresh(folder / "fresh", stage)
     sft.run(replace(stage, init_from=fresh), str(folder / "taught"))

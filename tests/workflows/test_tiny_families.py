@@ -51,11 +51,13 @@ def test_its_problems_of_both_splits_have_right_answers_and_share_none(experimen
                 assert family.score(problem, text) == 1.0, problem
 
 
-def test_half_of_the_answers_that_it_teaches_are_right(experiment):
-    config = replace(experiment.CONFIG, families=("lock", "exact_stop", "late_requests"))
-    taught = experiment.conversations(replace(config, examples=40))
-    assert taught == experiment.conversations(replace(config, examples=40))
-    assert len(taught) == 120 and any(one["tools"] for one in taught)
+def test_as_many_of_the_answers_that_it_teaches_are_right_as_is_asked(experiment):
+    families = ("lock", "exact_stop", "late_requests")
+    settings = dict(families=families, examples=40, look_ups=5, right=0.5)
+    config = replace(experiment.CONFIG, **settings)
+    taught = experiment.conversations(config)
+    assert taught == experiment.conversations(config)
+    assert len(taught) == 125 and any(one["tools"] for one in taught)
     locks = [one for one in taught if "a lock at" in one["messages"][0]["content"]]
     problems = experiment.problems(config, "train", 1, 40)
     right = {
@@ -65,6 +67,16 @@ def test_half_of_the_answers_that_it_teaches_are_right(experiment):
     }
     texts = [[message["content"] for message in one["messages"]] for one in locks]
     assert 0.3 < sum(right[question] == answer for question, answer in texts) / len(texts) < 0.7
+
+
+def test_a_look_up_says_the_pairs_that_were_told_in_another_order(experiment):
+    words = "red hat Oslo Ana is lamp Leo grove".split()
+    for seed in range(20):
+        question, answer = experiment.look_up(Random(seed), words)["messages"]
+        told, asked = question["content"].removesuffix("? /no_think").split(". What about ")
+        said = answer["content"].split(", ")
+        assert sorted(said) == sorted(told.split(", "))
+        assert [pair.split()[0] for pair in said] == asked.split(", ")
 
 
 class Letters:
@@ -98,6 +110,7 @@ def test_two_steps_run_through_all_of_it(experiment, tmp_path, monkeypatch, one_
         model=experiment.CONFIG.model.replace(**size),
         families=("letters", "abstention"),
         examples=8,
+        look_ups=4,
         taught=2,
         drawn=4,
         held=4,
