@@ -135,6 +135,8 @@ def test_arena_hard_stands_beside_the_reports_score(mode, score):
     assert suite_report.published_score(title, Arm(mode, mode), "32b") == score
     assert suite_report.published_score(title, Arm(mode, mode), "0.6b") is None
     assert suite_report.published_score(title, Arm("think@8", "think", 8), "32b") is None
+    assert suite_report.published_score("AIME'24", Arm("think", "think"), "8b") == 76.0
+    assert suite_report.published_score("LiveBench", Arm("think", "think"), "8b") is None
 
 
 def test_the_reports_scores_are_one_a_size():

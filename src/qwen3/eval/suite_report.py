@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,8 @@ def published_score(title: str, arm: Arm, size: str) -> float | None:
     scores = table.get(title)
     if scores is None or size not in table["sizes"] or arm.budget is not None:
         return None
-    return float(scores[table["sizes"].index(size)])
+    score = float(scores[table["sizes"].index(size)])
+    return None if math.isnan(score) else score
 
 
 COLUMNS = (
