@@ -7,9 +7,9 @@ tokens of thinking for fixed budgets and for settings of the dial.
 Command:   python experiments/tiny_auto_budget.py --model runs/recipe/seed0/export/model
            after `qwen3 recipe` of 15 minutes
 Hardware:  two cores; about five minutes.
-Expected:  of right thoughts .47 and .90 are within the predicted quantiles .5 and .9; auto:0.7
-           answers 63% in 21.9 tokens, fixed budgets of as many 28%, and no limit 65.5% in 29.6
-           (docs/log/2026-11-30-automatic-budget.md, one seed).
+Expected:  three seeds: of right thoughts .47 to .53 and .88 to .90 are within predicted quantiles
+           .5 and .9; auto:0.7 answers 63 to 68% in 22 to 25 tokens, fixed budgets of as many 27 to
+           30%, and no limit 66 to 70% in 30 to 35 (docs/log/2026-11-30-automatic-budget.md).
 """
 
 from __future__ import annotations
