@@ -10,8 +10,8 @@ end. Then 16 answers are decoded with and without a schema.
 
 Command:   python experiments/bench_serve.py [--clients 64] [--seconds 180]
 Hardware:  two cores; seven minutes.
-Expected:  goals, not yet measured on a quiet machine: at least 0.9 of the engine alone, nothing
-           left in slots or queue, at most 15% more time a token under a schema.
+Expected:  0.92 of the engine alone on two free cores, nothing left in slots or queue, 12% more time
+           a token under a schema (docs/log/2026-11-30-server-under-load.md).
 """
 
 from __future__ import annotations
