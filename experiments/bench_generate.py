@@ -1,19 +1,20 @@
 """Generation speed on one CPU core in fp32: this engine, transformers' generate, Tunix's sampler.
 
 One model (width 256, 8 layers, 8 query and 4 kv heads of 64, ffn 768, 4,096 tokens), the same
-weights on all sides, 16 prompts of 32 tokens, 256 new ones. Sides take turns; the medians of
-tokens per second are printed, by processor and by wall time (on a shared machine only the former
-means much). A run that makes one token is timed apart, as prefill, and taken off. --tunix: the
-python of an environment that has google-tunix; it runs as a child on the same core. Then, this
-engine alone: 128 answers of lognormal length (median 60, sigma 0.9, 4 to 256) through 16 slots with
-and without refill (continuous batching), and the prefill of 16 prompts x 8 samples with and without
-the prefix cache.
+weights on all sides, 16 prompts of 32 tokens, 256 new ones. This engine has two sides, with its KV
+cache in rows and in pages. Sides take turns; the medians of tokens per second are printed, by
+processor and by wall time (on a shared machine only the former means much). A run that makes one
+token is timed apart, as prefill, and taken off. --tunix: the python of an environment that has
+google-tunix; it runs as a child on the same core. Then, this engine alone: 128 answers of lognormal
+length (median 60, sigma 0.9, 4 to 256) through 16 slots with and without refill (continuous
+batching), and the prefill of 16 prompts x 8 samples with and without the prefix cache.
 
 Command:   python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix PYTHON]
 Hardware:  one core; some minutes.
 Expected:  decode 2.2x transformers with its better cache, which is reached, and 3x Tunix, which is
-           reached without AVX-512 alone (docs/log/2026-11-28-decode-speed.md); refill 1.9x, goal 2
-           (docs/log/2026-11-28-refill-below-2x.md); sharing saves 87% of prefill, goal 80%.
+           reached without AVX-512 alone (docs/log/2026-11-28-decode-speed.md); refill 1.8 to 1.9x
+           static batches in rows and 2.0x in pages, goal 2.1
+           (docs/log/2026-11-30-paged-kv-cache.md); sharing saves 87% of prefill, goal 80%.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ ALLOCATOR = {
     "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"
 }
 PROMPTS, LENGTH, NEW, SLOTS = 16, 32, 256, 16
-BUCKETS = (96, 160, 224, 288)
+ENGINE: dict[str, Any] = {"slots": SLOTS, "max_length": LENGTH + NEW, "block": 64}
+CACHES: dict[str, dict[str, Any]] = {
+    "qwen3": {"buckets": (96, 160, 224, 288)},
+    "qwen3, pages": {"cache": "paged"},
+}
 KINDS = ("prefill", "greedy", "sampled")
 Times: TypeAlias = tuple[float, float]  # wall and processor seconds
 Side: TypeAlias = Callable[[str], Times]  # runs one of KINDS
@@ -62,12 +67,12 @@ def timed(function: Callable[[], Any]) -> Times:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def ours(config: ModelConfig, params: Any, prompts: list[list[int]]) -> Side:
-    """This engine."""
+def ours(config: ModelConfig, params: Any, prompts: list[list[int]], side: str) -> Side:
+    """This engine, with the KV cache that is named in CACHES."""
     from qwen3.infer.engine import Engine
     from qwen3.infer.requests import Request, sampling
 
-    engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS, block=64)
+    engine = Engine(config, params, **ENGINE, **CACHES[side])
 
     def run(kind: str) -> None:
         new = 1 if kind == "prefill" else NEW
@@ -75,7 +80,7 @@ def ours(config: ModelConfig, params: Any, prompts: list[list[int]]) -> Side:
         requests = [Request(prompt, sampling=rules, max_tokens=new) for prompt in prompts]
         completions = engine.generate(requests)
         assert all(len(completion.tokens) == new for completion in completions)
-        firsts["qwen3", kind] = completions[0].tokens[:8]
+        firsts[side, kind] = completions[0].tokens[:8]
 
     return lambda kind: timed(partial(run, kind))
 
@@ -173,6 +178,9 @@ def compare(sides: Mapping[str, Side], rounds: int) -> None:
         print(f"| {side} | {' | '.join(cells + walls)} |")
     print()
     for kind in KINDS[1:]:
+        print(
+            f"decode, {kind}: pages {rates['qwen3, pages', kind] / rates['qwen3', kind]:.2f}x rows"
+        )
         for name in ("transformers", "Tunix"):
             others = [r for (side, k), r in rates.items() if side.startswith(name) and k == kind]
             if others:
@@ -196,20 +204,19 @@ def refill(config: ModelConfig, params: Any, rounds: int) -> None:
 
     requests = lognormal_requests(config)
     useful = sum(request.max_tokens or 0 for request in requests)
-    options: dict[str, Any] = {"slots": SLOTS, "max_length": LENGTH + NEW, "block": 64}
-    engines = {
-        on: Engine(config, params, refill=on, buckets=BUCKETS, **options) for on in (True, False)
-    }
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    engines = {side: Engine(config, params, **ENGINE, **CACHES[side]) for side in CACHES}
+    engines["static batches"] = Engine(config, params, refill=False, **ENGINE, **CACHES["qwen3"])
+    seconds: dict[str, list[float]] = {side: [] for side in engines}
     for turn in range(rounds + 1):
-        for on, engine in engines.items():
+        for side, engine in engines.items():
             _, cpu = timed(partial(engine.generate, requests))
             if turn:
-                seconds[on].append(cpu)
-    refilled, static = (useful / statistics.median(seconds[on]) for on in (True, False))
+                seconds[side].append(cpu)
+    rates = {side: useful / statistics.median(seconds[side]) for side in engines}
     count = len(requests)
     print(f"\n{count} answers, mean {useful / count:.0f} tokens: useful tokens a second")
-    print(f"refill {refilled:.0f}, static batches {static:.0f}: {refilled / static:.2f}x")
+    for side, rate in rates.items():
+        print(f"refill, {side}: {rate:.0f}, {rate / rates['static batches']:.2f}x static batches")
 
 
 def sharing(config: ModelConfig, params: Any, rounds: int) -> None:
@@ -221,7 +228,7 @@ def sharing(config: ModelConfig, params: Any, rounds: int) -> None:
     from qwen3.infer.requests import Request
 
     rng = np.random.default_rng(0)
-    engine = Engine(config, params, slots=SLOTS, max_length=LENGTH + NEW, buckets=BUCKETS)
+    engine = Engine(config, params, **ENGINE | {"block": 32}, **CACHES["qwen3"])
     prompts = rng.integers(0, config.vocab, (PROMPTS, NEW)).tolist()
     requests = [r for p in prompts for r in Request(p, max_tokens=1).samples(8)]
     states = engine.submit(requests)
@@ -271,7 +278,7 @@ def main() -> None:
     print(f"jax {jax.__version__}, core {arguments.core}, {arguments.rounds} rounds", flush=True)
     if arguments.only in (None, "compare"):
         prompts = np.random.default_rng(0).integers(0, config.vocab, (PROMPTS, LENGTH)).tolist()
-        sides = {"qwen3": ours(config, model.params, prompts)}
+        sides = {side: ours(config, model.params, prompts, side) for side in CACHES}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model"
             model.save(path)
