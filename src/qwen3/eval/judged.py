@@ -24,6 +24,7 @@ from qwen3.rewards.judge_backends import JudgeSettings, of_engine, of_url, remem
 from qwen3.rewards.judge_check import check_judge
 from qwen3.train.writing import WorkdirError, advice
 
+SQLITE_ERRNO = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
 _JUDGE: list[Judge] = []  # the one that `use` set
 
 
@@ -65,7 +66,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise WorkdirError(f"cannot write {path}: {error}; {advice(errno.ENOSPC)}") from error
+        number = SQLITE_ERRNO.get(error.sqlite_errorcode & 0xFF)  # the rest tells where it arose
+        raise WorkdirError(f"cannot write {path}: {error}; {advice(number)}") from error
 
 
 def judged(cases: Sequence[JudgeCase]) -> Verdict:

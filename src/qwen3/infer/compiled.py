@@ -95,14 +95,7 @@ def build(
         new=in_mesh(jax.jit(new, static_argnums=(0, 1), out_shardings=state)),
         prefill=in_mesh(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
         insert=in_mesh(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
-        decode=in_mesh(
-            jax.jit(
-                decode_block,
-                donate_argnums=(1, 2),
-                static_argnames=("alternatives",),
-                out_shardings=(*state, at.replicated),
-            )
-        ),
+        decode=in_mesh(decode_program(decode_block, at)),
         resize=in_mesh(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
         release=in_mesh(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),
         shapes=shapes,
@@ -125,6 +118,16 @@ def _as_engine_wants(params: Any, *, execution: Execution) -> Any:
         )
         params = {**params, "layers": layers}
     return params
+
+
+def decode_program(decode_block: Callable[..., Any], at: Shardings) -> Any:
+    """The jitted `decode_block`, to which slots and KV cache are donated."""
+    return jax.jit(
+        decode_block,
+        donate_argnums=(1, 2),
+        static_argnames=("alternatives",),
+        out_shardings=(at.slots, at.kv_cache, at.replicated),
+    )
 
 
 def within(mesh: Mesh, function: Any) -> Callable[..., Any]:

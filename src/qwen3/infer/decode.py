@@ -56,18 +56,8 @@ def prefill(
     execution: Execution,
 ) -> tuple[KVCache, jax.Array | None]:
     """(KV cache of prompts padded on the right to T, their experts [L, P, T, A] or None)."""
-    segments_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
-    output = transformer.forward(
-        params,
-        config,
-        tokens_PT,
-        None,
-        segments_PT,
-        execution=execution,
-        collect=frozenset({"cache"}),
-    )
-    assert output.cache is not None  # it was asked for
-    return output.cache.layers, None if output.router is None else output.router.ids_BTA
+    options = {"execution": execution, "collect": frozenset({"cache"})}
+    return _read_prompts(params, config, tokens_PT, lengths_P, **options)
 
 
 def prefill_on(
@@ -83,20 +73,18 @@ def prefill_on(
     """As `prefill`, for tokens that go on behind the starts_P tokens of `rows`, which has T empty
     places more than it needs for those. Only the new places are given back.
     """
-    count = tokens_PT.shape[1]
-    segments_PT = (jnp.arange(count) < lengths_P[:, None]).astype(jnp.int32)
-    output = transformer.forward(
-        params,
-        config,
-        tokens_PT,
-        None,
-        segments_PT,
-        cache=transformer.Cache(rows, starts_P),
-        execution=execution,
-    )
-    assert output.cache is not None  # one was given
-    new = kv_pages.new_places(output.cache.layers, starts_P, count)
-    return new, None if output.router is None else output.router.ids_BTA
+    options = {"execution": execution, "cache": transformer.Cache(rows, starts_P)}
+    layers, experts = _read_prompts(params, config, tokens_PT, lengths_P, **options)
+    return kv_pages.new_places(layers, starts_P, tokens_PT.shape[1]), experts
+
+
+def _read_prompts(
+    params: Any, config: ModelConfig, tokens_PT: jax.Array, lengths_P: jax.Array, **options: Any
+) -> tuple[KVCache, jax.Array | None]:
+    segments_PT = (jnp.arange(tokens_PT.shape[1]) < lengths_P[:, None]).astype(jnp.int32)
+    output = transformer.forward(params, config, tokens_PT, None, segments_PT, **options)
+    assert output.cache is not None  # it was asked for, or given
+    return output.cache.layers, None if output.router is None else output.router.ids_BTA
 
 
 def decode_steps(

@@ -89,13 +89,9 @@ class PagedCaches:
         return output
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
-        freed = []
         for state in states:
-            if state.slot is not None:
-                freed.append(state.slot)
-                state.slot = None
             self.page_cache.end(state)
-        self.slot_table.free(freed, active)
+        self.slot_table.finish(states, active)
 
     def reset(self) -> list[RequestState]:
         lost = [*self.page_cache.filling, *self.requests]

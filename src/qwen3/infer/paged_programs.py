@@ -86,13 +86,6 @@ def build(
         ),
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
         insert=in_mesh(jax.jit(insert, donate_argnums=0, out_shardings=at.slots)),
-        decode=in_mesh(
-            jax.jit(
-                decode_block,
-                donate_argnums=(1, 2),
-                static_argnames=("alternatives",),
-                out_shardings=(*state, at.replicated),
-            )
-        ),
+        decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,
     )

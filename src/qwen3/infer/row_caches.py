@@ -73,14 +73,10 @@ class RowCaches:
         return self.slot_table.decode(params, enough(slots) if refill else slots)
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
-        freed = []
         for state in states:
-            if state.slot is not None:
-                freed.append(state.slot)
-                state.slot = None
-            else:
+            if state.slot is None:
                 self.prefix_cache.leave(state)
-        self.slot_table.free(freed, active)
+        self.slot_table.finish(states, active)
 
     def reset(self) -> list[RequestState]:
         lost = [*self.admitting, *(s for s in self.requests if s not in self.admitting)]

@@ -75,6 +75,13 @@ class SlotRequests(abc.ABC):
                 rows[state.slot] = state.allowed
         return rows
 
+    def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
+        """Free the slots of those requests that have one. active: as of `free`."""
+        slots = [state.slot for state in states if state.slot is not None]
+        for state in states:
+            state.slot = None
+        self.free(slots, active)
+
     def free(self, slots: Sequence[int], active: np.ndarray | None = None) -> None:
         """Take these slots' requests away. active: bool [slots] of what the device still works on,
         None for all.
