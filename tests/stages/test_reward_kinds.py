@@ -19,7 +19,13 @@ from qwen3.stages import grpo, judges, reward_kinds
 from qwen3.stages.curriculum import Curriculum, DifficultyBands
 from qwen3.stages.groups import Scoring, learnable, set_advantages
 from qwen3.stages.prompts import Prompts, Share
-from qwen3.stages.reward_kinds import FamilyReward, RewardKinds, by_reward_model, kind_metrics
+from qwen3.stages.reward_kinds import (
+    FamilyReward,
+    RewardKinds,
+    by_reward_model,
+    kind_metrics,
+    warn_of_disagreement,
+)
 from qwen3.stages.rollout_metrics import rollout_metrics
 from qwen3.stages.rollouts import Rollout
 from qwen3.stages.stored_rollouts import pack, restore, unpack
@@ -104,11 +110,9 @@ def test_the_gap_between_a_score_and_the_truth_is_in_the_metrics():
 
 @pytest.mark.parametrize(("least", "warned"), [(0.6, True), (0.5, False)])
 def test_scores_against_the_rules_order_are_warned_of(caplog, least, warned):
-    config = post.grpo_config(alarms=grpo.Alarms(agreement=least))
-    method = grpo.RewardedPhase(config, None, None, None)
     rollouts = [scored(0, 1.0, 0.9), scored(0, 0.0, 0.7), scored(1, 0.0, 0.8), scored(1, 1.0, 0.6)]
-    method._warn_of_disagreement(kind_metrics(rollouts))
-    line = f"{MODEL} puts 50% of the answers to planted_style in the rule's order"
+    warn_of_disagreement(kind_metrics(rollouts), least)
+    line = f"{MODEL} puts 50% of the pairs of answers to planted_style in the rule's order"
     assert (line in caplog.text) == warned
 
 
@@ -293,7 +297,9 @@ def test_metrics_tell_families_and_the_reports_groups_apart():
 
 
 # --- a run ----------------------------------------------------------------------------------------
-def test_a_run_learns_from_a_reward_model_alone_and_writes_what_it_said(monkeypatch, tmp_path):
+def test_a_run_learns_from_a_reward_model_alone_and_writes_what_it_said(
+    monkeypatch, tmp_path, caplog
+):
     """The reward model is a table: it likes the letter e, as the rule does."""
     post.one_device(monkeypatch, grpo)
     # A model that knows nothing hardly ever ends an answer, and a cut one would score 0.
@@ -314,8 +320,10 @@ def test_a_run_learns_from_a_reward_model_alone_and_writes_what_it_said(monkeypa
         reward_model="runs/likes_e",
         scoring=Scoring(scale="family"),
         curriculum=Curriculum(step=0.5),
+        alarms=grpo.Alarms(agreement=1.01),  # above what any reward model reaches
     )
     grpo.run(config, tmp_path / "run")
+    assert "answers to letters in the rule's order (alarms.agreement is 1.01" in caplog.text
     first = post.records(tmp_path / "run")[0]
     assert {f"gap/{MODEL}/letters", f"kind/{MODEL}/letters", "band/letters"} <= set(first)
     lines = (tmp_path / "run" / "samples" / "000000.jsonl").read_text().splitlines()

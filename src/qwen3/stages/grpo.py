@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from qwen3.stages.reward_kinds import (
     by_reward_model,
     check_rewards,
     kind_metrics,
+    warn_of_disagreement,
 )
 from qwen3.stages.reward_scores import RewardModel
 from qwen3.stages.rollout_batches import RolloutBatches
@@ -248,7 +249,7 @@ class RewardedPhase:
         metrics = _group_metrics(phase, config.prompts)
         if self._kinds is not None:
             kinds = kind_metrics(phase.sampled)
-            self._warn_of_disagreement(kinds)
+            warn_of_disagreement(kinds, config.alarms.agreement)
             metrics |= kinds
         if self._bands is not None:
             metrics |= self._bands.update(phase.sampled)
@@ -319,20 +320,6 @@ class RewardedPhase:
                 100 * cut / len(rollouts),
                 self._config.sampling.max_tokens,
             )
-
-    def _warn_of_disagreement(self, metrics: Mapping[str, float]) -> None:
-        least = self._config.alarms.agreement
-        for name, value in metrics.items():
-            if name.startswith("agreement/") and value < least:
-                _, kind, family = name.split("/", 2)
-                log.warning(
-                    "%s puts %.0f%% of the answers to %s in the rule's order (alarms.agreement is "
-                    "%g; 50%% is chance): do not trust its scores",
-                    kind,
-                    100 * value,
-                    family,
-                    least,
-                )
 
 
 def _group_metrics(phase: Phase, wanted: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ else is still asked: it is the truth that the reward is measured against.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from qwen3.rewards.answers import Score, ScoredAnswer
 from qwen3.rewards.judge_backends import JudgeSettings
 from qwen3.stages.reward_scores import RewardModel
 from qwen3.stages.rollouts import Rollout, by_prompt
+
+log = logging.getLogger("qwen3")
 
 RULE, JUDGE, REWARD_MODEL = "rule", "judge", "reward_model"
 KINDS = (RULE, JUDGE, REWARD_MODEL)
@@ -193,3 +196,15 @@ def _family_metrics(rollouts: Sequence[Rollout], kind: str, name: str) -> dict[s
     if orders:
         metrics[f"agreement/{name}"] = float(np.mean(orders))
     return metrics
+
+
+def warn_of_disagreement(metrics: Mapping[str, float], least: float) -> None:
+    """Warn of each kind and family of `kind_metrics` whose agreement is below `least`."""
+    for name, value in metrics.items():
+        if name.startswith("agreement/") and value < least:
+            _, kind, family = name.split("/", 2)
+            log.warning(
+                "%s puts %.0f%% of the pairs of answers to %s in the rule's order "
+                "(alarms.agreement is %g; 50%% is chance): do not trust its scores",
+                *(kind, 100 * value, family, least),
+            )
