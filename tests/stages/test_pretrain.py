@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -75,6 +76,19 @@ def test_each_stage_is_measured_on_its_own_sets_before_and_after(done):
     assert set(found["s3", 36]["sets"]["general"]["by_position"]) == {"0-16", "16-32"}
     # The same parameters, read with another base: other losses.
     assert found["s3", 24]["sets"]["general"]["loss"] != found["s2", 24]["sets"]["general"]["loss"]
+
+
+def test_what_a_killed_run_measured_is_measured_again_in_its_old_place(tmp_path, monkeypatch):
+    """Killed after the measurement of step 1 and before its checkpoint, a run begins again."""
+    monkeypatch.setattr(pretrain, "HeldOut", lambda *plan, **settings: lambda params: params)
+    stage, work = toy.config(tmp_path / "corpora").stages[0], SimpleNamespace(path=tmp_path)
+    stage = dataclasses.replace(stage, evaluation=dataclasses.replace(stage.evaluation, sets=()))
+    measure = pretrain.HeldOutMeasure(work, stage, None, {}, None, 290)
+    for step, loss in ((0, 6.0), (1, 5.0), (0, 6.5), (1, 5.5)):
+        assert measure(step, SimpleNamespace(params={"general": {"loss": loss}})) == loss
+    found = evaluations(tmp_path)
+    assert [step for _, step in found] == [0, 1]
+    assert [record["sets"]["general"]["loss"] for record in found.values()] == [6.5, 5.5]
 
 
 def test_a_finished_run_started_again_changes_nothing(done):

@@ -320,10 +320,11 @@ class HeldOutMeasure:
                 "length": self._stage.data.length,
                 "sets": sets,
             }
-            # What a killed run measured already is measured again, not recorded twice.
-            place = step, self._stage.name
-            others = [r for r in self._records() if (r["step"], r["stage"]) != place]
+            # What a killed run measured already is measured again, and recorded in its old place.
+            records = {(r["step"], r["stage"]): r for r in self._records()}
+            records[step, self._stage.name] = record
             write_atomically(
-                self._work.path / "evaluation.json", json.dumps([*others, record], indent=1) + "\n"
+                self._work.path / "evaluation.json",
+                json.dumps([*records.values()], indent=1) + "\n",
             )
         return sum(table["loss"] for table in sets.values()) / max(len(sets), 1)
