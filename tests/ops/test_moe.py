@@ -66,6 +66,21 @@ def test_megablox_kernel_equals_the_dense_reference(tiles):
     assert_same(value_and_gradients(interpreted, tiles), value_and_gradients("dense"))
 
 
+def test_megablox_kernel_takes_narrow_experts_of_a_wide_model_transposed():
+    """128 lanes of the model and 24 columns an expert: the kernel is given the weights' rows."""
+    inputs = (
+        draw(ROWS, 128, seed=6),
+        draw(ROWS, seed=7),
+        draw(EXPERTS, 128, 24, seed=8),
+        draw(EXPERTS, 128, 24, seed=9),
+        draw(EXPERTS, 24, 128, seed=10),
+    )
+    sizes = jnp.array(SIZES, jnp.int32)
+    found = experts.megablox(*inputs, sizes, interpret=True)
+    expected = experts.dense(*inputs, sizes)
+    assert_same([found], [expected])
+
+
 def test_tokamax_kernel_masks_the_rows_it_is_not_given(monkeypatch):
     """A stand-in for tokamax.ragged_dot that, like the real one, leaves the tail unwritten."""
 

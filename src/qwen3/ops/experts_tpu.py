@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from qwen3.ops.grouped_tiles import Tiles, product_tiles, row_tile, weight_tiles
+from qwen3.ops.grouped_tiles import LANES, Tiles, product_tiles, row_tile, weight_tiles
 from qwen3.ops.mlp import GATED
 
 
@@ -31,8 +31,19 @@ def _grouped_matmul(
     from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm
 
     shape = x_RK.shape[0], *w_EKN.shape
-    tiles = tiles or product_tiles(*shape)
-    y_RN = gmm(x_RK, w_EKN, sizes_E, x_RK.dtype, _clipped(tiles, *shape), interpret=interpret)
+    tiles = _clipped(tiles or product_tiles(*shape), *shape)
+    # XLA stores a matrix of few columns along its rows, as lanes would stay empty; the kernel,
+    # which wants the last axis along lanes, takes the transpose without a copy.
+    columns_first = w_EKN.shape[2] % LANES > 0 and w_EKN.shape[1] % LANES == 0
+    y_RN = gmm(
+        x_RK,
+        w_EKN.swapaxes(1, 2) if columns_first else w_EKN,
+        sizes_E,
+        x_RK.dtype,
+        tiles,
+        transpose_rhs=columns_first,
+        interpret=interpret,
+    )
     return zero_tail(y_RN, sizes_E)
 
 

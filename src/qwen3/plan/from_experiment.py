@@ -36,7 +36,7 @@ def setting(words: Sequence[str], topology: str | None = None) -> Setting:
     Raises ValueError naming the choices.
     """
     module = load_experiment(words[0])
-    name, config = _config(module, words[1] if len(words) > 1 else None)
+    name, config = config_of(module, words[1] if len(words) > 1 else None)
     place = topology or getattr(module, "TOPOLOGIES", {}).get(name)
     if place is None:
         raise ValueError(f"{words[0]} names no slice for {name}: give --topology or --type")
@@ -89,7 +89,7 @@ def load_experiment(path: str) -> ModuleType:
     return module
 
 
-def _config(module: ModuleType, name: str | None) -> tuple[str, Any]:
+def config_of(module: ModuleType, name: str | None) -> tuple[str, Any]:
     configs = dict(getattr(module, "CONFIGS", {}))
     if name is None and hasattr(module, "CONFIG"):
         named = (key for key, value in configs.items() if value is module.CONFIG)

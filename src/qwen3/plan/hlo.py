@@ -39,7 +39,8 @@ BYTES = {
     "token": 0,
 }
 INTEGERS = ("s32", "u32", "s64")
-_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+# An array's dtype, dimensions and, in its layout, the memory it lives in where that is not HBM.
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?")
 _HEADING = re.compile(r"^(ENTRY )?%([\w.\-]+).*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%(\S+) = ")
 _CALLED = re.compile(r"\b(?:calls|body|to_apply|called_computations)=\{?%([\w.\-]+)")
@@ -56,6 +57,17 @@ class HloInstruction:
     operands: list[str]  # names; of a constant or parameter, what stands in the parentheses
     attributes: str  # the rest of the line
     root: bool  # whether it is the computation's result
+    # Memory space of each result: 0 is HBM, 1 the chip's own vector memory (VMEM), 5 the host's.
+    spaces: tuple[int, ...]
+
+    @property
+    def hbm_bytes(self) -> float:
+        """Bytes of the results that live in HBM."""
+        return sum(
+            BYTES.get(kind, 4) * math.prod(dims)
+            for (kind, dims), space in zip(self.shapes, self.spaces, strict=True)
+            if space == 0
+        )
 
     @property
     def bytes(self) -> float:
@@ -208,12 +220,15 @@ def _instruction(line: str, start: re.Match) -> HloInstruction:
     inside = rest[opening + 1 : closing]
     opcode = rest[:opening]
     operands = re.findall(r"%([\w.\-]+)", inside) or [inside]
-    shapes = [
-        (name, tuple(int(d) for d in dims.split(",") if d)) for name, dims in _ARRAY.findall(kind)
-    ]
-    shapes = [shape for shape in shapes if shape[0] in BYTES] or [("token", ())]
+    arrays = [array for array in _ARRAY.findall(kind) if array[0] in BYTES] or [("token", "", "")]
     return HloInstruction(
-        start.group(2), shapes, opcode, operands, rest[closing + 1 :], bool(start.group(1))
+        name=start.group(2),
+        shapes=[(dtype, tuple(int(d) for d in dims.split(",") if d)) for dtype, dims, _ in arrays],
+        opcode=opcode,
+        operands=operands,
+        attributes=rest[closing + 1 :],
+        root=bool(start.group(1)),
+        spaces=tuple(int(space or 0) for _, _, space in arrays),
     )
 
 

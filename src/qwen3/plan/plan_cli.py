@@ -23,8 +23,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "experiment",
         nargs="*",
-        help="instead of all other options: FILE [NAME [STAGE]], the step that an experiment runs",
+        help="instead of all other options: FILE [NAME [STAGE]], the step that an experiment runs; "
+        "FILE NAME phase: the wall time of a phase of RL or distillation",
     )
+    parser.add_argument("--answer-tokens", type=int, default=16_384, help="of a phase's answers")
+    parser.add_argument("--prompt-tokens", type=int, default=512, help="of a phase's prompts")
     parser.add_argument("--model", help="a size, such as 30b-a3b")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--topology", help="such as v5e:4x4 or v5p:4x4x4")
@@ -64,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from qwen3.plan.fit import search
     from qwen3.plan.plan_text import plan_text
 
+    if args.experiment[2:] == ["phase"]:
+        return run_phase(args)
     try:
         if args.fit:
             plans = search(
@@ -79,6 +84,25 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n\n".join(plan_text(step) for step in plans))
     return 0 if plans[0].fits else 1
+
+
+def run_phase(args: argparse.Namespace) -> int:
+    """Print the wall time of a phase and its parts. Exit code 0: all parts fit; 1: they do not."""
+    from qwen3.plan.phase import plan_phase
+    from qwen3.plan.phase_text import phase_text
+
+    place = topology(args) if args.type or args.topology else None
+    try:
+        phase = plan_phase(
+            args.experiment[:2],
+            place,
+            answer_tokens=args.answer_tokens,
+            prompt_tokens=args.prompt_tokens,
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    print(json.dumps(phase.to_dict(), indent=1) if args.json else phase_text(phase))
+    return 0 if phase.fits else 1
 
 
 def setting(args: argparse.Namespace) -> Setting:

@@ -13,9 +13,9 @@ MATMUL, KERNELS, MEMORY, LINKS = 0.75, 0.5, 0.8, 0.7
 METHOD = (
     "step time = max(compute, HBM, ICI) of one device; "
     f"compute = XLA's products at {MATMUL:.0%} and Pallas kernels (whole tiles counted) at "
-    f"{KERNELS:.0%} of the bf16 peak; HBM = every fusion's arguments and results at {MEMORY:.0%}; "
-    f"ICI = bytes sent at {LINKS:.0%} of all links one way. Assumes full overlap and an even load "
-    "of experts: a bound to aim at, not a measurement."
+    f"{KERNELS:.0%} of the bf16 peak; HBM = every fusion's arguments and results, but for those "
+    f"kept in vector memory, at {MEMORY:.0%}; ICI = bytes sent at {LINKS:.0%} of all links one "
+    "way. Assumes full overlap and an even load of experts: a bound to aim at, not a measurement."
 )
 
 

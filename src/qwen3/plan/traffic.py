@@ -49,8 +49,8 @@ class Collective:
 def hbm_bytes(program: Program) -> float:
     """Bytes read and written by one device, as if each fusion read and wrote its arguments once.
 
-    Of an array that is only sliced or updated in place, the slice counts. (Kernels and caches on
-    the chip can do better or worse.)
+    Of an array that is only sliced or updated in place, the slice counts. What the compiler keeps
+    in the chip's vector memory counts only where it is copied from or to HBM.
     """
     total = 0.0
     for computation, instruction, times in program.walk(fused=False):
@@ -63,15 +63,18 @@ def hbm_bytes(program: Program) -> float:
 def _moved(program: Program, computation: Computation, instruction: HloInstruction) -> float:
     if instruction.opcode == "fusion":
         return _moved_by_fusion(program, computation, instruction)
-    operands = [computation.instructions.get(name) for name in instruction.operands]
-    sizes = [operand.bytes for operand in operands if operand is not None]
-    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * instruction.bytes
-    if instruction.opcode == "dynamic-update-slice":
-        return 2 * sizes[1] if len(sizes) > 1 else instruction.bytes
-    if instruction.opcode in ("copy-start", "slice-start", "async-start") and sizes:
-        return 2 * min(sizes[0], instruction.bytes)
-    return instruction.bytes + sum(sizes)
+    named = (computation.instructions.get(name) for name in instruction.operands)
+    operands = [operand for operand in named if operand is not None]
+    written = instruction.hbm_bytes
+    if instruction.opcode in ("dynamic-slice", "slice", "gather") and operands:
+        return written + (instruction.bytes if operands[0].hbm_bytes else 0.0)
+    if instruction.opcode == "dynamic-update-slice" and len(operands) > 1:
+        return operands[1].hbm_bytes + (operands[1].bytes if written else 0.0)
+    if instruction.opcode in ("copy-start", "slice-start", "async-start") and operands:
+        # The results are the copy, its source and a semaphore.
+        size = min(operands[0].bytes, instruction.bytes)
+        return size * ((instruction.spaces[0] == 0) + (operands[0].hbm_bytes > 0))
+    return written + sum(operand.hbm_bytes for operand in operands)
 
 
 def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInstruction) -> float:
@@ -80,15 +83,17 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInst
     for name, parameter in zip(fusion.operands, inner.parameters, strict=False):
         operand = computation.instructions.get(name)
         users = inner.users.get(parameter.name, [])
+        if operand is None or not operand.hbm_bytes:
+            continue
         if users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users):
             total += sum(user.bytes for user in users)
         elif users and all(_updates(user, parameter) for user in users):
             # Updated in place: the updates are read, and of the result only they are written.
             sizes = [inner.instructions[user.operands[1]].bytes for user in users]
             total, updated = total + sum(sizes), updated + parameter.bytes - sum(sizes)
-        elif operand is not None:
+        else:
             total += operand.bytes
-    return total + max(fusion.bytes - updated, 0.0)
+    return total + max(fusion.hbm_bytes - updated, 0.0)
 
 
 def _updates(user: HloInstruction, parameter: HloInstruction) -> bool:

@@ -26,7 +26,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
 from qwen3.train import expert_counts
-from qwen3.train.step import Loss
+from qwen3.train.step import Loss, split
 
 
 def _language_model(model: ModelConfig, execution: Execution) -> Callable:
@@ -104,12 +104,26 @@ def divergence(
     )
 
 
-def log_probs(model: ModelConfig, execution: Execution) -> Callable[[Any, dict], jax.Array]:
+def log_probs(
+    model: ModelConfig, execution: Execution, *, microbatches: int = 1
+) -> Callable[[Any, dict], jax.Array]:
     """Jitted (params, batch) -> log p(targets), [B, T], by the operations of the loss itself: a
     policy's importance-sampling ratio to itself is then exactly 1.
+
+    microbatches: parts of the batch that are computed one after the other, as those of the
+    optimizer step are, for less memory.
     """
     apply = _language_model(model, execution)
-    return jax.jit(lambda params, batch: token_log_probs(apply, params, batch)[0])
+
+    def whole(params: Any, batch: dict) -> jax.Array:
+        return token_log_probs(apply, params, batch)[0]
+
+    def by_parts(params: Any, batch: dict) -> jax.Array:
+        parts = {name: split(name, value, microbatches) for name, value in batch.items()}
+        values_MbT = jax.lax.map(lambda part: whole(params, part), parts)
+        return jnp.moveaxis(values_MbT, 0, 1).reshape(batch["tokens"].shape)
+
+    return jax.jit(whole if microbatches == 1 else by_parts)
 
 
 def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:

@@ -138,7 +138,7 @@ def _totals(
 
     if microbatches == 1:
         return gradient({**batch, **known})
-    parts = {name: _split(name, value, microbatches) for name, value in batch.items()}
+    parts = {name: split(name, value, microbatches) for name, value in batch.items()}
     if prepass is not None:
         with jax.named_scope("prepass"):
             totals = _scan_sum(lambda part, _: _float32(prepass(params, part, frozen)), parts)
@@ -196,7 +196,7 @@ def _constrain(grads: Any, shardings: Any) -> Any:
     return jax.tree.map(constrain, shardings, grads, is_leaf=lambda x: x is None)
 
 
-def _split(name: str, value: jax.Array, count: int) -> jax.Array:
+def split(name: str, value: jax.Array, count: int) -> jax.Array:
     """[B, ...] to [count, B // count, ...], microbatch m being rows m, m + count, ...
 
     Strided, because contiguous rows of a batch sharded over `data` lie on one device: a microbatch

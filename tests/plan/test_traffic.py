@@ -1,0 +1,50 @@
+"""Bytes of HBM that a program moves, counted on programs that are written out here."""
+
+import pytest
+
+from qwen3.plan import hlo, traffic
+
+PROGRAM = """HloModule counted, is_scheduled=true
+
+%fused (p0: f32[256], p1: f32[256]) -> f32[256] {
+  %p0 = f32[256]{0:T(256)} parameter(0)
+  %p1 = f32[256]{0:T(256)} parameter(1)
+  ROOT %sum = f32[256]{0:T(256)} add(%p0, %p1)
+}
+
+ENTRY %main (a: f32[256], b: f32[256]) -> f32[256] {
+  %a = f32[256]{0:T(256)} parameter(0)
+  %b = f32[256]{0:T(256)} parameter(1)
+BODY
+}
+"""
+KILOBYTE = 1024.0
+IN_VMEM = "f32[256]{0:T(256)S(1)}"
+FUSION = "fusion(%a, %b), kind=kLoop, calls=%fused"
+
+
+@pytest.mark.parametrize(
+    "body, moved",
+    [
+        (f"ROOT %x = f32[256]{{0:T(256)}} {FUSION}", 3 * KILOBYTE),
+        (f"ROOT %x = {IN_VMEM} {FUSION}", 2 * KILOBYTE),
+        (f"%x = {IN_VMEM} {FUSION}\n  ROOT %y = {IN_VMEM} negate(%x)", 2 * KILOBYTE),
+        (f"%x = {IN_VMEM} {FUSION}\n  ROOT %y = f32[256]{{0}} copy(%x)", 3 * KILOBYTE),
+        # What is fetched ahead is read once from HBM, and the second time from VMEM.
+        (
+            f"%c = ({IN_VMEM}, f32[256]{{0:T(256)}}, u32[]{{:S(2)}}) copy-start(%a)\n"
+            f"  %d = {IN_VMEM} copy-done(%c)\n  ROOT %y = {IN_VMEM} negate(%d)",
+            KILOBYTE,
+        ),
+        (
+            "%c = (f32[256]{0:T(256)}, f32[256]{0:T(256)}, u32[]{:S(2)}) copy-start(%a)\n"
+            "  ROOT %d = f32[256]{0} copy-done(%c)",
+            2 * KILOBYTE,
+        ),
+        ("ROOT %s = f32[64]{0} slice(%a), slice={[0:64]}", 2 * KILOBYTE / 4),
+        ("ROOT %s = f32[64]{0:S(1)} slice(%a), slice={[0:64]}", KILOBYTE / 4),
+    ],
+)
+def test_what_lives_in_vector_memory_moves_no_bytes_of_hbm(body, moved):
+    program = hlo.parse(PROGRAM.replace("BODY", "  " + body))
+    assert traffic.hbm_bytes(program) == moved
