@@ -161,6 +161,7 @@ def stopping_at(step):
 def records(work):
     """The lines of metrics.jsonl without their times."""
     speed = ("seconds", "input_wait", "tokens_per_second", "mfu", "reshard_seconds")
+    speed += ("teacher_seconds", "handover_seconds")
     lines = (Path(work) / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in speed} for line in lines]
 

@@ -1,11 +1,11 @@
-"""Distillation: divergence from a resident teacher, or from a teacher's stored top-k logits.
+"""Distillation: divergence from a teacher, resident or elsewhere, or from its stored top-k logits.
 
-On-policy (`divergence`): the student sampled the tokens, in either mode; the teacher reads the
-identical tokens, so it is in the same mode, and gets no gradient; neither does the sampling. Forced
-tokens (a thinking budget's closing sentence), prompts and tool results have weight 0. Off-policy
-distillation on the teacher's responses is `lm.next_token`; with its stored logits, `stored`. The
-report (arXiv 2505.09388, section 4.5) names neither direction nor temperature; full-vocabulary
-reverse KL at temperature 1 is our default.
+On-policy (`divergence`, and `handed_over` for a teacher on other devices): the student sampled the
+tokens, in either mode; the teacher reads the identical tokens, so it is in the same mode, and gets
+no gradient; neither does the sampling. Forced tokens (a thinking budget's closing sentence),
+prompts and tool results have weight 0. Off-policy distillation on the teacher's responses is
+`lm.next_token`; with its stored logits, `stored`. The report (arXiv 2505.09388, section 4.5) names
+neither direction nor temperature; full-vocabulary reverse KL at temperature 1 is our default.
 """
 
 from __future__ import annotations
@@ -75,12 +75,43 @@ def divergence(
     student, hidden_MD = run(apply, params, batch)
     with jax.named_scope("teacher"):
         teacher, teacher_ME = run(teacher_apply, jax.lax.stop_gradient(frozen["teacher"]), batch)
+    return _against(
+        (hidden_MD, student.head_VD), (teacher_ME, teacher.head_VD), batch, config, chunk
+    )
+
+
+def handed_over(
+    apply: Apply,
+    params: Params,
+    batch: Batch,
+    frozen: Mapping[str, jax.Array],
+    *,
+    config: Distill,
+    chunk: int | None = None,
+) -> tuple[jax.Array, Sums]:
+    """`divergence` of a teacher that ran elsewhere, over the same full vocabulary.
+
+    batch, beside the usual: teacher_hidden [B, T, E], the teacher's hidden states after its final
+    norm, V / E times smaller than its logits. frozen["teacher_head"] is its output matrix [V, E].
+    """
+    student, hidden_MD = run(apply, params, batch)
+    teacher_ME = flatten_rows(batch["teacher_hidden"])
+    teacher = (teacher_ME, frozen["teacher_head"])
+    return _against((hidden_MD, student.head_VD), teacher, batch, config, chunk)
+
+
+def _against(
+    student: tuple[jax.Array, jax.Array],
+    teacher: tuple[jax.Array, jax.Array],
+    batch: Batch,
+    config: Distill,
+    chunk: int | None,
+) -> tuple[jax.Array, Sums]:
+    """The divergence of (hidden states, head) of a student from those of a teacher."""
     with jax.named_scope("divergence"):
         total, rows_M = chunked_divergence.divergence(
-            hidden_MD,
-            student.head_VD,
-            teacher_ME,
-            teacher.head_VD,
+            *student,
+            *teacher,
             flatten_rows(batch["targets"]),
             flatten_rows(batch["weights"]),
             **config.mixing,

@@ -183,8 +183,12 @@ def forward(
         real_BT = jnp.ones_like(tokens_BT) if segments_BT is None else segments_BT != 0
         cache = Cache(layers, real_BT.sum(axis=1).astype(jnp.int32))
     hidden_BTD = norm.rms_norm(x_BTD, params["final_norm"], config.norm_eps)
-    head_VD = params["head"] if "head" in params else params["embed"]
-    return Output(hidden_BTD, head_VD, router, cache, blocks, params.get("score"))
+    return Output(hidden_BTD, head(params), router, cache, blocks, params.get("score"))
+
+
+def head(params: Params) -> Any:
+    """The output matrix [V, D]; the embedding in a tied model."""
+    return params["head"] if "head" in params else params["embed"]
 
 
 def bind(config: ModelConfig, execution: Execution) -> Callable[..., Output]:

@@ -26,7 +26,9 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
 from qwen3.train import expert_counts
-from qwen3.train.step import Loss, split
+from qwen3.train.step import Loss, join, split
+
+TEACHER_READS = ("tokens", "positions", "segment_ids")  # fields of a batch
 
 
 def _language_model(model: ModelConfig, execution: Execution) -> Callable:
@@ -104,6 +106,27 @@ def divergence(
     )
 
 
+def handed_over(student: ModelConfig, execution: Execution, config: Distill) -> Loss:
+    """On-policy distillation from a teacher on other devices, whose hidden states come with the
+    batch (`teacher_hidden`). frozen: {"teacher_head": its output matrix}.
+    """
+    return partial(distill.handed_over, _language_model(student, execution), config=config)
+
+
+def teacher_hidden(
+    teacher: ModelConfig, execution: Execution, *, microbatches: int
+) -> Callable[[Any, dict], jax.Array]:
+    """Jitted (params, batch of TEACHER_READS) -> the hidden states [B, T, E] of a teacher after its
+    final norm. microbatches: as of `log_probs`.
+    """
+    apply = _language_model(teacher, execution)
+
+    def hidden(params: Any, batch: dict) -> jax.Array:
+        return apply(params, *(batch[name] for name in TEACHER_READS)).hidden_BTD
+
+    return jax.jit(_by_parts(hidden, microbatches))
+
+
 def log_probs(
     model: ModelConfig, execution: Execution, *, microbatches: int = 1
 ) -> Callable[[Any, dict], jax.Array]:
@@ -115,15 +138,22 @@ def log_probs(
     """
     apply = _language_model(model, execution)
 
-    def whole(params: Any, batch: dict) -> jax.Array:
+    def values(params: Any, batch: dict) -> jax.Array:
         return token_log_probs(apply, params, batch)[0]
+
+    return jax.jit(_by_parts(values, microbatches))
+
+
+def _by_parts(
+    function: Callable[[Any, dict], jax.Array], microbatches: int
+) -> Callable[[Any, dict], jax.Array]:
+    """function(params, batch) -> [B, T, ...], of one part of the rows after the other."""
 
     def by_parts(params: Any, batch: dict) -> jax.Array:
         parts = {name: split(name, value, microbatches) for name, value in batch.items()}
-        values_MbT = jax.lax.map(lambda part: whole(params, part), parts)
-        return jnp.moveaxis(values_MbT, 0, 1).reshape(batch["tokens"].shape)
+        return join(jax.lax.map(partial(function, params), parts))
 
-    return jax.jit(whole if microbatches == 1 else by_parts)
+    return function if microbatches == 1 else by_parts
 
 
 def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:
@@ -140,6 +170,18 @@ def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = No
         by_row = NamedSharding(mesh, spec("batch"))
         shapes["entropy_coef"] = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=by_row)
     return shapes
+
+
+def handover_shapes(
+    teacher: ModelConfig, mesh: Mesh, rows: int, length: int, dtype: Any = jnp.bfloat16
+) -> tuple[dict, dict]:
+    """(what the batch has besides `batch_shapes`, the `frozen`) of a distillation step whose
+    teacher lies elsewhere, as shapes."""
+    by_row = NamedSharding(mesh, spec("batch", "length", None))
+    shape = (rows, length, teacher.hidden)
+    hidden = jax.ShapeDtypeStruct(shape, dtype, sharding=by_row)
+    params = abstract_parameters(teacher, mesh, dtype)
+    return {"teacher_hidden": hidden}, {"teacher_head": transformer.head(params)}
 
 
 def teacher_shapes(model: ModelConfig, mesh: Mesh, dtype: Any = jnp.bfloat16) -> dict:

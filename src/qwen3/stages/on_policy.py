@@ -248,9 +248,10 @@ def set_up(
     writer: ModelConfig,
     scored: bool,
     band: Band = lambda family, whole: whole,
+    also: Mesh | None = None,
 ) -> Setup:
     """The setup. writer: size of the model that answers. scored: every problem must have a task.
-    band: see `stages.prompts.Prompts`.
+    band: see `stages.prompts.Prompts`. also: another mesh that reads the batches.
 
     Raises ValueError, before anything is sampled, for a mesh that cannot sample, a tokenizer that
     the model has too few rows for, a mixture that cannot be drawn, and a problem of the file that
@@ -289,6 +290,7 @@ def set_up(
             most=config.prompts // config.minibatches * config.sampling.samples,
             microbatches=config.microbatches,
             pad=tokenizer.pad,
+            also=also,
         ),
     )
 

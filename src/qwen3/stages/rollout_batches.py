@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,13 +20,23 @@ from qwen3.train.placement import place_whole
 class RolloutBatches:
     """Sequences -> batches of rows of `length`, in few different numbers of rows.
 
-    most: sequences that a batch can have, at most.
+    most: sequences that a batch can have, at most. also: another mesh over which the rows of a
+    microbatch have to divide.
     """
 
-    def __init__(self, mesh: Mesh, length: int, *, most: int, microbatches: int, pad: int):
+    def __init__(
+        self,
+        mesh: Mesh,
+        length: int,
+        *,
+        most: int,
+        microbatches: int,
+        pad: int,
+        also: Mesh | None = None,
+    ):
         self._mesh, self._length, self._most, self._pad = mesh, length, most, pad
         self.wait: Callable[[jax.Array], None] = lambda value: None  # until it is computed
-        self._multiple = microbatches * int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+        self._multiple = microbatches * math.lcm(_batch_ways(mesh), _batch_ways(also or mesh))
 
     def batch(self, sequences: Sequence[TokenSequence], **by_row: float) -> dict:
         """The batch, packed best-fit. by_row: values that are the same for every row, [B]."""
@@ -50,6 +61,11 @@ class RolloutBatches:
         where = rows.layout([len(sequence) for sequence in sequences], self._length)
         columns = [rows.read_back(everywhere(v), sequences, where) for v in values.values()]
         return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _batch_ways(mesh: Mesh) -> int:
+    """Parts into which the mesh divides the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def everywhere(value: jax.Array) -> np.ndarray:

@@ -23,25 +23,27 @@ from qwen3.model.sizes import ModelConfig
 from qwen3.train.state import TrainState
 
 
-def training_devices(rollout_devices: int) -> list[Any] | None:
-    """Devices of the training mesh: all but the last `rollout_devices`; None for all.
+def training_devices(rollout_devices: int, teacher_devices: int = 0) -> list[Any] | None:
+    """Devices of the training mesh: all but the last `rollout_devices`, and of the others all but
+    the last `teacher_devices`; None for all.
 
     Raises ValueError where none would be left, or where several processes would have to share out
-    the sampler's devices.
+    the other devices.
     """
-    if not rollout_devices:
+    apart = {"rollout_devices": rollout_devices, "teacher_devices": teacher_devices}
+    count = sum(apart.values())
+    if not count:
         return None
-    devices = jax.devices()
-    if rollout_devices >= len(devices):
-        raise ValueError(
-            f"rollout_devices {rollout_devices} of {len(devices)} devices leave none to train on"
-        )
+    devices, named = jax.devices(), " and ".join(f"{k} {v}" for k, v in apart.items() if v)
+    if count >= len(devices):
+        raise ValueError(f"{named} of {len(devices)} devices leave none to train on")
     if jax.process_count() > 1:
         raise ValueError(
-            f"rollout_devices {rollout_devices} with {jax.process_count()} processes: each reads "
-            "all answers back, so that it needs devices in the sampler's mesh; set rollout_mesh"
+            f"{named} with {jax.process_count()} processes: each reads all answers back and runs "
+            "all programs, so that it needs devices in every mesh; set rollout_mesh, and leave the "
+            "teacher on the training mesh"
         )
-    return devices[:-rollout_devices]
+    return devices[:-count]
 
 
 def rollout_mesh(

@@ -217,6 +217,12 @@ def split(name: str, value: jax.Array, count: int) -> jax.Array:
     return mesh.constrain(parts, *names)
 
 
+def join(parts: jax.Array) -> jax.Array:
+    """[count, B // count, ...] to [B, ...]: the inverse of `split`."""
+    rows = jnp.moveaxis(parts, 0, 1).reshape(-1, *parts.shape[2:])
+    return mesh.constrain(rows, *("batch", "length")[: rows.ndim], *(None,) * (rows.ndim - 2))
+
+
 def _scan_sum(function: Callable[[dict, Any], Any], parts: dict) -> Any:
     """Sum of function(part, sum so far) over the leading axis, one part at a time.
 
