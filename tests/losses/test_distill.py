@@ -82,6 +82,31 @@ def test_value_and_gradients_equal_a_loop(config, measure):
         np.testing.assert_allclose(slopes[name], gradient(at, student[name]), atol=1e-7)
 
 
+OTHERS = (
+    *(config for config, _ in MEASURES.values()),
+    *(Distill(sampled=True), Distill(temperature=2.0), Distill(vocab=5)),
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [Distill(top=3), *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)],
+)
+def test_hidden_states_that_are_handed_over_give_what_a_resident_teacher_does(config):
+    made, student, teacher = sequences(), params(), teacher_params()
+    for one in made:
+        one["targets"] = one["targets"] % 5
+    batch = packed(made) if config.sampled else padded(made)
+    hidden = apply(teacher, *(batch[n] for n in ("tokens", "positions", "segment_ids")))[0]
+    batch |= {"teacher_hidden": np.asarray(hidden)}
+
+    def loss(params, part):
+        frozen = {"teacher_head": teacher["head"]}
+        return distill.handed_over(apply, params, part, frozen, config=config)
+
+    assert_same(update(on_policy(config), student, [batch]), update(loss, student, split(batch, 2)))
+
+
 def test_packing_microbatches_and_order_do_not_change_the_update():
     made, student = sequences(), params()
     loss = on_policy()

@@ -28,7 +28,7 @@ from qwen3.losses.grpo_config import Grpo
 from qwen3.losses.distill import Distill
 from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import size
-from qwen3.stages import grpo, pretrain, reward_model, sft
+from qwen3.stages import distill, grpo, pretrain, reward_model, sft
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
 
@@ -64,6 +64,12 @@ CONFIGS = {
 }
 CONFIGS["laid_out"] = dataclasses.replace(CONFIGS["rl"], rollout_mesh=MeshConfig(fsdp=1, tensor=4))
 CONFIGS["apart"] = dataclasses.replace(CONFIGS["rl"], rollout_devices=2)
+CONFIGS["taught"] = distill.Config(
+    model=size("tiny"), tokenizer="/t", teacher="/m", tasks=(Share("lock"),), steps=4, optim=OPTIM,
+    sampling=Sampling(samples=4, max_tokens=64, slots=8), prompts=8, microbatches=2, length=256,
+    teacher_devices=4, teacher_mesh=MeshConfig(fsdp=2, tensor=2), divergence=Distill(top=8),
+)
+TEACHERS = {"taught": "0.6b"}
 CONFIG = CONFIGS["pre"]
 TOPOLOGIES = {"pre": "v5e:2x2"}
 """
@@ -100,6 +106,20 @@ def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
     assert from_experiment.setting([tiny, "laid_out"], "v5e:2x2").mesh == MeshConfig()
     with pytest.raises(ValueError, match="samples on 2 devices of their own"):
         from_experiment.setting([tiny, "apart", "rollout"], "v5e:2x2")
+
+
+def test_a_teacher_on_devices_of_its_own_is_a_step_beside_the_students(tiny):
+    update = from_experiment.setting([tiny, "taught"], "v5e:2x2")
+    assert (update.step, update.model, update.teacher) == ("distill", "tiny", "0.6b")
+    assert update.teacher_apart and update.divergence.top == 8 and update.mesh == MeshConfig()
+    teacher = from_experiment.setting([tiny, "taught", "teacher"], "v5e:2x2")
+    assert (teacher.step, teacher.model, teacher.mesh.tensor) == ("teacher", "0.6b", 2)
+    for setting in (update, teacher):
+        assert (setting.batch_per_device, setting.microbatches, setting.length) == (8.0, 2, 256)
+    with pytest.raises(ValueError, match="has its teacher on 4 devices of their own"):
+        from_experiment.setting([tiny, "taught", "teacher"], "v5e:4x4")
+    with pytest.raises(ValueError, match="rl has no part 'teacher'; it has update, rollout"):
+        from_experiment.setting([tiny, "rl", "teacher"], "v5e:2x2")
 
 
 def test_adapters_and_pairs_are_planned_as_they_run(tiny):

@@ -6,7 +6,8 @@
 Mesh, batch, length, microbatches, recomputation, kernels and objective are the config's. The slice
 is --topology, or the file's own `TOPOLOGIES[NAME]`. A stage of pretraining is named; of RL and
 distillation, "update" is the optimizer step and "rollout" the decode step of its engine, on the
-mesh that samples.
+mesh that samples; "teacher" is the forward pass of a teacher on devices of its own. Devices apart
+are a slice of their own: --topology or the file's names that of the part.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from qwen3.stages.on_policy import OnPolicyConfig
 from qwen3.stages.rollouts import context
 
 PARTS = ("update", "rollout")  # of a stage that trains on what its model samples
+TEACHER = "teacher"  # a part more, where the teacher is on devices of its own
 
 
 def setting(words: Sequence[str], topology: str | None = None) -> Setting:
@@ -58,6 +60,8 @@ def parts(config: Any) -> tuple[str, ...]:
     """The steps of a config that can be planned: stages of pretraining, update and rollout."""
     if isinstance(config, pretrain.Config):
         return tuple(stage.name for stage in config.stages)
+    if isinstance(config, distill.Config) and config.teacher_devices:
+        return (*PARTS, TEACHER)
     return PARTS if isinstance(config, OnPolicyConfig) else PARTS[:1]
 
 
@@ -157,14 +161,11 @@ def _packed_rows(config: Any, base: Setting, devices: int, **changes: Any) -> Se
 def _on_policy(
     config: OnPolicyConfig, base: Setting, part: str | None, devices: int, **changes: Any
 ) -> Setting:
-    if (part or "update") not in PARTS:
-        raise ValueError(f"{config.name} has no part {part!r}; it has {', '.join(PARTS)}")
+    if (part or "update") not in parts(config):
+        raise ValueError(f"{config.name} has no part {part!r}; it has {', '.join(parts(config))}")
     if part == "rollout":
         own = config.rollout_devices
-        if own not in (0, devices):
-            raise ValueError(
-                f"{config.name} samples on {own} devices of their own: give --topology with {own}"
-            )
+        _require_own(config, "samples", own, devices)
         default = MeshConfig(data=-1, fsdp=1) if own else config.mesh
         return _common(
             config,
@@ -182,14 +183,28 @@ def _on_policy(
     return _common(config, base, rows, devices, **changes)
 
 
+def _require_own(config: OnPolicyConfig, does: str, own: int, devices: int) -> None:
+    """Raise ValueError where a part has `own` devices, and the slice is another number."""
+    if own not in (0, devices):
+        raise ValueError(
+            f"{config.name} {does} on {own} devices of their own: give --topology with {own}"
+        )
+
+
 def _grpo(config: grpo.Config, base: Setting, part: str | None, devices: int) -> Setting:
     changes = {"step": "grpo", "policy": config.policy, "reference": bool(config.reference)}
     return _on_policy(config, base, part, devices, **changes)
 
 
 def _distill(config: distill.Config, base: Setting, part: str | None, devices: int) -> Setting:
-    changes = {"step": "distill", "divergence": config.divergence}
-    return _on_policy(config, base, part, devices, **changes)
+    changes: dict[str, Any] = {"step": "distill", "divergence": config.divergence}
+    changes["teacher_apart"] = config.teacher_devices > 0
+    if part != TEACHER:
+        return _on_policy(config, base, part, devices, **changes)
+    update = _on_policy(config, base, None, devices)
+    _require_own(config, "has its teacher", config.teacher_devices, devices)
+    mesh = config.teacher_mesh or MeshConfig()
+    return update.replace(step="teacher", model=base.teacher, mesh=mesh, lora=base.lora)
 
 
 # kind of config -> (config, base, part, devices) -> Setting

@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--step",
         default="train",
-        help="train, forward, grpo, distill, reward_model, prefill, decode",
+        help="train, forward, grpo, distill, teacher, reward_model, prefill, decode",
     )
     parser.add_argument("--remat", default="full", help="what is recomputed")
     parser.add_argument("--microbatches", type=int, default=1)
@@ -49,6 +49,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--moments", default="float32", help="dtype of Adam's first moments")
     parser.add_argument("--params-dtype", default="float32")
     parser.add_argument("--teacher", default="32b", help="size, for --step distill")
+    parser.add_argument(
+        "--teacher-apart",
+        action="store_true",
+        help="--step distill: it hands over hidden states from its own devices (--step teacher)",
+    )
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: the whole model")
     parser.add_argument("--balance", default="global", help="form of the load-balancing loss")
     parser.add_argument("--fit", action="store_true", help="search mesh, microbatches and remat")
@@ -130,6 +135,7 @@ def setting(args: argparse.Namespace) -> Setting:
         remat=args.remat,
         chunk=args.chunk,
         teacher=args.teacher,
+        teacher_apart=args.teacher_apart,
         params_dtype=args.params_dtype,
         optim=OptimConfig(moments=args.moments),
         execution=tuple((name, value) for name, value in changes.items() if value is not None),

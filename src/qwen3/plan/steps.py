@@ -6,9 +6,10 @@ Another module adds a step with `STEPS["name"] = build`, build(setting, model, m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -46,6 +47,7 @@ class Setting:
     remat: str = "full"  # what the backward pass recomputes
     chunk: int | None = 1024  # rows of logits at once a device; None: as a run chooses them
     teacher: str = "32b"  # size of the teacher, for distillation
+    teacher_apart: bool = False  # whether it is on devices of its own, whose step is teacher
     params_dtype: str = "float32"
     optim: OptimConfig = OptimConfig()  # only `moments`, the dtype of first moments, matters here
     execution: tuple[tuple[str, Any], ...] = ()  # changes to `Execution.for_mesh`
@@ -100,12 +102,14 @@ def _optimizer_step(
     prepass: Prepass | None = None,
     frozen: Any = (),
     policy: Grpo | None = None,
+    more: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({}),
     flops: float = 0.0,
 ) -> PlannedStep:
     """An AdamW step of a loss: fp32 weights and gradients, products in the compute dtype.
 
-    flops: analytic FLOPs a token beside the model's own. With adapters the model's own count as
-    without: the gradients of whole matrices are computed, and only then those of the factors.
+    more: what the batch has besides its usual arrays. flops: analytic FLOPs a token beside the
+    model's own. With adapters the model's own count as without: the gradients of whole matrices are
+    computed, and only then those of the factors.
     """
     whole = abstract_parameters(model, mesh, jnp.dtype(setting.params_dtype))
     trained, parameters = WHOLE_MODEL, whole
@@ -123,6 +127,7 @@ def _optimizer_step(
         carry=builders.carry(model, balance),
     )
     batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length, policy=policy)
+    batch |= more
     tokens = batch["tokens"].size
     flops += flops_per_token(model, setting.length)
     arguments = (state.abstract(parameters, tx), batch, trained.frozen(frozen))
@@ -161,12 +166,35 @@ def reward_model(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedSte
 
 
 def distill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
-    """On-policy distillation with the teacher (bf16) on the same devices."""
-    teacher = sizes.size(setting.teacher)
-    loss = builders.divergence(model, teacher, execution(setting, mesh), setting.divergence)
+    """On-policy distillation with the teacher (bf16) on the same devices, or with hidden states
+    that it hands over from its own.
+    """
+    teacher, run = sizes.size(setting.teacher), execution(setting, mesh)
+    if setting.teacher_apart:
+        loss = builders.handed_over(model, run, setting.divergence)
+        shapes = (mesh, rows(setting, mesh), setting.length, run.dtype)
+        extra, frozen = builders.handover_shapes(teacher, *shapes)
+        head = 2.0 * teacher.vocab * teacher.hidden
+        return _optimizer_step(setting, model, mesh, loss, frozen=frozen, more=extra, flops=head)
+    loss = builders.divergence(model, teacher, run, setting.divergence)
     frozen = builders.teacher_shapes(teacher, mesh)
-    extra = flops_per_token(teacher, setting.length, train=False)
-    return _optimizer_step(setting, model, mesh, loss, frozen=frozen, flops=extra)
+    flops = flops_per_token(teacher, setting.length, train=False)
+    return _optimizer_step(setting, model, mesh, loss, frozen=frozen, flops=flops)
+
+
+def teacher(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+    """The hidden states that a teacher on devices of its own hands over for an optimizer step, in
+    as many parts as that has microbatches.
+    """
+    run = execution(setting, mesh)
+    function = builders.teacher_hidden(model, run, parts=setting.microbatches)
+    batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length)
+    reads = {name: batch[name] for name in builders.TEACHER_READS}
+    head = 2 * model.vocab * model.hidden
+    flops = flops_per_token(model, setting.length, train=False) - head
+    arguments = (abstract_parameters(model, mesh, jnp.dtype(run.dtype)), reads)
+    tokens = batch["tokens"].size
+    return PlannedStep(function, arguments, tokens, tokens * flops)
 
 
 def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
@@ -231,6 +259,7 @@ STEPS: dict[str, Build] = {
     "forward": forward,
     "grpo": grpo,
     "distill": distill,
+    "teacher": teacher,
     "reward_model": reward_model,
     "prefill": prefill,
     "decode": decode,

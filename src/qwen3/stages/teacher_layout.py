@@ -48,7 +48,9 @@ def teacher_mesh(
         mesh = make_mesh(settings or MeshConfig(), devices[last - teacher_devices : last])
         meshes.shardings_of(transformer.abstract(model), mesh)
         if length % mesh.shape["context"]:
-            raise ValueError(f"length {length} does not divide over {mesh.shape['context']}")
+            raise ValueError(
+                f"length {length} does not divide over context {mesh.shape['context']}"
+            )
     except ValueError as error:
         raise ValueError(f"teacher_mesh: {error}") from None
     return mesh
