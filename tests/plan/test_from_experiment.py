@@ -118,7 +118,7 @@ def test_a_teacher_on_devices_of_its_own_is_a_step_beside_the_students(tiny):
         assert (setting.batch_per_device, setting.microbatches, setting.length) == (8.0, 2, 256)
     with pytest.raises(ValueError, match="has its teacher on 4 devices of their own"):
         from_experiment.setting([tiny, "taught", "teacher"], "v5e:4x4")
-    with pytest.raises(ValueError, match="rl has no part 'teacher'; it has update, rollout"):
+    with pytest.raises(ValueError, match="grpo has no part 'teacher'; it has update, rollout"):
         from_experiment.setting([tiny, "rl", "teacher"], "v5e:2x2")
 
 

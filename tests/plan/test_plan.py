@@ -18,7 +18,7 @@ from qwen3.config import MeshConfig, OptimConfig
 from qwen3.mesh import make_mesh
 from qwen3.model import sizes
 from qwen3.model.lora import LoraConfig
-from qwen3.plan import chips, fit, plan_cli, target
+from qwen3.plan import chips, fit, hlo, plan_cli, target
 from qwen3.plan.compiling import plan
 from qwen3.plan.plan_text import plan_text
 from qwen3.plan.steps import Setting
@@ -134,6 +134,42 @@ def test_adapters_have_a_small_state_beside_the_frozen_model():
     assert step.fits and weights < step.memory["arguments"] < 1.5 * weights
 
 
+def test_a_teacher_apart_leaves_its_hidden_states_and_head_to_the_students_step(monkeypatch):
+    """Arguments a device: the student's state, the teacher's head and hidden states in bf16."""
+    wide = dataclasses.replace(DENSE, name="wide", hidden=512)
+    monkeypatch.setitem(sizes.SIZES, "wide", wide)
+    apart = {"teacher": "wide", "teacher_apart": True, "microbatches": 2, "batch_per_device": 2}
+    step = plan(setting(model="shallow", step="distill", **apart))
+    handed_over = 2 * (2 * LENGTH * 512 + wide.vocab * 512 / 4)
+    batch = 6 * 4 * 2 * LENGTH
+    want = 12 * step.parameters / 4 + handed_over + batch
+    assert step.fits and step.memory["arguments"] == pytest.approx(want, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_forward_pass_of_a_teacher_apart_has_no_logits():
+    """Its microbatches are in a loop, and what comes out are the hidden states."""
+    step = plan(setting(model="small", step="teacher", microbatches=2, batch_per_device=2))
+    assert step.fits and not step.unknown_loops
+    assert step.flops_ratio == pytest.approx(1.0, abs=0.02)
+    assert step.memory["outputs"] == pytest.approx(2 * 2 * LENGTH * DENSE.hidden, rel=0.01)
+
+
+def test_int8_products_are_in_the_program_of_a_v5e(tmp_path):
+    """The seven matrices of a block are multiplied as s8 forwards and in both backward products."""
+    text = tmp_path / "program.txt"
+    shallow = setting(model="shallow", topology="v5e:2x2", execution=(("products", "int8"),))
+    step = plan(shallow, keep_text=str(text))
+    operands = [
+        {computation.instructions[name].shapes[0][0] for name in product.operands[:2]}
+        for computation, product, _ in hlo.parse(text.read_text()).walk(fused=True)
+        if product.opcode in ("convolution", "dot")
+    ]
+    assert step.fits and operands.count({"s8"}) >= 3 * 7
+    # Only those of the output matrix are left: logits and both of their gradients.
+    assert len(operands) - operands.count({"s8"}) == 3
+
+
 @pytest.mark.slow
 def test_a_reward_model_has_no_output_matrix():
     step = plan(setting(model="shallow", step="reward_model"))
@@ -227,6 +263,7 @@ def test_every_option_of_the_command_reaches_the_setting():
         "plan --model 4b --topology v5e:4x4 --mesh fsdp=8,tensor=2 --batch-per-device 2 --length 64"
         " --step distill --remat none --microbatches 4 --chunk 99 --transport ring --expert-bound 2"
         " --moments bfloat16 --params-dtype bfloat16 --teacher 8b --lora 16 --balance previous"
+        " --teacher-apart"
     )
     assert plan_cli.setting(parser.parse_args(line.split())) == Setting(
         "4b",
@@ -239,6 +276,7 @@ def test_every_option_of_the_command_reaches_the_setting():
         "none",
         99,
         "8b",
+        True,
         "bfloat16",
         OptimConfig(moments="bfloat16"),
         (("transport", "ring"), ("expert_bound", 2)),

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from qwen3 import mesh as meshes
 from qwen3.ops.attention import RESIDUALS
 from qwen3.ops.mlp import GATED
+from qwen3.ops.quantised import FLOAT, PRODUCTS
 
 # The order of routed rows (ops.moe) is always saved: a few bytes, and sorting is slow.
 _ORDER = "routing"
@@ -56,7 +57,8 @@ PLATFORMS = {
 class Execution:
     """Precision, rematerialisation, kernels and transport of a forward pass.
 
-    Raises ValueError for an unknown remat policy; kernels and transports are checked at use.
+    Raises ValueError for unknown products or an unknown remat policy; kernels and transports are
+    checked at use.
     """
 
     dtype: str = "float32"  # of activations and weights at use; norms, softmax, router stay fp32
@@ -68,8 +70,12 @@ class Execution:
     expert_bound: float | None = None
     scan: bool = True  # layers as one loop (compile time flat in depth), or written out
     outputs_first: bool = False  # attention and MLP matrices stored [*out, *in], see ops.linear
+    # Products of attention and MLP matrices, one of ops.quantised.PRODUCTS: "float" is in `dtype`.
+    products: str = FLOAT
 
     def __post_init__(self) -> None:
+        if self.products not in PRODUCTS:
+            raise ValueError(f"unknown products {self.products!r}; there are {', '.join(PRODUCTS)}")
         if self.remat not in REMAT:
             raise ValueError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
 

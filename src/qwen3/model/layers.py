@@ -99,9 +99,9 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, LayerCache]:
         """(output_BTD, the cache with these tokens; without a cache, one of these tokens alone)."""
         c = self.config
-        outputs_first = self.execution.outputs_first
+        outputs_first, products = self.execution.outputs_first, self.execution.products
         weight = Weight(self, c, x_BTD.dtype, outputs_first)
-        product = partial(linear, outputs_first=outputs_first)
+        product = partial(linear, outputs_first=outputs_first, products=products)
         q_names, kv_names = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
         query = weight.matrix("query", q_names, (c.hidden, c.heads, c.head_dim))
         key = weight.matrix("key", kv_names, (c.hidden, c.kv_heads, c.head_dim))
@@ -252,12 +252,13 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         d, f = self.config.hidden, self.config.ffn
-        outputs_first = self.execution.outputs_first
-        weight = Weight(self, self.config, x_BTD.dtype, outputs_first)
+        run = self.execution
+        weight = Weight(self, self.config, x_BTD.dtype, run.outputs_first)
         gate_DF = weight.matrix("gate", ("embed", "mlp"), (d, f))
         up_DF = weight.matrix("up", ("embed", "mlp"), (d, f))
         down_FD = weight.matrix("down", ("mlp", "embed"), (f, d))
-        return mlp.swiglu(x_BTD, gate_DF, up_DF, down_FD, outputs_first=outputs_first)
+        options: Any = {"outputs_first": run.outputs_first, "products": run.products}
+        return mlp.swiglu(x_BTD, gate_DF, up_DF, down_FD, **options)
 
 
 class Moe(nn.Module):

@@ -6,24 +6,37 @@ import jax
 import jax.numpy as jnp
 
 from qwen3 import mesh
+from qwen3.ops import quantised
 
 FEW_ROWS = 64  # up to this many, a product with [*out, *in] weights is faster as W x
 
 
 def linear(
-    x: jax.Array, w: jax.Array, *, inputs: int = 1, outputs_first: bool = False
+    x: jax.Array,
+    w: jax.Array,
+    *,
+    inputs: int = 1,
+    outputs_first: bool = False,
+    products: str = quantised.FLOAT,
 ) -> jax.Array:
     """Contract the last `inputs` axes of x with the first `inputs` axes of w.
 
     [..., *in] x [*in, *out] -> [..., *out], in x's dtype. Rows are flattened to one axis, which
     XLA:CPU multiplies up to three times faster, unless positions are sharded over "context".
     outputs_first: w is [*out, *in] instead, which is faster for few rows on CPUs
-    (docs/log/2026-11-28-decode-speed.md). Raises ValueError when the contracted axes differ.
+    (docs/log/2026-11-28-decode-speed.md). products: one of `quantised.PRODUCTS`. Raises ValueError
+    when the contracted axes differ.
     """
+    first = w.ndim - inputs if outputs_first else 0
+    if x.shape[x.ndim - inputs :] != w.shape[first : first + inputs]:
+        where = "last" if outputs_first else "first"
+        raise ValueError(f"cannot contract {x.shape} with {w.shape} over its {where} {inputs} axes")
+    if products != quantised.FLOAT:
+        return quantised.product(
+            x, w, inputs=inputs, outputs_first=outputs_first, products=products
+        )
     if outputs_first:
         return _outputs_first(x, w, inputs)
-    if x.shape[x.ndim - inputs :] != w.shape[:inputs]:
-        raise ValueError(f"cannot contract {x.shape} with {w.shape} over {inputs} axes")
     rows, outs = x.shape[: x.ndim - inputs], w.shape[inputs:]
     w = w.astype(x.dtype)
     # Merging batch and length would move rows between devices when the length is sharded too.
@@ -36,8 +49,6 @@ def linear(
 
 def _outputs_first(x: jax.Array, w: jax.Array, inputs: int) -> jax.Array:
     outs, rows = w.shape[: w.ndim - inputs], x.shape[: x.ndim - inputs]
-    if x.shape[x.ndim - inputs :] != w.shape[w.ndim - inputs :]:
-        raise ValueError(f"cannot contract {x.shape} with {w.shape} over the last {inputs} axes")
     x_RI = x.reshape(math.prod(rows), -1)
     w_OI = w.astype(x.dtype).reshape(math.prod(outs), -1)
     if x_RI.shape[0] > FEW_ROWS:

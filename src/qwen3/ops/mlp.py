@@ -7,6 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from qwen3.mesh import constrain
 from qwen3.ops.linear import linear as _linear
+from qwen3.ops.quantised import FLOAT
 
 GATED = "gate_and_up"  # name, for remat policies, of the two products that the gate multiplies
 
@@ -18,9 +19,10 @@ def swiglu(
     down_FD: jax.Array,
     *,
     outputs_first: bool = False,
+    products: str = FLOAT,
 ) -> jax.Array:
-    """down(silu(gate(x)) * up(x)), [B, T, D] -> [B, T, D]. outputs_first: see `linear`."""
-    linear = partial(_linear, outputs_first=outputs_first)
+    """down(silu(gate(x)) * up(x)), [B, T, D] -> [B, T, D]. Options: see `linear`."""
+    linear = partial(_linear, outputs_first=outputs_first, products=products)
     gate_BTF = constrain(linear(x_BTD, gate_DF), "batch", "length", "act_mlp")
     gate_BTF = checkpoint_name(gate_BTF, GATED)
     up_BTF = constrain(linear(x_BTD, up_DF), "batch", "length", "act_mlp")
