@@ -147,7 +147,7 @@ def lasting(rounds, shape):
 def test_nothing_waits_for_the_teacher_nor_the_teacher_for_the_step(master, monkeypatch):
     """The next batch's hidden states are on the training mesh while a step still runs there."""
     shape = (2, 64, TEACHER.hidden)
-    monkeypatch.setattr(builders, "teacher_hidden", lambda *_, parts: lasting(5_000, shape))
+    monkeypatch.setattr(builders, "teacher_hidden", lambda *_, microbatches: lasting(5_000, shape))
     here = make_mesh(post.ONE, jax.devices()[:1])
     setup = SimpleNamespace(
         config=post.distill_config(master), mesh=here, execution=Execution.for_mesh(here)

@@ -187,7 +187,7 @@ def teacher(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     as many parts as that has microbatches.
     """
     run = execution(setting, mesh)
-    function = builders.teacher_hidden(model, run, parts=setting.microbatches)
+    function = builders.teacher_hidden(model, run, microbatches=setting.microbatches)
     batch = builders.batch_shapes(mesh, rows(setting, mesh), setting.length)
     reads = {name: batch[name] for name in builders.TEACHER_READS}
     head = 2 * model.vocab * model.hidden
