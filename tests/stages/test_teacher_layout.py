@@ -150,7 +150,10 @@ def test_nothing_waits_for_the_teacher_nor_the_teacher_for_the_step(master, monk
     monkeypatch.setattr(builders, "teacher_hidden", lambda *_, microbatches: lasting(5_000, shape))
     here = make_mesh(post.ONE, jax.devices()[:1])
     setup = SimpleNamespace(
-        config=post.distill_config(master), mesh=here, execution=Execution.for_mesh(here)
+        config=post.distill_config(master),
+        mesh=here,
+        execution=Execution.for_mesh(here),
+        batches=SimpleNamespace(microbatches=1),
     )
     with jax.set_mesh(here):
         fields = dict.fromkeys(builders.TEACHER_READS, np.zeros(shape[:2], np.int32))

@@ -56,6 +56,14 @@ def test_one_microbatch_is_the_textbook_update_bitwise(plain):
     assert float(loss) == float(plain[1]["loss"]) < 4.5
 
 
+def test_microbatches_may_follow_the_number_of_rows():
+    asked = []
+    state, _ = run(steps=1, microbatches=lambda rows: asked.append(rows) or 2)
+    assert set(asked) == {len(next(iter(toy.batch(0).values())))}
+    same, _ = run(steps=1, microbatches=2)
+    jax.tree.map(np.testing.assert_array_equal, state.params, same.params)
+
+
 @pytest.mark.parametrize("microbatches", [2, 8])
 def test_microbatches_do_not_change_the_update(plain, microbatches):
     state, metrics = run(microbatches=microbatches)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
-from qwen3.data.rows import round_up
+from qwen3.infer.compiled import batch_ways
 from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
@@ -29,6 +29,7 @@ from qwen3.plan.compiling import CompiledStep, plan
 from qwen3.plan.steps import PlannedStep, Setting
 from qwen3.stages import builders, grpo
 from qwen3.stages.on_policy import OnPolicyConfig
+from qwen3.stages.rollout_batches import BatchRows
 from qwen3.stages.start import abstract_parameters
 
 WIDTH = 128  # prompts are padded to a multiple of this many tokens, caches rounded up to it
@@ -166,10 +167,11 @@ def _training(config: OnPolicyConfig, update: Setting, tokens: int) -> Iterator[
     """Old log-probabilities, where the stage computes them, and the optimizer steps."""
     answers = config.prompts // config.minibatches * config.sampling.samples
     mesh = _mesh(update)
-    ways = math.prod(mesh.shape[axis] for axis in meshes.BATCH_AXES)
-    packed = -(-answers // (update.length // tokens))
-    count = round_up(packed, config.microbatches * ways, answers)
-    batch = update.replace(batch_per_device=count / mesh.size)
+    batches = BatchRows(answers, config.microbatches, batch_ways(mesh))
+    count = batches.rows(-(-answers // (update.length // tokens)))
+    batch = update.replace(
+        batch_per_device=count / mesh.size, microbatches=batches.microbatches(count)
+    )
     if isinstance(config, grpo.Config) and recomputes(config):
         yield _part("old log-probs", config.minibatches, plan(batch.replace(step="log_probs")))
     yield _part("update", config.minibatches, plan(batch))

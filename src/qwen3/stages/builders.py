@@ -26,7 +26,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages.start import abstract_parameters
 from qwen3.train import expert_counts
-from qwen3.train.step import Loss, join, split
+from qwen3.train.step import Loss, count_parts, join, split
 
 TEACHER_READS = ("tokens", "positions", "segment_ids")  # fields of a batch
 
@@ -114,7 +114,7 @@ def handed_over(student: ModelConfig, execution: Execution, config: Distill) -> 
 
 
 def teacher_hidden(
-    teacher: ModelConfig, execution: Execution, *, microbatches: int
+    teacher: ModelConfig, execution: Execution, *, microbatches: int | Callable[[int], int]
 ) -> Callable[[Any, dict], jax.Array]:
     """Jitted (params, batch of TEACHER_READS) -> the hidden states [B, T, E] of a teacher after its
     final norm. microbatches: as of `log_probs`.
@@ -128,13 +128,13 @@ def teacher_hidden(
 
 
 def log_probs(
-    model: ModelConfig, execution: Execution, *, microbatches: int = 1
+    model: ModelConfig, execution: Execution, *, microbatches: int | Callable[[int], int] = 1
 ) -> Callable[[Any, dict], jax.Array]:
     """Jitted (params, batch) -> log p(targets), [B, T], by the operations of the loss itself: a
     policy's importance-sampling ratio to itself is then exactly 1.
 
-    microbatches: parts of the batch that are computed one after the other, as those of the
-    optimizer step are, for less memory.
+    microbatches: parts of the batch that are computed one after the other, for less memory, as
+    those of the optimizer step are (`train.step.make_step`).
     """
     apply = _language_model(model, execution)
 
@@ -145,15 +145,18 @@ def log_probs(
 
 
 def _by_parts(
-    function: Callable[[Any, dict], jax.Array], microbatches: int
+    function: Callable[[Any, dict], jax.Array], microbatches: int | Callable[[int], int]
 ) -> Callable[[Any, dict], jax.Array]:
     """function(params, batch) -> [B, T, ...], of one part of the rows after the other."""
 
     def by_parts(params: Any, batch: dict) -> jax.Array:
-        parts = {name: split(name, value, microbatches) for name, value in batch.items()}
+        count = count_parts(microbatches, batch)
+        if count == 1:
+            return function(params, batch)
+        parts = {name: split(name, value, count) for name, value in batch.items()}
         return join(jax.lax.map(partial(function, params), parts))
 
-    return function if microbatches == 1 else by_parts
+    return by_parts
 
 
 def batch_shapes(mesh: Mesh, rows: int, length: int, *, policy: Grpo | None = None) -> dict:

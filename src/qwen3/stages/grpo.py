@@ -158,7 +158,7 @@ def run(config: Config, workdir: str) -> TrainState:
             # As the step was taken: the coefficient moves after the step is written.
             derived["entropy_coef"] = partial(_coefficient, control)
         log_probs = builders.log_probs(
-            config.model, setup.execution, microbatches=config.microbatches
+            config.model, setup.execution, microbatches=setup.batches.microbatches
         )
         kinds = reward_kinds(config, mesh, setup.execution, work)
         return on_policy.train_in_phases(

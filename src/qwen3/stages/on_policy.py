@@ -364,7 +364,7 @@ def train_in_phases(
     ) as recording:
         return train(
             state,
-            make_step(trained.loss(loss), tx, microbatches=config.microbatches),
+            make_step(trained.loss(loss), tx, microbatches=setup.batches.microbatches),
             source,
             frozen=trained.frozen(frozen),
             until=config.steps,

@@ -89,7 +89,7 @@ class RemoteTeacher:
         with jax.set_mesh(mesh):
             loaded = teacher.load(source, mesh, dtype=jnp.dtype(execution.dtype))
         self.params, self._mesh = loaded.params, mesh
-        parts = settings.microbatches
+        parts = setup.batches.microbatches
         self._forward = builders.teacher_hidden(loaded.model, execution, microbatches=parts)
         by_row = meshes.spec("batch", "length", None)
         self._target = NamedSharding(setup.mesh, by_row)

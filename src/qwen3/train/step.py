@@ -26,7 +26,7 @@ def make_step(
     loss_fn: Loss,
     tx: optax.GradientTransformation,
     *,
-    microbatches: int = 1,
+    microbatches: int | Callable[[int], int] = 1,
     prepass: Prepass | None = None,
     carry: str | None = None,
 ) -> Step:
@@ -36,6 +36,7 @@ def make_step(
     gradients of all microbatches are added in fp32 and divided once by the total weight (gradient
     accumulation without bias): neither microbatches, nor padding, nor the mesh changes the update.
     Microbatch m takes rows m, m + M, ... of the batch: each device keeps its own rows, whatever M.
+    `microbatches` is their number, or a function that gives it for a batch's number of rows.
 
     `prepass(params, microbatch, frozen) -> sums`: sums over all microbatches (expert counts for
     the global-batch load-balancing loss, say), taken first and given to the loss as
@@ -50,7 +51,7 @@ def make_step(
     "update_norm", "param_norm", "skipped" (1 where spike skipping or a weight of 0 left the
     parameters as they were). Raises ValueError when the rows do not divide over the microbatches.
     """
-    if microbatches < 1:
+    if not callable(microbatches) and microbatches < 1:
         raise ValueError(f"microbatches is {microbatches}; at least 1 is needed")
     if carry not in CARRIES:
         raise ValueError(f"carry {carry!r} is none of {', '.join(map(repr, CARRIES))}")
@@ -63,7 +64,7 @@ def make_step(
         loss, sums, grads = _totals(
             loss_fn,
             prepass,
-            microbatches,
+            count_parts(microbatches, batch),
             state.params,
             batch,
             frozen,
@@ -74,6 +75,13 @@ def make_step(
         return _update(tx, state, loss, sums, grads)
 
     return Step(step)
+
+
+def count_parts(microbatches: int | Callable[[int], int], batch: dict) -> int:
+    """The number of microbatches of a batch, see `make_step`."""
+    if not callable(microbatches):
+        return microbatches
+    return microbatches(next(iter(batch.values())).shape[0])
 
 
 def _update(
