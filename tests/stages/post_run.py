@@ -1,8 +1,8 @@
 """A whole GRPO or distillation run of a toy model, for tests that kill it.
 
-python post_run.py {grpo,episodes,distill} WORKDIR [TEACHER]
+python post_run.py {grpo,episodes,distill}[-paged] WORKDIR [TEACHER]
 
-episodes: GRPO on a world of three turns and a task together.
+episodes: GRPO on a world of three turns and a task together. -paged: sampled with a paged KV cache.
 """
 
 import dataclasses
@@ -26,7 +26,8 @@ from qwen3.train.checkpoint import Keep
 STEPS = 60
 
 if __name__ == "__main__":
-    stage, workdir, *teacher = sys.argv[1:]
+    words, workdir, *teacher = sys.argv[1:]
+    stage, _, cache = words.partition("-")
     rewards.TASKS["letters"] = post.letters
     slow = dataclasses.replace(post.CONSTANT, peak=1e-4)  # the task must not be solved before 60
     common = dict(steps=STEPS, minibatches=2, save_every=3, keep=Keep(last=2), optim=slow)
@@ -34,7 +35,6 @@ if __name__ == "__main__":
         config = post.grpo_config(
             **common, policy=Grpo(entropy=True), entropy=EntropyTarget(), refill=Refill(2.0)
         )
-        grpo.run(config, workdir)
     elif stage == "episodes":
         tokenizer = Tokenizer.load(post.tokenizer_folder())
         talk_world.let_it_speak(pytest.MonkeyPatch(), WORLDS, tokenizer, post.model().vocab)
@@ -45,6 +45,8 @@ if __name__ == "__main__":
             length=127,
             refill=Refill(2.0),
         )
-        grpo.run(config, workdir)
     else:
-        distill.run(post.distill_config(*teacher, **common), workdir)
+        config = post.distill_config(*teacher, **common)
+    sampling = dataclasses.replace(config.sampling, cache=cache or "rows")
+    run = distill.run if stage == "distill" else grpo.run
+    run(dataclasses.replace(config, sampling=sampling), workdir)

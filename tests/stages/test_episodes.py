@@ -85,6 +85,16 @@ def test_an_episode_is_the_same_alone_in_a_batch_and_again(engine, tokenizer):
         assert same_sequences(one.completion, other.completion)
 
 
+def test_episodes_are_the_same_in_pages(engine, tokenizer):
+    """Room for one conversation and a half; a turn goes on in the pages of the turns before it."""
+    pages = engine(cache="paged", buckets=None, page_size=16, cache_tokens=192)
+    together = play(pages, tokenizer, starts(tokenizer, 3, 1))
+    for one, other in zip(
+        together, play(engine(), tokenizer, starts(tokenizer, 3, 1)), strict=True
+    ):
+        assert_same(one, other)
+
+
 @pytest.mark.slow
 def test_an_episode_is_the_same_after_preemption(engine, tokenizer):
     longest = max(len(request.prompt) for _, request in starts(tokenizer))

@@ -71,6 +71,38 @@ def test_a_run_stopped_within_a_phase_goes_on_bitwise_and_trains_no_prompt_twice
     assert any(line.get("carried_in") for line in post.records(work))
 
 
+@pytest.fixture(scope="module")
+def paged(whole, tmp_path_factory):
+    """(config, workdir, last state) of the first two phases of `whole`, sampled from pages, with
+    fewer places than the answers of all slots take.
+    """
+    sampling = replace(whole[0].sampling, cache="paged", cache_tokens=8 * 33)
+    chosen, work = replace(whole[0], sampling=sampling, steps=4), tmp_path_factory.mktemp("paged")
+    with pytest.MonkeyPatch.context() as patch:
+        post.one_device(patch, grpo)
+        patch.setitem(rewards.TASKS, "letters", post.letters)
+        return chosen, work, grpo.run(chosen, work)
+
+
+def test_a_paged_cache_samples_what_rows_do(whole, paged):
+    """Log-probabilities differ in their last bits only: the second phase has the same ids too."""
+    for step in (0, 2):
+        rows, pages = ((run[1] / f"samples/{step:06d}.jsonl").read_text() for run in (whole, paged))
+        assert rows == pages
+    for rows, pages in zip(post.records(whole[1]), post.records(paged[1]), strict=False):
+        assert pages["loss"] == pytest.approx(rows["loss"], abs=1e-4)
+        assert pages.get("sync_max", 0) < 1e-4
+
+
+def test_a_run_that_samples_from_pages_goes_on_bitwise(paged, tmp_path):
+    chosen, work, last = paged
+    with post.stopping_at(3), pytest.raises(Stopped):
+        grpo.run(chosen, tmp_path / "again")
+    post.assert_same_trees(last, grpo.run(chosen, tmp_path / "again"))
+    assert post.records(work) == post.records(tmp_path / "again")
+    assert post.trained(work) == post.trained(tmp_path / "again")
+
+
 def test_sampler_and_trainer_agree_and_the_ratio_starts_at_one(whole):
     first, second = post.records(whole[1])[:2]
     assert first["sync_max"] < 1e-4 and first["ratio"] == pytest.approx(1.0, abs=1e-6)
@@ -120,6 +152,11 @@ def test_a_mixture_in_both_modes_with_a_reference_runs_and_reports_each(tmp_path
         (["policy.entropy=true"], "both or none"),
         (["reference=x"], "policy.kl 'none' with reference 'x'"),
         (["scoring.overlong=99"], "99 tokens are more than max_tokens"),
+        (["sampling.cache=blocks"], "sampling.cache 'blocks': wanted one of rows, paged"),
+        (
+            ["sampling.cache=paged", "server.weights=w", "server.url=http://x"],
+            "cache='paged'.* needs the own engine",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes, message):

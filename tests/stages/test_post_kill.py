@@ -26,7 +26,7 @@ harness = load_harness()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["grpo", "episodes", "distill"])
+@pytest.mark.parametrize("stage", ["grpo", "episodes", "distill", "grpo-paged", "episodes-paged"])
 def test_ten_random_kills_change_nothing(stage, tmp_path):
     folder = tmp_path / "teacher"
     post.save_hf(folder, post.model())

@@ -82,6 +82,8 @@ class OnPolicyConfig:
             )
         if self.server.url and self.sampling.budget is not None:
             raise ValueError(f"sampling.budget {self.sampling.budget} needs the own engine")
+        if self.server.url and not self.sampling.default_cache:
+            raise ValueError(f"the KV cache of {self.sampling} needs the own engine")
         if self.staleness < 0 or 0 < self.staleness < self.minibatches:
             raise ValueError(
                 f"staleness {self.staleness} with {self.minibatches} minibatches: it is 0, or at "

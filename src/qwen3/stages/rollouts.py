@@ -21,7 +21,7 @@ from qwen3.data.rows import TokenSequence
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments.episode_answers import sample_answers
 from qwen3.infer.backend import RolloutBackend
-from qwen3.infer.engine import Engine
+from qwen3.infer.engine import CACHES, Engine
 from qwen3.infer.requests import Completion, Request
 from qwen3.losses.forward import MODES
 from qwen3.model.execution import Execution
@@ -43,12 +43,22 @@ class Sampling:
     slots: int = 64  # answers decoded together (continuous batching)
     budget: int | None = None  # tokens of thinking, after which it is closed by force; None: any
     block: int = 32  # tokens a slot that are decoded between two looks at what else is to do
+    cache: str = "rows"  # form of the engine's KV cache, "rows" or "paged" (infer.engine.CACHES)
+    # Places in the KV cache of all slots together; None: slots x the longest sequence.
+    cache_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.samples, self.max_tokens, self.slots, self.block) < 1:
             raise ValueError(f"samples, max_tokens, slots and block of {self} must be at least 1")
+        if self.cache not in CACHES:
+            raise ValueError(f"sampling.cache {self.cache!r}: wanted one of {', '.join(CACHES)}")
         if self.budget is not None and self.budget < 0:
             raise ValueError(f"budget {self.budget} is at least 0 tokens, or None for no limit")
+
+    @property
+    def default_cache(self) -> bool:
+        """Whether nothing is said about the KV cache."""
+        return self.cache == "rows" and self.cache_tokens is None
 
 
 @dataclass
@@ -132,6 +142,8 @@ def engine_for(
         tokenizer=tokenizer,
         slots=sampling.slots,
         block=sampling.block,
+        cache=sampling.cache,
+        cache_tokens=sampling.cache_tokens,
         seed=seed,
         version=version,
         mesh=mesh,
