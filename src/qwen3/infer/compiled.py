@@ -81,12 +81,7 @@ def build(
         return slots._replace(active=slots.active & keep)
 
     def shapes(slots: int, length: int) -> Any:
-        params = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
-        return jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            (params, *jax.eval_shape(lambda: new(slots, length))),
-            (at.engine, at.slots, at.kv_cache),
-        )
+        return abstract(config, execution, at, lambda: new(slots, length))
 
     state = (at.slots, at.kv_cache)
     placed = in_mesh(jax.jit(place, out_shardings=at.engine))
@@ -118,6 +113,22 @@ def _as_engine_wants(params: Any, *, execution: Execution) -> Any:
         )
         params = {**params, "layers": layers}
     return params
+
+
+def abstract(
+    config: ModelConfig,
+    execution: Execution,
+    at: Shardings,
+    new: Callable[[], tuple[Slots, KVCache]],
+) -> Any:
+    """ShapeDtypeStructs, placed: an engine's parameters, and the slots and KV cache of `new()`."""
+    place = functools.partial(_as_engine_wants, execution=execution)
+    params = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        (params, *jax.eval_shape(new)),
+        (at.engine, at.slots, at.kv_cache),
+    )
 
 
 def decode_program(decode_block: Callable[..., Any], at: Shardings) -> Any:

@@ -19,7 +19,7 @@ from qwen3.model import transformer
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import sampling
-from qwen3.ops.paged import Pages
+from qwen3.ops.paged_attention import Pages
 
 Carry: TypeAlias = tuple[jax.Array, Slots, KVCache, "DecodeOutput"]
 

@@ -62,7 +62,7 @@ class Engine:
         cache: "rows": KV caches of one length for all slots, which follows the longest sequence;
             "paged": every sequence takes the pages that it uses.
         buckets: growing lengths of rows; None for `cache_lengths.default_buckets`.
-        page_size: places of a page, a power of two; None for 32.
+        page_size: places of a page, a power of two; None for 32, and for 64 on a TPU.
         chunk: most tokens of a prompt that are prefilled into pages between two decode calls, a
             power of two; None for 512.
         block: maximum decode steps per device call, i.e. between two scheduling points.

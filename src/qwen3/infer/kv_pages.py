@@ -1,9 +1,10 @@
 """The paged KV cache on the device, as pure functions (PagedAttention, arXiv 2309.06180).
 
-The pool holds M pages of P places for all layers: keys [M, K, H, P] and values [M, K, P, H] a layer
-(with a leading L where the execution scans its layers). Decode steps attend to the pages where they
-stand, so the pool is the only KV cache there is, and it is as long as the sequences, not slots x
-the longest. On a mesh every batch shard has its own part, and page numbers are a shard's own.
+The pool holds M pages of P places for all layers: values [M, K, P, H] a layer, and keys like them
+or as [M, K, H, P] (`paged_attention.places_last`), with a leading L where the execution scans its
+layers. Decode steps attend to the pages where they stand, so the pool is the only KV cache there
+is, and it is as long as the sequences, not slots x the longest. On a mesh every batch shard has its
+own part, and page numbers are a shard's own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from qwen3.infer.slots import KVCache
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops.paged import Pages
+from qwen3.ops import paged_attention
+from qwen3.ops.paged_attention import Pages
 
 NO_PAGE = 2**30  # a page number that no pool has: what is written there is dropped
 
@@ -37,16 +39,22 @@ class PageTable(NamedTuple):
 def new_pool(config: ModelConfig, pages: int, page_size: int, execution: Execution) -> KVCache:
     """An empty pool."""
     leading = (config.layers,) if execution.scan else ()
-    shape = (*leading, pages, config.kv_heads, config.head_dim, page_size)
+    shape = (*leading, pages, config.kv_heads, page_size, config.head_dim)
+    places_last = paged_attention.places_last(execution.pages)
 
     def layer() -> LayerCache:
-        keys = jnp.zeros(shape, execution.dtype)
-        return LayerCache(keys, keys.swapaxes(-1, -2))
+        values = jnp.zeros(shape, execution.dtype)
+        return LayerCache(_turned(values, places_last), values)
 
     return layer() if execution.scan else tuple(layer() for _ in range(config.layers))
 
 
-def copy(pool: KVCache, table: PageTable, length_S: jax.Array) -> KVCache:
+def _turned(x: jax.Array, places_last: bool) -> jax.Array:
+    """Keys [..., P, H] as [..., H, P] or the reverse, where the pool stores them so."""
+    return x.swapaxes(-1, -2) if places_last else x
+
+
+def copy(pool: KVCache, table: PageTable, length_S: jax.Array, *, places_last: bool) -> KVCache:
     """The pool with its copies made, which are zero at every place that holds no token.
 
     Zero because such a place has weight 0 in attention, and 0 * NaN is NaN: nothing that an earlier
@@ -61,14 +69,15 @@ def copy(pool: KVCache, table: PageTable, length_S: jax.Array) -> KVCache:
         counts: jax.Array,
         length_S: jax.Array,
     ) -> LayerCache:
-        place = jnp.arange(pool.keys.shape[-1])
+        place_P1 = jnp.arange(pool.values.shape[-2])[:, None]
 
         # Page by page: each is a copy in place, and none is copied beyond their number.
         def copy_one(i: jax.Array, pool: LayerCache) -> LayerCache:
             to = target_M[i]
             left = length_S[pages.owner_M[to]] - pages.start_M[to]
             keys, values = (jax.lax.dynamic_slice_in_dim(x, source_M[i], 1) for x in pool)
-            page = (jnp.where(place < left, keys, 0), jnp.where((place < left)[:, None], values, 0))
+            token = place_P1 < left
+            page = jnp.where(_turned(token, places_last), keys, 0), jnp.where(token, values, 0)
             return LayerCache._make(
                 jax.lax.dynamic_update_slice_in_dim(old, new, to, 0)
                 for old, new in zip(pool, page, strict=True)
@@ -88,13 +97,13 @@ def resize(pool: KVCache, source_M: jax.Array) -> KVCache:
     return _each_layer(shard, (pool,), (source_M,))
 
 
-def store(pool: KVCache, rows: KVCache, pages_RW: jax.Array) -> KVCache:
+def store(pool: KVCache, rows: KVCache, pages_RW: jax.Array, *, places_last: bool) -> KVCache:
     """The pool with rows of W x P places, each cut into its pages; NO_PAGE for those to drop."""
 
     def shard(pool: LayerCache, rows: LayerCache, pages_RW: jax.Array) -> LayerCache:
-        (R, W), size = pages_RW.shape, pool.keys.shape[-1]
-        K, H = pool.keys.shape[1:3]
-        keys = rows.keys.reshape(R, K, H, W, size).transpose(0, 3, 1, 2, 4)
+        (R, W), (K, size, H) = pages_RW.shape, pool.values.shape[1:]
+        keys = rows.keys.reshape(R, K, H, W, size).transpose(0, 3, 1, 4, 2)
+        keys = _turned(keys, places_last)
         values = rows.values.reshape(R, K, W, size, H).transpose(0, 2, 1, 3, 4)
         return LayerCache._make(
             old.at[pages_RW.reshape(-1)].set(
@@ -106,14 +115,16 @@ def store(pool: KVCache, rows: KVCache, pages_RW: jax.Array) -> KVCache:
     return _each_layer(shard, (pool, rows), (pages_RW,))
 
 
-def rows_of(pool: KVCache, pages_RW: jax.Array, length_R: jax.Array, more: int) -> KVCache:
+def rows_of(
+    pool: KVCache, pages_RW: jax.Array, length_R: jax.Array, *, more: int, places_last: bool
+) -> KVCache:
     """Rows of W x P places and `more` empty ones, out of their pages; zero from length_R on."""
 
     def shard(pool: LayerCache, pages_RW: jax.Array, length_R: jax.Array) -> LayerCache:
         R, W = pages_RW.shape
         keys, values = (jnp.take(x, pages_RW, axis=0, mode="clip") for x in pool)
-        _, _, K, H, size = keys.shape
-        keys = keys.transpose(0, 2, 3, 1, 4).reshape(R, K, H, W * size)
+        _, _, K, size, H = values.shape
+        keys = _turned(keys, places_last).transpose(0, 2, 4, 1, 3).reshape(R, K, H, W * size)
         values = values.transpose(0, 2, 1, 3, 4).reshape(R, K, W * size, H)
         token = jnp.arange(W * size) < length_R[:, None, None, None]
         padding = [(0, 0), (0, 0), (0, 0), (0, more)]

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from qwen3.infer.cache_lengths import SMALLEST_PREFILL
 
-PAGE_SIZE = 32  # places; 16 cost a quarter more time in attention on a CPU
+# Places of a page, by the kernel that attends to them (ops.paged_attention). With 16 attention took
+# a quarter more time on a CPU; a TPU copies a page at a time, and one of 64 places is 16 kB a head.
+PAGE_SIZES = {"in_place": 32, "gathered": 32, "pallas": 64}
+CHUNK = 512  # most tokens of a prompt that are prefilled between two decode calls
 # Pages a slot that a pool has; from there on two lengths an octave.
 SHORT = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
 
@@ -25,7 +28,7 @@ class PageLayout:
     cache_tokens: int  # places in the page pools of all shards together
     block: int  # most decode steps between two scheduling points
     chunk: int  # most tokens of a prompt that are prefilled between two decode calls
-    page_size: int = PAGE_SIZE  # places of a page
+    page_size: int  # places of a page
     smallest_prefill: int = SMALLEST_PREFILL  # width of the narrowest prefill batch, tokens
 
     def __post_init__(self) -> None:
@@ -51,11 +54,6 @@ class PageLayout:
     def most(self) -> int:
         """Pages of one shard's pool, at most."""
         return self.pages_of(self.cache_tokens // self.batch_ways)
-
-    @property
-    def written(self) -> int:
-        """Pages that a decode call may write in a slot."""
-        return self.pages_of(self.block + self.page_size - 1)
 
     @property
     def slots_a_shard(self) -> int:

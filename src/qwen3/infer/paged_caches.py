@@ -18,11 +18,10 @@ from qwen3.infer.cache_lengths import SMALLEST_PREFILL, SMALLEST_SPLASH
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.kv_caches import CacheSettings, enough
 from qwen3.infer.page_cache import PageCache
-from qwen3.infer.page_layout import PAGE_SIZE, PageLayout
+from qwen3.infer.page_layout import CHUNK, PAGE_SIZES, PageLayout
 from qwen3.infer.paged_slot_table import PagedSlotTable
 from qwen3.infer.request_state import RequestState
-
-CHUNK = 512  # most tokens of a prompt that are prefilled between two decode calls
+from qwen3.ops import paged_attention
 
 
 class PagedCaches:
@@ -33,7 +32,8 @@ class PagedCaches:
     ):
         s = self.settings = settings
         self.waiting, self.stats, self.slots = s.waiting, s.stats, s.slots
-        page_size = PAGE_SIZE if page_size is None else page_size
+        if page_size is None:
+            page_size = PAGE_SIZES[paged_attention.known(s.execution.pages)]
         default = s.slots * -(-s.max_length // max(page_size, 1)) * page_size
         self.layout = PageLayout(
             slots=s.slots,

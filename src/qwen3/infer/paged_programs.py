@@ -17,6 +17,7 @@ from qwen3.infer.slots import Admission, KVCache, Slots
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
+from qwen3.ops.paged_attention import places_last
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class PagedPrograms:
     insert: Callable[..., Any]  # (slots, Admission) -> slots
     decode: Callable[..., Any]  # see decode.decode_steps -> slots, pool, DecodeOutput
     release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
+    # (slots, pages, page size) -> ShapeDtypeStructs: parameters, slots, pool
+    shapes: Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=32)
@@ -42,6 +45,7 @@ def build(
     at = compiled.shardings(config, execution, mesh)
     rows_programs = compiled.build(config, execution, mesh, block, experts)
     in_mesh = functools.partial(compiled.within, mesh)
+    last = places_last(execution.pages)
 
     def new(slots: int, pages: int, page_size: int) -> tuple[Slots, KVCache]:
         pool = kv_pages.new_pool(config, pages, page_size, execution)
@@ -65,7 +69,7 @@ def build(
             params,
             config,
             slots,
-            kv_pages.copy(pool, table, slots.length),
+            kv_pages.copy(pool, table, slots.length, places_last=last),
             *rest,
             pages=table.pages,
             block=block,
@@ -74,18 +78,23 @@ def build(
             alternatives=alternatives,
         )
 
+    def store(pool: KVCache, rows: KVCache, pages: jax.Array) -> KVCache:
+        return kv_pages.store(pool, rows, pages, places_last=last)
+
+    def rows_of(pool: KVCache, pages: jax.Array, lengths: jax.Array, *, more: int) -> KVCache:
+        return kv_pages.rows_of(pool, pages, lengths, more=more, places_last=last)
+
     layer = at.kv_cache if isinstance(at.kv_cache, LayerCache) else at.kv_cache[0]
     state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
     return PagedPrograms(
         new=in_mesh(jax.jit(new, static_argnums=(0, 1, 2), out_shardings=state)),
         prefill=rows_programs.prefill,
         prefill_on=in_mesh(jax.jit(prefill_on, out_shardings=prefilled)),
-        store=in_mesh(jax.jit(kv_pages.store, donate_argnums=0, out_shardings=at.kv_cache)),
-        rows_of=in_mesh(
-            jax.jit(kv_pages.rows_of, static_argnames=("more",), out_shardings=at.kv_cache)
-        ),
+        store=in_mesh(jax.jit(store, donate_argnums=0, out_shardings=at.kv_cache)),
+        rows_of=in_mesh(jax.jit(rows_of, static_argnames=("more",), out_shardings=at.kv_cache)),
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
         insert=in_mesh(jax.jit(insert, donate_argnums=0, out_shardings=at.slots)),
         decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,
+        shapes=lambda *sizes: compiled.abstract(config, execution, at, lambda: new(*sizes)),
     )

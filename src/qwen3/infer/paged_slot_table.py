@@ -20,7 +20,7 @@ from qwen3.infer.request_state import RequestState
 from qwen3.infer.slot_table import SlotRequests
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.model.layers import LayerCache
-from qwen3.ops.paged import Pages
+from qwen3.ops.paged_attention import Pages
 
 BEYOND = 2**30  # first place of a page that belongs to no slot
 
@@ -142,16 +142,15 @@ class PagedSlotTable(SlotRequests):
         each, size, shape = layout.slots_a_shard, layout.page_size, (layout.batch_ways, self.width)
         source, target = np.zeros((2, *shape), np.int32)
         owner, start = np.full(shape, each, np.int32), np.full(shape, BEYOND, np.int32)
-        following = np.zeros((layout.batch_ways, each, layout.written), np.int32)
+        table = np.zeros((layout.batch_ways, each, layout.pages_of(layout.max_length)), np.int32)
         counts = np.zeros(layout.batch_ways, np.int32)
         for slot, state in enumerate(self.states):
             if state is None:
                 continue
             (shard, row), pages = divmod(slot, each), np.array(state.pages, np.int32)
             owner[shard, pages], start[shard, pages] = row, np.arange(len(pages)) * size
-            begun = (len(state.sequence) - 1) // size
-            new = np.arange(begun, len(pages))
-            following[shard, row, new % layout.written] = pages[new]
+            table[shard, row] = pages[-1]  # behind the last page, see `Pages`
+            table[shard, row, : len(pages)] = pages
             for i, page in state.copies:
                 source[shard, counts[shard]], target[shard, counts[shard]] = page, pages[i]
                 counts[shard] += 1
@@ -160,7 +159,7 @@ class PagedSlotTable(SlotRequests):
             owner.reshape(-1),
             start.reshape(-1),
             order.reshape(-1),
-            following.reshape(-1, layout.written),
+            table.reshape(len(self.states), -1),
         )
         return PageTable(pages_, source.reshape(-1), target.reshape(-1), counts)
 

@@ -47,9 +47,9 @@ REMAT: dict[str, Callable | None] = {
 
 # Defaults of each platform. bf16 is slower than fp32 on CPUs.
 PLATFORMS = {
-    "cpu": {"dtype": "float32", "attention": "reference", "experts": "loop"},
-    "tpu": {"dtype": "bfloat16", "attention": "splash", "experts": "megablox"},
-    "gpu": {"dtype": "bfloat16", "attention": "cudnn", "experts": "tokamax"},
+    "cpu": {"dtype": "float32", "attention": "reference", "pages": "in_place", "experts": "loop"},
+    "tpu": {"dtype": "bfloat16", "attention": "splash", "pages": "pallas", "experts": "megablox"},
+    "gpu": {"dtype": "bfloat16", "attention": "cudnn", "pages": "gathered", "experts": "tokamax"},
 }
 
 
@@ -64,6 +64,7 @@ class Execution:
     dtype: str = "float32"  # of activations and weights at use; norms, softmax, router stay fp32
     remat: str = "none"  # rematerialisation policy, one of REMAT
     attention: str = "reference"  # kernel, one of ops.attention.KERNELS
+    pages: str = "in_place"  # kernel of a paged KV cache, one of ops.paged_attention.KERNELS
     experts: str = "loop"  # kernel, one of ops.experts.KERNELS
     transport: str = "fsdp"  # of tokens to experts, one of ops.transport.TRANSPORTS
     # Rows of a transport's buffer as a multiple of a balanced load; None: none is ever dropped.

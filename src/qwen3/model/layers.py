@@ -20,6 +20,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import attention, dual_chunk, mlp, norm, paged, rope, transport
 from qwen3.ops.linear import linear
+from qwen3.ops.paged_attention import Pages
 
 
 class Positions(NamedTuple):
@@ -30,7 +31,7 @@ class Positions(NamedTuple):
     index_BT: jax.Array | None  # int32 slot of each token in the KV cache; None: no cache
     cos_BTh: jax.Array  # fp32, h = H / 2
     sin_BTh: jax.Array
-    pages: paged.Pages | None = None  # of a cache that is a list of pages
+    pages: Pages | None = None  # of a cache that is a list of pages
 
 
 class LayerCache(NamedTuple):
@@ -38,7 +39,7 @@ class LayerCache(NamedTuple):
     sequence, or M pages of P places (see `ops.paged`).
     """
 
-    keys: jax.Array  # [B, K, H, S] or [M, K, H, P], rotated to their positions
+    keys: jax.Array  # [B, K, H, S], [M, K, H, P] or [M, K, P, H], rotated to their positions
     values: jax.Array  # [B, K, S, H] or [M, K, P, H]
 
 
@@ -140,7 +141,7 @@ class Attention(nn.Module):
             return o_BTNH, stacked(k_BTKH, v_BTKH)
         assert at.index_BT is not None  # `forward` sets it with a cache
         if at.pages is not None:
-            return append((q_BTNH,), k_BTKH, v_BTKH, at, cache)
+            return append((q_BTNH,), k_BTKH, v_BTKH, at, cache, self.execution.pages)
         cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
         return attention.cached(q_BTNH, cache.keys, cache.values, q_index_BT=at.index_BT), cache
 
@@ -169,7 +170,7 @@ class Attention(nn.Module):
                 variant=settings.variant,
             )
             queries = tuple(rotate(q_BTNH, positions_BT) for positions_BT in towards)
-            return append(queries, k_BTKH, v_BTKH, at, cache, settings.chunk)
+            return append(queries, k_BTKH, v_BTKH, at, cache, self.execution.pages, settings.chunk)
         if cache is None:
             new_cache, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
             k_positions_BS, index_T = at.positions_BT, jnp.arange(q_BTNH.shape[1])
@@ -205,6 +206,7 @@ def append(
     v_BTKH: jax.Array,
     at: Positions,
     cache: LayerCache,
+    kernel: str,
     chunk: int | None = None,
 ) -> tuple[jax.Array, LayerCache]:
     """One new token a sequence into a list of pages, and its attention. See `paged.append`."""
@@ -217,6 +219,7 @@ def append(
         at.pages,
         index_B=at.index_BT[:, 0],
         active_B=at.segments_BT[:, 0] != 0,
+        kernel=kernel,
         chunk=chunk,
     )
     return o_BTNH, LayerCache(keys, values)

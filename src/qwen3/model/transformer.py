@@ -18,7 +18,7 @@ from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution, rematerialise
 from qwen3.model.layers import Block, LayerCache, Positions, frequencies
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import norm, paged, rope
+from qwen3.ops import norm, paged_attention, rope
 from qwen3.ops.transport import MoeStats
 
 Params: TypeAlias = dict[str, Any]  # the tree above
@@ -31,7 +31,9 @@ class Cache(NamedTuple):
     # each in place).
     layers: LayerCache | tuple[LayerCache, ...]
     lengths_B: jax.Array  # int32
-    pages: paged.Pages | None = None  # where arrays are lists of pages: one new token a row
+    pages: paged_attention.Pages | None = (
+        None  # where arrays are lists of pages: one new token a row
+    )
 
 
 class Output(NamedTuple):

@@ -167,14 +167,20 @@ def _on_policy(
         own = config.rollout_devices
         _require_own(config, "samples", own, devices)
         default = MeshConfig(data=-1, fsdp=1) if own else config.mesh
+        sampling, length = config.sampling, context(config.model, config.length)
+        slots, tokens = sampling.slots, sampling.cache_tokens
+        if sampling.cache == "rows" and tokens is not None:  # as many as have room for the longest
+            slots, tokens = min(slots, tokens // length), None
         return _common(
             config,
             base,
-            config.sampling.slots,
+            slots,
             devices,
             mesh=config.rollout_mesh or default,
             step="decode",
-            length=context(config.model, config.length),
+            length=length,
+            cache=sampling.cache,
+            cache_tokens=tokens,
         )
     # At most one answer a row: what must fit is the phase whose answers are all long.
     rows = config.prompts // config.minibatches * config.sampling.samples

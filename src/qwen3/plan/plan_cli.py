@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: the whole model")
     parser.add_argument("--balance", default="global", help="form of the load-balancing loss")
+    parser.add_argument("--cache", default="rows", help="for --step decode: rows or paged")
     parser.add_argument("--fit", action="store_true", help="search mesh, microbatches and remat")
     parser.add_argument("--compiles", type=int, default=3, help="how many --fit compiles")
     parser.add_argument("--hlo", default="", help="file for the optimized program")
@@ -141,6 +142,7 @@ def setting(args: argparse.Namespace) -> Setting:
         execution=tuple((name, value) for name, value in changes.items() if value is not None),
         lora=LoraConfig(rank=args.lora),
         balance=args.balance,
+        cache=args.cache,
     )
 
 

@@ -17,7 +17,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qwen3.config import MeshConfig, OptimConfig
-from qwen3.infer import budget, compiled
+from qwen3.infer import budget, compiled, paged_programs
+from qwen3.infer.engine import CACHES
+from qwen3.infer.kv_pages import PageTable
+from qwen3.infer.page_layout import CHUNK, PAGE_SIZES, PageLayout
 from qwen3.losses.distill import Distill
 from qwen3.losses.grpo_config import Grpo
 from qwen3.losses.preference import CENTRING
@@ -25,6 +28,7 @@ from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.model.lora import LoraConfig
 from qwen3.model.sizes import ModelConfig, flops_per_token
+from qwen3.ops.paged_attention import Pages
 from qwen3.stages import builders
 from qwen3.stages.start import abstract_parameters
 from qwen3.stages.trainable import WHOLE_MODEL, Trainable
@@ -56,6 +60,8 @@ class Setting:
     divergence: Distill = Distill()  # the loss of step distill
     lora: LoraConfig = LoraConfig()  # adapters that an optimizer step trains; rank 0: the model
     balance: str = "global"  # form of the load-balancing loss (ops.balance) of step train
+    cache: str = "rows"  # form of the KV cache of step decode (infer.engine.CACHES)
+    cache_tokens: int | None = None  # places in all pages; None: slots x length
 
     def replace(self, **changes: Any) -> Setting:
         return dataclasses.replace(self, **changes)
@@ -226,16 +232,52 @@ def prefill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
 
 
 def decode(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
-    """The engine decodes one token in each slot, with full KV caches of `length` places."""
+    """The engine decodes one token in each slot, with full KV caches of `length` places a slot, or
+    with as many pages as `cache_tokens` fill.
+    """
+    if setting.cache not in CACHES:
+        raise ValueError(f"cache {setting.cache!r}: wanted one of {', '.join(CACHES)}")
     programs, count = _engine(setting, model, mesh)
     tables = jax.eval_shape(lambda: budget.tables(None, model.vocab))
     tables = jax.tree.map(lambda x: _replicated(mesh, x.shape, x.dtype), tables)
     scalar = _replicated(mesh, ())
     rest = (tables, _replicated(mesh, (model.vocab,), bool), scalar, scalar)
-    arguments = (*programs.shapes(count, setting.length), *rest)
+    function, state, length = (
+        programs.decode,
+        programs.shapes(count, setting.length),
+        setting.length,
+    )
+    if setting.cache == "paged":
+        function, state, length = _paged(setting, model, mesh, count)
     # The formula counts half the square (causal); here every query reads the whole cache.
-    flops = flops_per_token(model, 2 * setting.length, train=False)
-    return PlannedStep(programs.decode, arguments, count, count * flops)
+    flops = flops_per_token(model, 2 * length, train=False)
+    return PlannedStep(function, (*state, *rest), count, count * flops)
+
+
+def _paged(
+    setting: Setting, model: ModelConfig, mesh: Mesh, count: int
+) -> tuple[Any, tuple[Any, ...], int]:
+    """(decode program of an engine with a paged KV cache, its first arguments with a pool that is
+    as long as can be, places a slot).
+    """
+    run = _generating(setting, mesh)
+    programs = paged_programs.build(model, run, mesh, 1, False)
+    ways = compiled.batch_ways(mesh)
+    layout = PageLayout(
+        slots=count,
+        batch_ways=ways,
+        max_length=setting.length,
+        cache_tokens=setting.cache_tokens or count * setting.length,
+        block=1,
+        chunk=CHUNK,
+        page_size=PAGE_SIZES[run.pages],
+    )
+    pages = layout.most * ways
+    each = _replicated(mesh, (pages,))
+    table = _replicated(mesh, (count, layout.pages_of(setting.length)))
+    owners = PageTable(Pages(each, each, each, table), each, each, _replicated(mesh, (ways,)))
+    state = programs.shapes(count, pages, layout.page_size)
+    return programs.decode, (*state, owners), pages * layout.page_size // count
 
 
 def _engine(
@@ -246,8 +288,12 @@ def _engine(
         raise ValueError(
             f"the {setting.step} step has no microbatches, so not {setting.microbatches}"
         )
-    run = execution(setting, mesh).replace(scan=False, remat="none")
-    return compiled.build(model, run, mesh, 1, False), rows(setting, mesh)
+    return compiled.build(model, _generating(setting, mesh), mesh, 1, False), rows(setting, mesh)
+
+
+def _generating(setting: Setting, mesh: Mesh) -> Execution:
+    """How an engine runs the model."""
+    return execution(setting, mesh).replace(scan=False, remat="none")
 
 
 def _replicated(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,225 @@
+"""Kernels that attend with one query a sequence to the pages of a KV cache, for each platform.
+
+"in_place" (CPU): every page is multiplied where it stands with its owner's query, and one softmax a
+sequence joins the parts. "gathered" (GPU, and any other platform): the pages of all sequences are
+gathered a few at a time, up to the longest sequence. "pallas" (TPU): the kernel that JAX ships,
+which copies a sequence's pages out of HBM while it computes with those before. All make the sums of
+FlashAttention (arXiv 2205.14135) over the pages of PagedAttention (arXiv 2309.06180), in an order
+that is the sequence's, not that of its pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e30
+STEP = 512  # places of a sequence that "gathered" and "pallas" take at once, at least a page
+
+
+class Pages(NamedTuple):
+    """Whose the M pages of a batch are, in any order. On a mesh, M and the sequences are divided
+    over the batch axes and numbers are a shard's own.
+    """
+
+    owner_M: Any  # int32: sequence; B for a page of no sequence, which nothing is added of
+    start_M: Any  # int32: the page's first place in the sequence; beyond it for no sequence
+    order_M: Any  # int32: numbers of the pages, those of a sequence in their order
+    # int32: the page of each P places of a sequence; behind its last page, any page of its own.
+    table_BS: Any
+
+
+class Query(NamedTuple):
+    """What attends: one token a sequence, at place index_B, which sees the places up to it."""
+
+    # [B, N, H] each: one for all keys, or with `chunk` three, for keys of the same chunk of so many
+    # tokens, of the previous one and of earlier ones (Dual Chunk Attention).
+    variants: Sequence[jax.Array]
+    index_B: jax.Array
+    active_B: jax.Array  # bool; what comes out of another sequence is not used
+    chunk: int | None
+    cores: int = 1  # TensorCores of a device
+
+    def heads(self, K: int) -> tuple[int, int, int]:
+        """[B, K, G] of a cache of K heads."""
+        B, N, _ = self.variants[0].shape
+        return B, K, N // K
+
+
+# (query, keys, values [M, K, P, H], pages) -> [B, N, H] in fp32
+Kernel: TypeAlias = Callable[[Query, jax.Array, jax.Array, Pages], jax.Array]
+
+
+def attend(
+    kernel: str, query: Query, keys: jax.Array, values_MKPH: jax.Array, pages: Pages
+) -> jax.Array:
+    """Attention output [B, N, H] in fp32, scores scaled by H^-0.5. keys: see `places_last`.
+
+    Raises ValueError for an unknown kernel, naming the known ones, and for what one cannot do.
+    """
+    return KERNELS[known(kernel)](query, keys, values_MKPH, pages)
+
+
+def known(kernel: str) -> str:
+    """The kernel's name. ValueError where it is none."""
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel of pages {kernel!r}; there are {', '.join(KERNELS)}")
+    return kernel
+
+
+def places_last(kernel: str) -> bool:
+    """Whether keys are stored as [M, K, H, P] and not as values are, [M, K, P, H].
+
+    XLA:CPU multiplies a query with such keys in little more than half the time. On a TPU the last
+    axis takes memory in steps of 128.
+    """
+    return known(kernel) == "in_place"
+
+
+def _in_place(
+    query: Query, keys_MKHP: jax.Array, values_MKPH: jax.Array, pages: Pages
+) -> jax.Array:
+    K, H, P = keys_MKHP.shape[1:]
+    owner, shape = pages.owner_M, query.heads(K)
+    place_MP = pages.start_M[:, None] + jnp.arange(P)
+    index_M1 = query.index_B[owner][:, None]
+
+    # A product with a multiple of the identity, which XLA computes once a sequence. A plain factor
+    # is fused into the gather of queries, with norm, sines and cosines, and computed for each page.
+    scale_HH = jnp.eye(H, dtype=jnp.float32) * H**-0.5
+
+    def scores(q_BNH: jax.Array) -> jax.Array:
+        q_BNH = jnp.matmul(q_BNH.astype(jnp.float32), scale_HH, precision=jax.lax.Precision.HIGHEST)
+        q_BKGH = q_BNH.reshape(*shape, H).astype(keys_MKHP.dtype)
+        return jnp.einsum(
+            "MKGH,MKHP->MKGP", q_BKGH[owner], keys_MKHP, preferred_element_type=jnp.float32
+        )
+
+    scores_MKGP = _by_distance(
+        [scores(q) for q in query.variants], query.chunk, index_M1, place_MP, heads=2
+    )
+    scores_MKGP = jnp.where((place_MP <= index_M1)[:, None, None], scores_MKGP, MASKED)
+    # Sums are in the order of the sequence, so that they do not depend on where its pages stand.
+    order, ordered = pages.order_M, owner[pages.order_M]
+    top_BKG = jnp.full(shape, MASKED).at[owner].max(scores_MKGP.max(-1), mode="drop")
+    weights_MKGP = jnp.exp(scores_MKGP - top_BKG[owner][..., None])
+    total_BKG = jnp.zeros(shape).at[ordered].add(weights_MKGP.sum(-1)[order], mode="drop")
+    part_MKGH = jnp.einsum(
+        "MKGP,MKPH->MKGH",
+        weights_MKGP.astype(values_MKPH.dtype),
+        values_MKPH,
+        preferred_element_type=jnp.float32,
+    )
+    out_BKGH = jnp.zeros((*shape, H)).at[ordered].add(part_MKGH[order], mode="drop")
+    # A sequence without pages has a total of 0.
+    out_BKGH = out_BKGH / jnp.where(total_BKG == 0, 1.0, total_BKG)[..., None]
+    return out_BKGH.reshape(query.variants[0].shape)
+
+
+def _gathered(
+    query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: Pages
+) -> jax.Array:
+    K, P, H = keys_MKPH.shape[1:]
+    shape, count = query.heads(K), max(STEP // P, 1)  # pages of a sequence at once
+    table_BS = _padded(pages.table_BS, count)
+    last = jnp.max(jnp.where(query.active_B, query.index_B, -1))
+
+    def rows(x_MKPH: jax.Array, pages_BC: jax.Array) -> jax.Array:
+        x_BKCPH = x_MKPH[pages_BC].swapaxes(1, 2)
+        return x_BKCPH.reshape(*x_BKCPH.shape[:2], count * P, H)
+
+    def step(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        top_BKG, total_BKG, out_BKGH = sums
+        pages_BC = jax.lax.dynamic_slice_in_dim(table_BS, i * count, count, axis=1)
+        keys_BKSH, values_BKSH = rows(keys_MKPH, pages_BC), rows(values_MKPH, pages_BC)
+        scores = [
+            jnp.einsum(
+                "BKGH,BKSH->BKGS",
+                (q.astype(jnp.float32) * H**-0.5).reshape(*shape, H).astype(keys_BKSH.dtype),
+                keys_BKSH,
+                preferred_element_type=jnp.float32,
+            )
+            for q in query.variants
+        ]
+        place_BS, index_B1 = (i * count * P + jnp.arange(count * P))[None], query.index_B[:, None]
+        scores_BKGS = _by_distance(scores, query.chunk, index_B1, place_BS, heads=2)
+        scores_BKGS = jnp.where((place_BS <= index_B1)[:, None, None], scores_BKGS, MASKED)
+        new_BKG = jnp.maximum(top_BKG, scores_BKGS.max(-1))
+        weights_BKGS = jnp.exp(scores_BKGS - new_BKG[..., None])
+        part_BKGH = jnp.einsum(
+            "BKGS,BKSH->BKGH",
+            weights_BKGS.astype(values_BKSH.dtype),
+            values_BKSH,
+            preferred_element_type=jnp.float32,
+        )
+        before_BKG = jnp.exp(top_BKG - new_BKG)
+        return (
+            new_BKG,
+            total_BKG * before_BKG + weights_BKGS.sum(-1),
+            out_BKGH * before_BKG[..., None] + part_BKGH,
+        )
+
+    start = (jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, H)))
+    _, total_BKG, out_BKGH = jax.lax.fori_loop(0, last // (count * P) + 1, step, start)
+    out_BKGH = out_BKGH / jnp.where(total_BKG == 0, 1.0, total_BKG)[..., None]
+    return out_BKGH.reshape(query.variants[0].shape)
+
+
+def _pallas(query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: Pages) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
+
+    if query.chunk is not None:
+        raise ValueError(
+            "the kernel of pages 'pallas' has no Dual Chunk Attention: take 'gathered'"
+        )
+    if keys_MKPH.dtype != jnp.bfloat16:
+        raise ValueError(
+            f"the kernel of pages 'pallas' rounds to bfloat16, so it takes no {keys_MKPH.dtype} "
+            "cache: take 'gathered'"
+        )
+    M, K, P, H = keys_MKPH.shape
+    (B, _, G), count = query.heads(K), max(STEP // P, 1)
+    table_BS = _padded(pages.table_BS, count)
+    # The kernel wants [K, M, P, H], which would be a copy of all pages. Each head of a page is a
+    # page of its own here, and each kv head of a sequence a sequence of one kv head.
+    table_BKS = table_BS[:, None] * K + jnp.arange(K, dtype=table_BS.dtype)[:, None]
+    length_B = jnp.where(query.active_B, query.index_B + 1, 0)
+    out = paged_attention(
+        (query.variants[0].astype(jnp.float32) * H**-0.5).reshape(B * K, G, H),
+        keys_MKPH.reshape(1, M * K, P, H),
+        values_MKPH.reshape(1, M * K, P, H),
+        jnp.repeat(length_B, K),
+        table_BKS.reshape(B * K, -1),
+        pages_per_compute_block=count,
+        megacore_mode="batch" if query.cores == 2 and B * K % 2 == 0 else None,
+    )
+    return out.reshape(B, K * G, H)
+
+
+def _by_distance(
+    scores: Sequence[jax.Array],
+    chunk: int | None,
+    index: jax.Array,
+    place: jax.Array,
+    *,
+    heads: int,
+) -> jax.Array:
+    """The scores of the variant that each place is seen with, by chunks between it and the query.
+    heads: axes of scores between the first axis and the places.
+    """
+    if chunk is None:
+        return scores[0]
+    ahead = jnp.expand_dims(index // chunk - place // chunk, tuple(range(1, 1 + heads)))
+    same, near, far = scores
+    return jnp.where(ahead == 0, same, jnp.where(ahead == 1, near, far))
+
+
+def _padded(table_BS: jax.Array, count: int) -> jax.Array:
+    """The table with a multiple of `count` pages a sequence, the last of them its own again."""
+    return jnp.pad(table_BS, [(0, 0), (0, -table_BS.shape[1] % count)], mode="edge")
+
+
+KERNELS: dict[str, Kernel] = {"in_place": _in_place, "gathered": _gathered, "pallas": _pallas}
