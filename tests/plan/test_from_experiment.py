@@ -63,6 +63,12 @@ CONFIGS = {
     "other": sft.Config(size("tiny").replace(layers=3), "/t", ("/d",), 10, OPTIM, length=256),
 }
 CONFIGS["laid_out"] = dataclasses.replace(CONFIGS["rl"], rollout_mesh=MeshConfig(fsdp=1, tensor=4))
+CONFIGS["paged"] = dataclasses.replace(
+    CONFIGS["rl"], sampling=Sampling(4, 64, slots=8, cache="paged", cache_tokens=1024)
+)
+CONFIGS["tight"] = dataclasses.replace(
+    CONFIGS["rl"], sampling=Sampling(4, 64, slots=8, cache_tokens=1100)
+)
 CONFIGS["apart"] = dataclasses.replace(CONFIGS["rl"], rollout_devices=2)
 CONFIGS["taught"] = distill.Config(
     model=size("tiny"), tokenizer="/t", teacher="/m", tasks=(Share("lock"),), steps=4, optim=OPTIM,
@@ -104,6 +110,10 @@ def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
     laid_out = from_experiment.setting([tiny, "laid_out", "rollout"], "v5e:2x2")
     assert laid_out.mesh.tensor == 4 and laid_out.step == "decode"
     assert from_experiment.setting([tiny, "laid_out"], "v5e:2x2").mesh == MeshConfig()
+    paged = from_experiment.setting([tiny, "paged", "rollout"], "v5e:2x2")
+    assert (paged.cache, paged.cache_tokens, paged.batch_per_device) == ("paged", 1024, 2.0)
+    tight = from_experiment.setting([tiny, "tight", "rollout"], "v5e:2x2")
+    assert (tight.cache, tight.cache_tokens, tight.batch_per_device * 4) == ("rows", None, 4)
     with pytest.raises(ValueError, match="samples on 2 devices of their own"):
         from_experiment.setting([tiny, "apart", "rollout"], "v5e:2x2")
 

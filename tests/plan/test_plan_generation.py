@@ -45,6 +45,20 @@ def test_decode_holds_weights_and_caches_and_changes_the_caches_in_place():
     assert step.flops_ratio == pytest.approx(1.0, abs=0.05)
 
 
+def test_decode_reads_the_pages_that_there_are_and_writes_them_in_place():
+    """A pool of three quarters of what rows would take, for the kernel of a TPU."""
+    step = plan(setting(step="decode", cache="paged", cache_tokens=16 * LENGTH * 3 // 4))
+    weights, caches = bytes_of(MODEL, 16, LENGTH * 3 // 4)
+    assert step.fits and step.tokens == 4
+    rows = 16 * 5 * MODEL.vocab
+    assert step.memory["arguments"] == pytest.approx((weights + caches + rows) / 4, rel=0.1)
+    assert step.memory["aliased"] > 0.95 * caches / 4, "the pool is donated"
+    # Nothing moves the pool: it is read once, beside the weights.
+    assert step.bytes_accessed < 2.5 * step.memory["arguments"]
+    assert step.flops["attention"] == 4 * MODEL.layers * 2 * 128 * (8 * LENGTH * 3 // 4)
+    assert step.flops_ratio == pytest.approx(1.0, abs=0.05)
+
+
 def test_prefill_gives_caches():
     step = plan(setting(step="prefill"))
     weights, caches = bytes_of(MODEL, 16, LENGTH)
@@ -61,6 +75,10 @@ def test_prefill_gives_caches():
 def test_what_generation_cannot_do_is_refused():
     with pytest.raises(ValueError, match="decode step has no microbatches, so not 2"):
         plan(setting(step="decode", microbatches=2))
+    with pytest.raises(ValueError, match="cache 'blocks': wanted one of rows, paged"):
+        plan(setting(step="decode", cache="blocks"))
+    with pytest.raises(ValueError, match="cache_tokens 128 cannot hold 2 answers of 256 tokens"):
+        plan(setting(step="decode", cache="paged", cache_tokens=128))
     with pytest.raises(ValueError, match="does not divide positions: context 2"):
         plan(setting(step="decode", mesh=MeshConfig(context=2)))
     with pytest.raises(ValueError, match="2 kv heads do not divide over a tensor axis of 4"):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen3.infer.cache_lengths import SMALLEST_PREFILL
+from qwen3.infer.cache_lengths import SMALLEST_PREFILL, SMALLEST_SPLASH
+from qwen3.model.execution import Execution
+from qwen3.ops import paged_attention
 
 # Places of a page, by the kernel that attends to them (ops.paged_attention). With 16 attention took
 # a quarter more time on a CPU; a TPU copies a page at a time, and one of 64 places is 16 kB a head.
@@ -30,6 +32,29 @@ class PageLayout:
     chunk: int  # most tokens of a prompt that are prefilled between two decode calls
     page_size: int  # places of a page
     smallest_prefill: int = SMALLEST_PREFILL  # width of the narrowest prefill batch, tokens
+
+    @staticmethod
+    def for_execution(
+        execution: Execution,
+        *,
+        page_size: int | None = None,
+        chunk: int | None = None,
+        **sizes: int,
+    ) -> PageLayout:
+        """The layout for the kernels of an execution. page_size, chunk: None for the default
+        ones; without cache_tokens there are pages for the longest sequence in every slot.
+        """
+        narrowest = SMALLEST_SPLASH if execution.attention == "splash" else SMALLEST_PREFILL
+        if page_size is None:
+            page_size = min(PAGE_SIZES[paged_attention.known(execution.pages)], narrowest)
+        longest = -(-sizes["max_length"] // max(page_size, 1)) * page_size
+        sizes.setdefault("cache_tokens", sizes["slots"] * longest)
+        return PageLayout(
+            page_size=page_size,
+            chunk=CHUNK if chunk is None else chunk,
+            smallest_prefill=narrowest,
+            **sizes,
+        )
 
     def __post_init__(self) -> None:
         least = self.batch_ways * self.max_length

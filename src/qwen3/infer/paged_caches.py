@@ -14,38 +14,31 @@ from typing import Any
 import numpy as np
 
 from qwen3.infer import compiled, paged_programs
-from qwen3.infer.cache_lengths import SMALLEST_PREFILL, SMALLEST_SPLASH
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.kv_caches import CacheSettings, enough
 from qwen3.infer.page_cache import PageCache
-from qwen3.infer.page_layout import CHUNK, PAGE_SIZES, PageLayout
+from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.paged_slot_table import PagedSlotTable
 from qwen3.infer.request_state import RequestState
-from qwen3.ops import paged_attention
 
 
 class PagedCaches:
-    """See `kv_caches.KVCaches`. page_size, chunk: of `PageLayout`, None for the default ones."""
+    """See `kv_caches.KVCaches`. page_size, chunk: of `PageLayout.for_execution`."""
 
     def __init__(
         self, settings: CacheSettings, *, page_size: int | None = None, chunk: int | None = None
     ):
         s = self.settings = settings
         self.waiting, self.stats, self.slots = s.waiting, s.stats, s.slots
-        if page_size is None:
-            page_size = PAGE_SIZES[paged_attention.known(s.execution.pages)]
-        default = s.slots * -(-s.max_length // max(page_size, 1)) * page_size
-        self.layout = PageLayout(
+        self.layout = PageLayout.for_execution(
+            s.execution,
+            page_size=page_size,
+            chunk=chunk,
             slots=s.slots,
             batch_ways=compiled.batch_ways(s.mesh),
             max_length=s.max_length,
-            cache_tokens=default if s.cache_tokens is None else s.cache_tokens,
             block=s.block,
-            chunk=CHUNK if chunk is None else chunk,
-            page_size=page_size,
-            smallest_prefill=(
-                SMALLEST_SPLASH if s.execution.attention == "splash" else SMALLEST_PREFILL
-            ),
+            **({} if s.cache_tokens is None else {"cache_tokens": s.cache_tokens}),
         )
         program = (s.config, s.execution, s.mesh, s.block, s.record_experts)
         self.place = compiled.build(*program).place

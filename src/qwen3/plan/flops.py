@@ -18,7 +18,8 @@ def count(program: Program) -> dict[str, float]:
     """FLOPs of one device by kind: "matmul" (XLA's products), "attention", "experts" (kernels).
 
     Multiply-adds count two. A Pallas kernel counts the arithmetic that it is for: a grouped product
-    2 R K N, causal attention half the square (2 products of it forwards, 5 backwards).
+    2 R K N, causal attention half the square (2 products of it forwards, 5 backwards), attention to
+    pages all of them.
     "tiles" is what whole tiles add to that: diagonal blocks of attention, and row tiles that two
     experts share, of which an even load has one per expert.
     """
@@ -106,6 +107,9 @@ def _kernel(computation: Computation, call: HloInstruction) -> _Kernel:
         square = 2.0 * SPLASH[splash] * math.prod(queries) * keys
         blocks = next((dims[-2:] for kind, dims in arrays if kind == "s8"), (1, 1))
         return _Kernel("attention", square / 2, square * (_visited(blocks) - 0.5))
+    if "paged_attention" in name:  # two products of each page and the queries of its head
+        (_, group, *_), pages = [d for kind, d in arrays if kind in ("f32", "bf16")][:2]
+        return _Kernel("attention", 2 * 2.0 * group * math.prod(pages), 0.0)
     flops = float(call.attribute(r'"flops":"(\d+)"') or 0)
     if "gmm" not in name:
         return _Kernel("other kernels", flops, 0.0)

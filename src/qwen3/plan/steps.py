@@ -20,7 +20,7 @@ from qwen3.config import MeshConfig, OptimConfig
 from qwen3.infer import budget, compiled, paged_programs
 from qwen3.infer.engine import CACHES
 from qwen3.infer.kv_pages import PageTable
-from qwen3.infer.page_layout import CHUNK, PAGE_SIZES, PageLayout
+from qwen3.infer.page_layout import PageLayout
 from qwen3.losses.distill import Distill
 from qwen3.losses.grpo_config import Grpo
 from qwen3.losses.preference import CENTRING
@@ -263,15 +263,10 @@ def _paged(
     run = _generating(setting, mesh)
     programs = paged_programs.build(model, run, mesh, 1, False)
     ways = compiled.batch_ways(mesh)
-    layout = PageLayout(
-        slots=count,
-        batch_ways=ways,
-        max_length=setting.length,
-        cache_tokens=setting.cache_tokens or count * setting.length,
-        block=1,
-        chunk=CHUNK,
-        page_size=PAGE_SIZES[run.pages],
-    )
+    sizes = {"slots": count, "batch_ways": ways, "max_length": setting.length, "block": 1}
+    if setting.cache_tokens is not None:
+        sizes["cache_tokens"] = min(setting.cache_tokens, count * setting.length)
+    layout = PageLayout.for_execution(run, **sizes)
     pages = layout.most * ways
     each = _replicated(mesh, (pages,))
     table = _replicated(mesh, (count, layout.pages_of(setting.length)))

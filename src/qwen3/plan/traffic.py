@@ -37,6 +37,10 @@ _FREE = {
 }
 
 
+# Instructions that change a part of their first operand in place -> number of the operand with it.
+_UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
+
+
 @dataclass(frozen=True)
 class Collective:
     """All collectives of one kind in a program, seen by one device."""
@@ -68,8 +72,9 @@ def _moved(program: Program, computation: Computation, instruction: HloInstructi
     written = instruction.hbm_bytes
     if instruction.opcode in ("dynamic-slice", "slice", "gather") and operands:
         return written + (instruction.bytes if operands[0].hbm_bytes else 0.0)
-    if instruction.opcode == "dynamic-update-slice" and len(operands) > 1:
-        return operands[1].hbm_bytes + (operands[1].bytes if written else 0.0)
+    update = _UPDATES.get(instruction.opcode, len(operands))
+    if update < len(operands):
+        return operands[update].hbm_bytes + (operands[update].bytes if written else 0.0)
     if instruction.opcode in ("copy-start", "slice-start", "async-start") and operands:
         # The results are the copy, its source and a semaphore.
         size = min(operands[0].bytes, instruction.bytes)
@@ -89,7 +94,8 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInst
             total += sum(user.bytes for user in users)
         elif users and all(_updates(user, parameter) for user in users):
             # Updated in place: the updates are read, and of the result only they are written.
-            sizes = [inner.instructions[user.operands[1]].bytes for user in users]
+            updates = (user.operands[_UPDATES[user.opcode]] for user in users)
+            sizes = [inner.instructions[name].bytes for name in updates]
             total, updated = total + sum(sizes), updated + parameter.bytes - sum(sizes)
         else:
             total += operand.bytes
@@ -97,7 +103,7 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInst
 
 
 def _updates(user: HloInstruction, parameter: HloInstruction) -> bool:
-    return user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+    return user.opcode in _UPDATES and user.operands[0] == parameter.name
 
 
 def collectives(program: Program, devices: int) -> list[Collective]:
