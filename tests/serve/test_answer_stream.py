@@ -63,7 +63,7 @@ def test_plain_text_is_that_of_the_bytes_before_the_stop(tokenizer, stop):
         data = b"".join(tokenizer.token_bytes[i] for i in ids)
         ends = [data.find(s.encode()) for s in stop if s.encode() in data]
         # The first token at which a stop string is complete decides, then the earliest beginning.
-        deltas = TextDeltas(tokenizer, stop=stop)
+        deltas = TextDeltas(tokenizer, stop=stop, stop_ids=tokenizer.stop_ids)
         text = "".join(d.text for i in ids for d in deltas.feed([i]))
         text += "".join(d.text for d in deltas.close())
         if len(ends) < 2:

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import client_of, fresh_engine, serving
+from tiny_server import client_of, fresh_engine, serving
 
 from qwen3.serve.api_errors import TYPES
 

@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import fresh_engine
+from tiny_server import fresh_engine
 
 from qwen3.infer.model_client import ChatServer, EngineModel, Question, after_thought, replies
 

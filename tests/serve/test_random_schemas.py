@@ -6,7 +6,7 @@ from random import Random
 import jsonschema
 import pytest
 import random_schemas
-from conftest import fresh_engine
+from tiny_server import fresh_engine
 
 from qwen3.data import chat
 from qwen3.infer.answer_grammar import GrammarTokens, turn_grammar

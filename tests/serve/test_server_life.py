@@ -11,7 +11,7 @@ import time
 
 import openai
 import pytest
-from conftest import client_of, fresh_engine, serving
+from tiny_server import client_of, fresh_engine, serving
 
 QUESTION = [{"role": "user", "content": "the cat?"}]
 # Tokens of what a model answers when it shall not end by itself.

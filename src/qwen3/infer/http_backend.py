@@ -14,16 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qwen3.data.tokenizer import Tokenizer
-from qwen3.infer.request_state import TokenChunk
+from qwen3.infer.request_state import RequestState, TokenChunk
 from qwen3.infer.requests import Completion, Request, check_request, seeds
 
 RETRIES = 4  # of a call that found no server, or a busy one (429, 503); 1, 2, 4 and 8 s apart
 BUSY = (429, 503)
+STEP_SECONDS = 0.05  # that `step` waits for an answer, at most
 
 
 class ServerError(RuntimeError):
@@ -66,8 +67,12 @@ class RolloutServer:
 
 
 class HttpBackend:
-    """`infer.backend.RolloutBackend` by a server; requests with a budget, a forced mode, stop
-    strings or a grammar are refused, as what a server writes by force has no log-probability.
+    """`infer.backend.TurnBackend` by a server; requests with a budget, a forced mode, stop strings
+    or a grammar are refused, as what a server writes by force has no log-probability.
+
+    New weights reach answers on their way too. A server does not say which token they begin with,
+    so all tokens of an answer have the version of when it was asked for: none is older than it
+    says.
 
     export(params, folder): writes a Hugging Face folder. version: of the weights that the server
     has; -1 where nobody knows, so that the first `update` hands them over.
@@ -84,15 +89,54 @@ class HttpBackend:
         export: Callable[[Any, str], None],
     ) -> None:
         self.server, self.tokenizer, self.version = server, tokenizer, -1
-        self._vocab, self._max_length, self._seed = vocab, max_length, seed
+        self.max_length = max_length  # tokens of a conversation
+        self._vocab, self._seed = vocab, seed
         self._export, self._protocol = export, PROTOCOLS[server.protocol]
+        self._pool = ThreadPoolExecutor(server.connections, thread_name_prefix="rollouts")
+        self._pending: dict[Future[Completion], RequestState] = {}
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """A completion for each request, in their order."""
+        states = self.submit(requests)
+        try:
+            while not all(state.done for state in states):
+                self.step()
+        finally:
+            self.abort(states)
+        return [state.completion for state in states]
+
+    def submit(self, requests: Sequence[Request]) -> list[RequestState]:
+        """Ask for answers, `server.connections` at a time. ValueError, before any is asked for, for
+        a request that the server cannot serve."""
         for request in requests:
             self._check(request)
-        with ThreadPoolExecutor(self.server.connections) as pool:
-            return list(pool.map(self._complete, requests))
+        states = [
+            RequestState(
+                request,
+                number,
+                max_length=self.max_length,
+                tokenizer=self.tokenizer,
+                engine_seed=self._seed,
+            )
+            for number, request in enumerate(requests)
+        ]
+        for state in states:
+            self._pending[self._pool.submit(self._complete, state.request)] = state
+        return states
+
+    def step(self) -> None:
+        """Wait a moment for answers. Raises what an answer failed with."""
+        finished, _ = wait(self._pending, STEP_SECONDS, FIRST_COMPLETED)
+        for answer in finished:
+            self._pending.pop(answer).completion = answer.result()
+
+    def abort(self, states: Sequence[RequestState]) -> None:
+        """Give up what is not asked for yet; what the server is at is not read any more."""
+        given_up = set(states)
+        for answer, state in list(self._pending.items()):
+            if state in given_up:
+                answer.cancel()
+                del self._pending[answer]
 
     def stream(self, requests: Sequence[Request]) -> Iterator[TokenChunk]:
         """Refused: answers of a server come whole."""
@@ -110,7 +154,7 @@ class HttpBackend:
         self.version = version
 
     def _check(self, request: Request) -> None:
-        check_request(request, vocab=self._vocab, max_length=self._max_length, has_tokenizer=True)
+        check_request(request, vocab=self._vocab, max_length=self.max_length, has_tokenizer=True)
         for name in ("thinking", "budget", "grammar"):
             if getattr(request, name) is not None:
                 raise ValueError(f"{name} is not to be had from a rollout server; use the engine")
@@ -118,7 +162,8 @@ class HttpBackend:
             raise ValueError("a rollout server takes no stop strings and gives no alternatives")
 
     def _complete(self, request: Request) -> Completion:
-        most = self._max_length - len(request.prompt)
+        version = self.version
+        most = self.max_length - len(request.prompt)
         most = min(most, request.max_tokens or most)
         path, body = self._protocol.ask(self.server, self.tokenizer, request, most, self._seed)
         reply = self._call(path, body)
@@ -137,7 +182,7 @@ class HttpBackend:
             log_probs=answer.log_probs,
             sampling_log_probs=answer.log_probs,
             forced=[False] * count,
-            versions=[self.version] * count,
+            versions=[version] * count,
             finish=answer.finish,
         )
 
@@ -228,7 +273,6 @@ def _ask_vllm(
         "seed": _random_seed(request, seed),
         "logprobs": 0,  # of the sampled token alone
         "return_token_ids": True,
-        "skip_special_tokens": False,
         **_sampling(request, tokenizer, -1),
     }
 

@@ -31,7 +31,8 @@ class AnswerPlan:
         """The stream that turns the tokens of answer `index` into text."""
         request = self.requests[index]
         if not self.chat:
-            return TextDeltas(tokenizer, stop=request.stop_strings)
+            stops = tokenizer.stop_ids if request.stop_ids is None else request.stop_ids
+            return TextDeltas(tokenizer, stop=request.stop_strings, stop_ids=stops)
         start = budget.start(request.prompt, tokenizer)
         return ChatDeltas(
             tokenizer,

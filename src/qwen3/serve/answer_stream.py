@@ -170,8 +170,8 @@ class TextDeltas:
 
     reasoning_tokens = 0
 
-    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()):
-        self.token_bytes, self.stop_ids = tokenizer.token_bytes, tokenizer.stop_ids
+    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = (), stop_ids: Sequence[int]):
+        self.token_bytes, self.stop_ids = tokenizer.token_bytes, stop_ids
         self.cut = StopCut(tokenizer.token_bytes, stop)
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from qwen3.infer.engine import Engine
 from qwen3.serve.answer_plan import AnswerPlan
-from qwen3.serve.api_errors import TYPES, ApiError
+from qwen3.serve.api_errors import TYPES, ApiError, invalid
 from qwen3.serve.chat_body import chat_plan
 from qwen3.serve.completion_body import completion_plan
 from qwen3.serve.engine_thread import AnswerJob, EngineStopped, EngineThread, Overloaded
@@ -63,10 +63,20 @@ class ServerSettings:
 
 
 class ServerApp:
-    """The ASGI application. `draining` makes /health tell load balancers to look elsewhere."""
+    """The ASGI application. `draining` makes /health tell load balancers to look elsewhere.
 
-    def __init__(self, model: ServedModel, engine: Engine, settings: ServerSettings):
-        self.model, self.settings = model, settings
+    reload_weights: reads the served folder's weights again, for a trainer that has written new
+    ones; None where no client may ask for that.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        engine: Engine,
+        settings: ServerSettings,
+        reload_weights: Callable[[], Any] | None = None,
+    ):
+        self.model, self.settings, self._reload_weights = model, settings, reload_weights
         self.engine_thread = EngineThread(engine, queue=settings.queue)
         self.metrics = ServerMetrics(self.engine_thread)
         self.draining = False
@@ -78,6 +88,7 @@ class ServerApp:
                 Route("/v1/completions", self._guarded(self.complete), methods=["POST"]),
                 Route("/v1/models", self._guarded(self.models), methods=["GET"]),
                 Route("/v1/models/{name:path}", self._guarded(self.one_model), methods=["GET"]),
+                Route("/collective_rpc", self._guarded(self.reload), methods=["POST"]),
                 Route("/metrics", self._guarded(self.show_metrics), methods=["GET"]),
                 Route("/health", self.health, methods=["GET"]),
                 Route("/", self.page, methods=["GET"]),
@@ -160,6 +171,29 @@ class ServerApp:
         """/v1/models/NAME"""
         self.model.check_name(request.path_params["name"])
         return _json(self.model.describe())
+
+    async def reload(self, request: HttpRequest) -> Response:
+        """/collective_rpc, as vLLM has it, with the one method reload_weights: those of the served
+        folder, from the next token on. Answers on their way go on over their KV caches.
+        """
+        body = await read_body(request, self.settings.body_bytes)
+        if body != {"method": "reload_weights"}:
+            raise invalid('the body must be {"method": "reload_weights"}', "method")
+        if self._reload_weights is None:
+            raise invalid("this server was started without --reload", "method", "unsupported")
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.settings.time_limit):
+                params = await loop.run_in_executor(self.workers, self._reload_weights)
+                version = await self.engine_thread.update(params)
+        except ValueError as error:  # another model, or half of one: the old weights stay
+            raise invalid(str(error)) from None
+        except TimeoutError:
+            limit = f"reloading took longer than {self.settings.time_limit:g} s"
+            raise ApiError(504, limit, code="timeout") from None
+        except EngineStopped as error:
+            raise ApiError(503, str(error), code="unavailable") from None
+        return _json({"success": True, "version": version})
 
     async def show_metrics(self, request: HttpRequest) -> Response:
         """/metrics"""

@@ -14,6 +14,7 @@ from qwen3.serve.served_model import ServedModel
 
 DEFAULT_TOKENS = 16  # of OpenAI's endpoint
 MOST_PROMPTS = 128
+MOST_STOPS = 64  # ids that end an answer
 
 FIELDS = fields.COMMON | {
     "prompt": fields.BodyField(
@@ -21,6 +22,10 @@ FIELDS = fields.COMMON | {
     ),
     "max_tokens": fields.integer(1, 2**31 - 1, DEFAULT_TOKENS),
     "logprobs": fields.integer(0, MOST_ALTERNATIVES),
+    "stop_token_ids": fields.BodyField(
+        lambda x: isinstance(x, list) and len(x) <= MOST_STOPS and all(_is_id(i) for i in x),
+        f"a list of up to {MOST_STOPS} ids",
+    ),
     "echo": fields.BodyField(lambda x: x is False, "false: prompts are not echoed", False),
 }
 
@@ -37,6 +42,7 @@ def completion_plan(body: Mapping[str, Any], model: ServedModel) -> AnswerPlan:
             sampling=sampling,
             max_tokens=values["max_tokens"],
             stop_strings=fields.stop_strings(values),
+            stop_ids=None if values["stop_token_ids"] is None else tuple(values["stop_token_ids"]),
             alternatives=values["logprobs"] or 0,
         )
         requests += with_samples(request, values)

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 from qwen3.infer.engine import Engine
 from qwen3.infer.request_state import RequestState
@@ -102,8 +103,7 @@ class EngineThread:
 
     def submit(self, requests: Sequence[Request]) -> AnswerJob:
         """Queue the requests, which `check_request` has let pass. Overloaded if they do not fit."""
-        if self.error is not None or self._closing:
-            raise EngineStopped(str(self.error or "the server is closing"))
+        self._check_open()
         if self.answers + len(requests) > self.capacity:
             raise Overloaded(self._retry_after())
         job = AnswerJob(requests)
@@ -114,6 +114,17 @@ class EngineThread:
     def abort(self, job: AnswerJob) -> None:
         """End what is unfinished of a job; its slots are free at the next scheduling point."""
         self._call(lambda: self._abort(job))
+
+    async def update(self, params: Any) -> int:
+        """New weights, from the next token on; their version. EngineStopped if the thread ended."""
+        self._check_open()
+        updated: Future[int] = Future()
+        self._call(lambda: self._update(params, updated))
+        return await asyncio.wrap_future(updated)
+
+    def _check_open(self) -> None:
+        if self.error is not None or self._closing:
+            raise EngineStopped(str(self.error or "the server is closing"))
 
     def _retry_after(self) -> int:
         """Seconds until a slot is free: the answers ahead, `slots` of them at a time."""
@@ -161,6 +172,14 @@ class EngineThread:
             self._deliver([(job, error)])
             return
         self._jobs.append(job)
+
+    def _update(self, params: Any, updated: Future[int]) -> None:
+        try:
+            self.engine.update(params, self.engine.version + 1)
+        except ValueError as error:  # of other shapes
+            updated.set_exception(error)
+        else:
+            updated.set_result(self.engine.version)
 
     def _abort(self, job: AnswerJob) -> None:
         if job in self._jobs:

@@ -39,6 +39,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--body-bytes", type=int, default=8 * 2**20, help="largest body")
     parser.add_argument("--drain-seconds", type=int, default=30, help="time to finish at SIGTERM")
     parser.add_argument("--warm-up", action="store_true", help="compile before taking requests")
+    parser.add_argument(
+        "--reload", action="store_true", help="let clients have the folder's weights read again"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -78,4 +81,14 @@ def build(arguments: argparse.Namespace, settings: ServerSettings) -> ServerApp:
     if arguments.warm_up:
         engine.warm_up(range(1, engine.max_length))
     name = arguments.name or Path(arguments.model.rstrip("/")).name
-    return ServerApp(ServedModel.of(name, model, engine), engine, settings)
+    served = ServedModel.of(name, model, engine)
+    if not arguments.reload:
+        return ServerApp(served, engine, settings)
+
+    def reloaded() -> Any:
+        again = language_model.load(arguments.model)
+        if again.config != model.config:
+            raise ValueError(f"{arguments.model} holds another model now: {again.config}")
+        return again.params
+
+    return ServerApp(served, engine, settings, reloaded)

@@ -121,10 +121,11 @@ class Config(OnPolicyConfig):
 
     @property
     def objective(self) -> Grpo:
-        """The policy's objective; for stale samples with truncated importance sampling, unless
-        another correction is set.
+        """The policy's objective; for stale samples and those of a server, whose numerics are its
+        own, with truncated importance sampling, unless another correction is set.
         """
-        if self.staleness and self.policy.uncorrected and self.policy.ratio == "token":
+        may_differ = self.staleness > 0 or bool(self.server.url)
+        if may_differ and self.policy.uncorrected and self.policy.ratio == "token":
             return replace(self.policy, tis_cap=TIS_CAP)
         return self.policy
 

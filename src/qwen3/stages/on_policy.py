@@ -89,8 +89,6 @@ class OnPolicyConfig:
                 f"staleness {self.staleness} with {self.minibatches} minibatches: it is 0, or at "
                 "least their number, as the last one of a phase is trained on that much later"
             )
-        if self.server.url and self.staleness:
-            raise ValueError(f"staleness {self.staleness} needs the own engine, not a server")
         if self.rollout_devices < 0:
             raise ValueError(f"rollout_devices {self.rollout_devices} is a number of devices, or 0")
         if self.server.url and self.own_layout:
@@ -130,7 +128,8 @@ class Setup:
         """
         backend = self.backend(model, params, record_experts=record_experts)
         if self.config.staleness:
-            weights, overlaps = self.weights(model, params), self.config.rollout_devices > 0
+            weights = self.weights(model, params)
+            overlaps = self.config.rollout_devices > 0 or bool(self.config.server.url)
             return StreamingSampler(backend, weights, self.config.sampling, score, overlaps)
 
         def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
