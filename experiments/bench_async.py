@@ -8,10 +8,13 @@ lockstep is held to one core here; the others have both, which the devices' thre
 products on a CPU use all cores that a process has, whatever flags say.) `sampling` is the part of a
 lockstep step that waits for answers: near one half, overlapping could at best double the speed.
 
+With --processes sampler and trainer are two processes, each held to a core of its own in all forms:
+`qwen3 serve --reload` samples, and gets the weights as a folder.
+
 With --reward the same three forms learn a small task from the same random model, a seed each, and
 the mean reward of the last quarter of their phases is printed with its 95% interval over phases.
 
-Command:   python experiments/bench_async.py [--steps 12] [--rounds 2] [--slots 8]
+Command:   python experiments/bench_async.py [--steps 12] [--rounds 2] [--slots 8] [--processes]
            python experiments/bench_async.py --reward 0 1 2 --steps 40
 Hardware:  two cores, both free for the first; some minutes each.
 Expected:  see docs/log/2026-11-30-asynchronous-rollouts.md.
@@ -20,16 +23,21 @@ Expected:  see docs/log/2026-11-30-asynchronous-rollouts.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-FLAGS = "--xla_force_host_platform_device_count=2"
+FLAGS = "--xla_force_host_platform_device_count="
 CORES = os.sched_getaffinity(0)
 WARM = 3  # steps that compile, of each run
 
@@ -54,12 +62,14 @@ class Coin:
 
 
 class Vowels(Coin):
-    """A task that is learnt step by step: an answer's share of vowels."""
+    """A task that is learnt step by step, and whose answers still differ at its end: an answer's
+    share of vowels, or nothing if a coin says so, which depends on prompt and answer."""
 
     name, record = "vowels", dict[str, Any]()
 
     def score(self, problem: Any, text: str) -> float:
-        return sum(text.count(vowel) for vowel in "aeiou") / max(len(text), 1)
+        coin = zlib.crc32(f"{problem.messages[-1]['content']}: {text}".encode()) % 2
+        return coin * sum(text.count(vowel) for vowel in "aeiou") / max(len(text), 1)
 
 
 def use_cores(count: int) -> None:
@@ -95,15 +105,54 @@ def settings(tokenizer: str, *, steps: int, slots: int, staleness: int) -> Any:
     )
 
 
+@contextlib.contextmanager
+def served(config: Any, folder: str) -> Iterator[Any]:
+    """The same settings with `qwen3 serve` as the sampler, on the first core; ours is the last."""
+    import jax
+
+    from qwen3.config import MeshConfig
+    from qwen3.data.tokenizer import Tokenizer
+    from qwen3.infer.http_backend import RolloutServer
+    from qwen3.infer.language_model import LanguageModel
+    from qwen3.mesh import make_mesh
+    from qwen3.model import transformer
+
+    model, sampling = config.model, config.sampling
+    params = jax.jit(lambda key: transformer.init(model, key))(jax.random.key(0))
+    mesh, words = make_mesh(MeshConfig(), jax.devices()[:1]), Tokenizer.load(config.tokenizer)
+    LanguageModel(model, params, mesh=mesh, tokenizer=words).save(folder)
+    options = {"name": "bench", "port": 0, "slots": sampling.slots, "block": sampling.block}
+    options |= {"max-length": config.length + 1, "queue": 10_000}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    first, last = min(CORES), max(CORES)
+    command = [sys.executable, "-m", "qwen3.cli", "serve", folder, "--reload", *arguments]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(
+        ["taskset", "-c", str(first), *command], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        url = next(m[1] for m in map(re.compile(r" at (http\S+)/v1").search, lines) if m)
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), {last})
+        server = RolloutServer(url=url, model="bench", weights=folder)
+        yield dataclasses.replace(config, server=server, rollout_devices=0)
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def learning(config: Any, seed: int) -> Any:
-    """The same settings for --reward: shorter answers to a task that can be learnt."""
+    """The same settings for --reward: a smaller model, shorter answers, a task to be learnt."""
     from qwen3.config import OptimConfig
     from qwen3.stages.prompts import Share
 
     return dataclasses.replace(
         config,
+        model=config.model.replace(layers=2, hidden=64, ffn=192, heads=2, kv_heads=1, head_dim=32),
         tasks=(Share("vowels"),),
-        optim=OptimConfig(peak=1e-3, schedule="constant", warmup=0),
+        optim=OptimConfig(peak=3e-3, schedule="constant", warmup=0),
         sampling=dataclasses.replace(config.sampling, max_tokens=24),
         length=48,
         seed=seed,
@@ -125,12 +174,17 @@ def speed(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any) -> 
     values: dict[int, dict[str, list[float]]] = {staleness: {} for staleness in forms}
     for number in range(arguments.rounds):
         for staleness in forms:
-            use_cores(2 if staleness else 1)
             options = {"steps": arguments.steps, "slots": arguments.slots}
             config = settings(tokenizer, **options, staleness=staleness)
-            run = measure(config, f"{folder}/run{number}_{staleness}")
-            for name, more in run.items():
-                values[staleness].setdefault(name, []).extend(more)
+            name = f"{folder}/run{number}_{staleness}"
+            if arguments.processes:
+                with served(config, f"{name}_weights") as config:
+                    run = measure(config, name)
+            else:
+                use_cores(2 if staleness else 1)
+                run = measure(config, name)
+            for metric, more in run.items():
+                values[staleness].setdefault(metric, []).extend(more)
     lockstep = statistics.median(values[0]["seconds"])
     sampling = statistics.mean(values[0]["input_wait"])  # a share of the step's time
     print(f"load {os.getloadavg()[0]:.1f}; sampling {sampling:.0%} of a lockstep step")
@@ -167,9 +221,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--staleness", type=int, nargs="+", default=[1, 2], help="beside 0")
     parser.add_argument("--slots", type=int, default=8, help="fewer slots: slower sampling")
+    parser.add_argument("--processes", action="store_true", help="a server is the sampler")
     parser.add_argument("--reward", type=int, nargs="+", default=[], help="seeds to learn with")
     arguments = parser.parse_args()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+    devices = 1 if arguments.processes else 2
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}{devices}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from qwen3 import rewards
     from qwen3.data.tokenizer import Tokenizer
