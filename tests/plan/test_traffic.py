@@ -48,3 +48,21 @@ FUSION = "fusion(%a, %b), kind=kLoop, calls=%fused"
 def test_what_lives_in_vector_memory_moves_no_bytes_of_hbm(body, moved):
     program = hlo.parse(PROGRAM.replace("BODY", "  " + body))
     assert traffic.hbm_bytes(program) == moved
+
+
+@pytest.mark.parametrize(
+    "groups, count",
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("[16,64]<=[1024]", 64),
+        ("[4,8]<=[8,4]T(1,0)", 8),
+        ("mesh['axis_0'=4,'axis_1'=8] {'axis_1'}", 8),
+        ("mesh['axis_0'=4,'axis_1'=8], device_ids=([8,4]T(1,0)) {'axis_0','axis_1'}", 32),
+        ("mesh['axis_0'=1,'axis_1'=4,'axis_2'=8], device_ids=([4,2,4]T(1,0,2)) {'axis_1'}", 4),
+    ],
+)
+def test_a_collective_is_counted_over_its_own_group(groups, count):
+    gather = f"all-gather(%a), channel_id=1, replica_groups={groups}, dimensions={{0}}"
+    program = hlo.parse(PROGRAM.replace("BODY", f"  ROOT %g = f32[{256 * count}]{{0}} {gather}"))
+    (sent,) = traffic.collectives(program, devices=4096)
+    assert (sent.kind, sent.bytes) == ("all-gather", KILOBYTE * (count - 1))

@@ -156,7 +156,8 @@ def _sent(kind: str, computation: Computation, collective: HloInstruction, group
 
 def _group(attributes: str, devices: int) -> int:
     """Devices that take part in a collective together."""
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    # Such as mesh['axis_0'=4,'axis_1'=8], device_ids=([8,4]T(1,0)) {'axis_1'}.
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
     if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
