@@ -1,5 +1,7 @@
 """Products of int8 and float8 operands: near the float ones, and not them, in both passes."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,16 +33,20 @@ def matrices(outputs_first, inputs):
     return x, w, jax.random.normal(keys[2], (2, 5, *outs))
 
 
-@pytest.mark.parametrize("products", QUANTISED)
-@pytest.mark.parametrize("outputs_first, inputs", [(False, 1), (True, 1), (False, 2), (True, 2)])
-def test_values_and_gradients_are_near_the_float_ones(products, outputs_first, inputs):
+CASES = [(*way, name) for way in product((False, True), (1, 2)) for name in QUANTISED]
+QUICK = {(False, 1, "int8"), (True, 2, "float8")}
+
+
+@pytest.mark.parametrize(
+    "outputs_first, inputs, products",
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
+def test_values_and_gradients_are_near_the_float_ones(outputs_first, inputs, products):
     x, w, slope = matrices(outputs_first, inputs)
 
     def both(products):
-        product = lambda x, w: linear(  # noqa: E731
-            x, w, inputs=inputs, outputs_first=outputs_first, products=products
-        )
-        value, back = jax.vjp(product, x, w)
+        options = {"inputs": inputs, "outputs_first": outputs_first, "products": products}
+        value, back = jax.vjp(lambda x, w: linear(x, w, **options), x, w)
         return value, *back(slope)
 
     for got, want in zip(both(products), both("float"), strict=True):
@@ -57,7 +63,7 @@ def test_int8_products_are_the_rounded_ones():
     assert abs(want - 5.5) > 0.05  # 2 * 4 - 1 - 1.5
 
 
-@pytest.mark.parametrize("products", QUANTISED)
+@pytest.mark.parametrize("products", ["int8", pytest.param("float8", marks=pytest.mark.slow)])
 def test_a_models_gradients_point_where_the_float_ones_do(products):
     params = transformer.init(MODEL, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, 32), 0, 64)

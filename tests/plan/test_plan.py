@@ -134,6 +134,7 @@ def test_adapters_have_a_small_state_beside_the_frozen_model():
     assert step.fits and weights < step.memory["arguments"] < 1.5 * weights
 
 
+@pytest.mark.slow
 def test_a_teacher_apart_leaves_its_hidden_states_and_head_to_the_students_step(monkeypatch):
     """Arguments a device: the student's state, the teacher's head and hidden states in bf16."""
     wide = dataclasses.replace(DENSE, name="wide", hidden=512)
@@ -155,6 +156,7 @@ def test_the_forward_pass_of_a_teacher_apart_has_no_logits():
     assert step.memory["outputs"] == pytest.approx(2 * 2 * LENGTH * DENSE.hidden, rel=0.01)
 
 
+@pytest.mark.slow
 def test_int8_products_are_in_the_program_of_a_v5e(tmp_path):
     """The seven matrices of a block are multiplied as s8 forwards and in both backward products."""
     text = tmp_path / "program.txt"

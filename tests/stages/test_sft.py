@@ -60,17 +60,18 @@ def test_the_loss_falls_on_a_memorisable_set(data, tmp_path):
     assert found[0] > 5 and found[-1] < 0.5 * found[0]
 
 
-@pytest.mark.parametrize("products", ["int8", pytest.param("float8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("products", ["int8", "float8"])
 def test_the_loss_falls_as_far_with_products_of_quantised_operands(data, tmp_path, products):
     pytest.importorskip("qwix")
     ends = {}
     for name in ("float", products):
-        run = config(data, steps=15, execution={"products": name})
+        run = config(data, steps=40, execution={"products": name})
         sft.run(run, tmp_path / name)
         ends[name] = losses(tmp_path / name)
     assert ends[products][0] != ends["float"][0]
     assert ends[products][0] == pytest.approx(ends["float"][0], rel=0.01)
-    assert ends[products][-1] < 0.8 * ends[products][0]
+    assert ends[products][-1] < 0.5 * ends[products][0]
     assert ends[products][-1] == pytest.approx(ends["float"][-1], rel=0.1)
 
 

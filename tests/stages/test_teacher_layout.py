@@ -90,7 +90,7 @@ FOUR = MeshConfig(data=2, fsdp=2)
 @pytest.mark.parametrize(
     "devices, layout, changes",
     [
-        (4, MeshConfig(data=1, fsdp=2, tensor=2), {}),
+        pytest.param(4, MeshConfig(data=1, fsdp=2, tensor=2), {}, marks=pytest.mark.slow),
         # Fewer devices than the student: through the host's memory.
         pytest.param(2, MeshConfig(fsdp=2), {}, marks=pytest.mark.slow),
         pytest.param(4, MeshConfig(fsdp=2, context=2), {}, marks=pytest.mark.slow),

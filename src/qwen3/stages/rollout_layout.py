@@ -76,8 +76,15 @@ def _shardings(model: ModelConfig, mesh: Mesh) -> Any:
     return meshes.shardings_of(transformer.abstract(model), mesh)
 
 
+def _cast(params: Any, dtype: Any) -> Any:
+    """The weights in `dtype`; themselves where they are in it, on whatever mesh they lie."""
+    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)):
+        return params
+    return _casting(params, dtype=dtype)
+
+
 @partial(jax.jit, static_argnames="dtype")
-def _cast(params: Any, *, dtype: Any) -> Any:
+def _casting(params: Any, *, dtype: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype), params)
 
 
@@ -100,7 +107,7 @@ class WeightHandover:
         if self._moved is None or self._moved[0] != key:
             params = jax.block_until_ready(params_of(state))
             start = time.perf_counter()
-            moved = jax.device_put(_cast(params, dtype=self._dtype), _shardings(model, self._mesh))
+            moved = jax.device_put(_cast(params, self._dtype), _shardings(model, self._mesh))
             self._moved = (key, jax.block_until_ready(moved))
             self._seconds += time.perf_counter() - start
         return self._moved[1]
