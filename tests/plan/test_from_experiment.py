@@ -62,7 +62,10 @@ CONFIGS = {
     ),
     "other": sft.Config(size("tiny").replace(layers=3), "/t", ("/d",), 10, OPTIM, length=256),
 }
-CONFIGS["laid_out"] = dataclasses.replace(CONFIGS["rl"], rollout_mesh=MeshConfig(fsdp=1, tensor=4))
+CONFIGS["laid_out"] = dataclasses.replace(
+    CONFIGS["rl"], rollout_mesh=MeshConfig(fsdp=1, tensor=4), execution={"attention": "splash"},
+    rollout_execution={"dtype": "float32"},
+)
 CONFIGS["paged"] = dataclasses.replace(
     CONFIGS["rl"], sampling=Sampling(4, 64, slots=8, cache="paged", cache_tokens=1024)
 )
@@ -109,7 +112,9 @@ def test_rl_is_planned_with_its_objective_and_its_rollouts(tiny):
     assert rollout.mesh == MeshConfig()
     laid_out = from_experiment.setting([tiny, "laid_out", "rollout"], "v5e:2x2")
     assert laid_out.mesh.tensor == 4 and laid_out.step == "decode"
-    assert from_experiment.setting([tiny, "laid_out"], "v5e:2x2").mesh == MeshConfig()
+    assert laid_out.execution == (("attention", "splash"), ("dtype", "float32"))
+    update = from_experiment.setting([tiny, "laid_out"], "v5e:2x2")
+    assert update.mesh == MeshConfig() and update.execution == (("attention", "splash"),)
     paged = from_experiment.setting([tiny, "paged", "rollout"], "v5e:2x2")
     assert (paged.cache, paged.cache_tokens, paged.batch_per_device) == ("paged", 1024, 2.0)
     tight = from_experiment.setting([tiny, "tight", "rollout"], "v5e:2x2")

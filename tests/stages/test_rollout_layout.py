@@ -14,7 +14,7 @@ from qwen3 import rewards
 from qwen3.config import MeshConfig
 from qwen3.infer.engine import Engine
 from qwen3.infer.http_backend import RolloutServer
-from qwen3.losses.grpo_config import Grpo
+from qwen3.losses.grpo_config import Grpo, preset
 from qwen3.mesh import make_mesh
 from qwen3.model import transformer
 from qwen3.stages import grpo
@@ -96,6 +96,28 @@ def test_answers_are_sampled_while_the_trainer_works(run_on, shared):
     assert len(checked) >= 2 and max(checked) < 1e-4
     answers = [json.loads(line) for text in samples for line in text.splitlines()[:-1]]
     assert all(sum(count for _, count in a["versions"]) == a["tokens"] for a in answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [{}, {"rollout_devices": 1}])
+def test_a_sampler_in_bf16_is_corrected_for(run_on, shared, layout):
+    lines, _, _ = run_on(2, mesh=TWO, rollout_execution={"dtype": "bfloat16"}, **layout)
+    assert "correction" not in shared[0][0]
+    for line in lines:
+        assert 1e-6 < line["sync_mean"] < 0.05  # near the trainer's, and not by its arithmetic
+        assert 0.8 < line["correction"] < 1.2 and line["correction"] != 1.0
+
+
+def test_samples_of_another_arithmetic_need_a_correction():
+    bf16 = {"rollout_execution": {"dtype": "bfloat16"}}
+    assert post.grpo_config().objective.tis_cap is None
+    assert post.grpo_config(**bf16).objective.tis_cap == 2.0
+    banded = preset("gspo", sequence_band=(0.5, 2.0))
+    assert post.grpo_config(**bf16, policy=banded).objective == banded
+    with pytest.raises(ValueError, match="rollout_execution {'dtype': 'bfloat16'} with policy.rat"):
+        post.grpo_config(**bf16, policy=preset("gspo"))
+    with pytest.raises(ValueError, match="rollout_execution .* needs the own engine"):
+        post.grpo_config(**bf16, server=RolloutServer(url="http://localhost", weights="w"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ are a slice of their own: --topology or the file's names that of the part.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -171,8 +172,9 @@ def _on_policy(
         slots, tokens = sampling.slots, sampling.cache_tokens
         if sampling.cache == "rows" and tokens is not None:  # as many as have room for the longest
             slots, tokens = min(slots, tokens // length), None
+        kernels = {**config.execution, **config.rollout_execution}
         return _common(
-            config,
+            dataclasses.replace(config, execution=kernels),
             base,
             slots,
             devices,

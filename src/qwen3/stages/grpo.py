@@ -105,10 +105,10 @@ class Config(OnPolicyConfig):
                 f"scoring.overlong {self.scoring.overlong} tokens are more than "
                 f"max_tokens {self.sampling.max_tokens}"
             )
-        if self.staleness and self.objective == self.policy and self.policy.uncorrected:
+        if self.off_policy and self.objective == self.policy and self.policy.uncorrected:
             raise ValueError(
-                f"staleness {self.staleness} with policy.ratio {self.policy.ratio!r} needs a "
-                "correction for old samples: policy.sequence_band, or policy.old 'rollout'"
+                f"{self.off_policy} with policy.ratio {self.policy.ratio!r} needs a correction for "
+                "samples of another policy: policy.sequence_band, or policy.old 'rollout'"
             )
         check_rewards(self.rewards, judge=self.judge, reward_model=self.reward_model)
         if self.routing_replay and not self.model.moe:
@@ -120,11 +120,20 @@ class Config(OnPolicyConfig):
             )
 
     @property
-    def objective(self) -> Grpo:
-        """The policy's objective; for stale samples and those of a server, whose numerics are its
-        own, with truncated importance sampling, unless another correction is set.
+    def off_policy(self) -> str:
+        """Why samples are not of the trained policy, the setting that says so; "" where they are:
+        they are older, or the sampler computes in another way than the trainer.
         """
-        may_differ = self.staleness > 0 or bool(self.server.url)
+        if self.staleness:
+            return f"staleness {self.staleness}"
+        return f"rollout_execution {self.rollout_execution}" if self.rollout_execution else ""
+
+    @property
+    def objective(self) -> Grpo:
+        """The policy's objective; for samples of another policy and those of a server, whose
+        numerics are its own, with truncated importance sampling, unless another correction is set.
+        """
+        may_differ = bool(self.off_policy or self.server.url)
         if may_differ and self.policy.uncorrected and self.policy.ratio == "token":
             return replace(self.policy, tis_cap=TIS_CAP)
         return self.policy

@@ -69,6 +69,9 @@ class OnPolicyConfig:
     rollout_mesh: MeshConfig | None = None  # mesh that samples answers; None: the training mesh
     rollout_devices: int = 0  # last devices, which only sample; 0: the training mesh's do
     execution: dict[str, Any] = field(default_factory=dict)  # changes to Execution.for_mesh
+    # Further changes for what samples alone, such as {"dtype": "bfloat16"}: numerics that are not
+    # the trainer's, for which GRPO corrects.
+    rollout_execution: dict[str, Any] = field(default_factory=dict)
     keep: Keep = Keep()
     log: Log = Log(every=1)
     lora: LoraConfig = LoraConfig()  # adapters on `init_from` instead of the whole model
@@ -93,6 +96,8 @@ class OnPolicyConfig:
             raise ValueError(f"rollout_devices {self.rollout_devices} is a number of devices, or 0")
         if self.server.url and self.own_layout:
             raise ValueError(f"rollout server {self.server.url} has a layout of its own already")
+        if self.server.url and self.rollout_execution:
+            raise ValueError(f"rollout_execution {self.rollout_execution} needs the own engine")
 
     @property
     def own_layout(self) -> bool:
@@ -111,6 +116,7 @@ class Setup:
     prompts: Prompts
     batches: RolloutBatches
     rollout_mesh: Mesh  # that samples; `mesh` itself where none is set
+    rollout_execution: Execution  # with which it samples
     handover: WeightHandover | None  # of weights to it; None where it is the same
 
     def sampler(
@@ -159,7 +165,7 @@ class Setup:
                 model=model,
                 tokenizer=self.tokenizer,
                 mesh=self.rollout_mesh,
-                execution=Execution.for_mesh(self.rollout_mesh, **config.execution),
+                execution=self.rollout_execution,
                 length=config.length,
                 seed=config.seed,
                 version=int(state.step),
@@ -260,6 +266,9 @@ def set_up(
     """
     execution = Execution.for_mesh(mesh, **config.execution)
     sampling_mesh = rollout_mesh(config.rollout_mesh, config.rollout_devices, mesh, writer)
+    sampled_with = Execution.for_mesh(
+        sampling_mesh, **{**config.execution, **config.rollout_execution}
+    )
     tokenizer = Tokenizer.load(config.tokenizer)
     tokenizer.check_fits(config.model.vocab)
     problems = fitting_problems(
@@ -274,7 +283,8 @@ def set_up(
         config=config,
         mesh=mesh,
         rollout_mesh=sampling_mesh,
-        handover=WeightHandover(sampling_mesh, execution.dtype) if config.own_layout else None,
+        rollout_execution=sampled_with,
+        handover=WeightHandover(sampling_mesh, sampled_with.dtype) if config.own_layout else None,
         execution=execution,
         tokenizer=tokenizer,
         prompts=Prompts(
