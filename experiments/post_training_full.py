@@ -156,8 +156,8 @@ def of_experts(model: str, rows: int, **layout: MeshConfig) -> grpo.Config:
         // REASONING.minibatches
         * REASONING.sampling.samples
         // rows,
-        # Where experts are divided, rows go to them: in the rollouts.
-        execution=REMAT | {"transport": "all_to_all"},
+        # Where experts are divided, tokens go to them: in the rollouts.
+        execution=REMAT | {"transport": "ring"},
         **layout,
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from qwen3.model import sizes
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig, flops_per_token
 from qwen3.plan import from_experiment, reshard, steps, target
-from qwen3.plan.chips import chip_of
+from qwen3.plan.chips import chip_of, device_count
 from qwen3.plan.compiling import CompiledStep, plan
 from qwen3.plan.steps import PlannedStep, Setting
 from qwen3.stages import builders, grpo
@@ -34,9 +35,10 @@ from qwen3.stages.start import abstract_parameters
 
 WIDTH = 128  # prompts are padded to a multiple of this many tokens, caches rounded up to it
 PHASE_METHOD = (
-    "decode: answers x tokens / slots token steps, with caches of the mean length, prompt and half "
-    "an answer, all answers alike long; prefill: each prompt once, for all of its samples; "
-    "old log-probs and update: rows that the answers are packed into, rounded up as a batch is",
+    "decode: rounds of all slots, each of as many token steps as an answer has, with caches of the "
+    "mean length, prompt and half an answer; prefill: each prompt once, for all of its samples, in "
+    "one batch with the layers as a loop; old log-probs and update: rows that the answers are "
+    "packed into, rounded up as a batch is",
     "reading once: all that a token step is given (weights, caches, slots) at the published "
     "bandwidth of HBM",
 )
@@ -99,11 +101,13 @@ def plan_phase(
     _check_lengths(config, answer_tokens, prompt_tokens)
     update = from_experiment.setting([words[0], name, "update"], topology)
     rollout = from_experiment.setting([words[0], name, "rollout"], topology)
+    slots = round(rollout.batch_per_device * device_count(rollout.topology))
+    answers = config.prompts * config.sampling.samples
     length = _rounded(prompt_tokens + answer_tokens // 2)
     decode = plan(rollout.replace(length=min(length, rollout.length)))
     parts = (
         _prefill(config, rollout, prompt_tokens),
-        _part("decode", _token_steps(config, answer_tokens), decode),
+        _part("decode", -(-answers // slots) * answer_tokens, decode),
         _reshard(config, update, rollout),
         *_training(config, update, prompt_tokens + answer_tokens),
     )
@@ -118,7 +122,7 @@ def plan_phase(
         samples=config.sampling.samples,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
-        slots=config.sampling.slots,
+        slots=slots,
         cache_length=decode.setting.length,
         parts=parts,
         seconds=sum(part.total for part in parts),
@@ -146,18 +150,11 @@ def _rounded(tokens: int) -> int:
     return -(-tokens // WIDTH) * WIDTH
 
 
-def _token_steps(config: OnPolicyConfig, answer_tokens: int) -> float:
-    """Token steps of all slots together that a phase's answers take."""
-    answers = config.prompts * config.sampling.samples
-    return answers * answer_tokens / min(config.sampling.slots, answers)
-
-
 def _prefill(config: OnPolicyConfig, rollout: Setting, prompt_tokens: int) -> PhasePart:
     """All prompts in one batch."""
-    devices = rollout.batch_per_device / config.sampling.slots
     setting = rollout.replace(
-        step="prefill",
-        batch_per_device=config.prompts * devices,
+        step="prefill_loop",
+        batch_per_device=config.prompts / device_count(rollout.topology),
         length=_rounded(prompt_tokens),
     )
     return _part("prefill", 1, plan(setting))
@@ -238,3 +235,4 @@ def log_probs(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
 
 
 steps.STEPS["log_probs"] = log_probs
+steps.STEPS["prefill_loop"] = partial(steps.prefill, scan=True)

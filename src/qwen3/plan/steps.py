@@ -216,13 +216,14 @@ def forward(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
     return PlannedStep(function, (parameters, batch), tokens, flops)
 
 
-def prefill(setting: Setting, model: ModelConfig, mesh: Mesh) -> PlannedStep:
+def prefill(setting: Setting, model: ModelConfig, mesh: Mesh, *, scan: bool = False) -> PlannedStep:
     """The engine fills KV caches from prompts of `length` tokens; no logits.
 
     Weights are in the compute dtype. What the last layer does beyond its keys and values is
-    counted in the analytic FLOPs, but left out by XLA.
+    counted in the analytic FLOPs, but left out by XLA; not with `scan`, where the layers are a
+    loop, which compiles in a fraction of the time.
     """
-    programs, count = _engine(setting, model, mesh)
+    programs, count = _engine(setting, model, mesh, scan=scan)
     weights, _, _ = programs.shapes(count, setting.length)
     tokens = _replicated(mesh, (count, setting.length))
     head = 2 * model.vocab * model.hidden
@@ -276,14 +277,15 @@ def _paged(
 
 
 def _engine(
-    setting: Setting, model: ModelConfig, mesh: Mesh
+    setting: Setting, model: ModelConfig, mesh: Mesh, *, scan: bool = False
 ) -> tuple[compiled.CompiledPrograms, int]:
     """An engine's compiled programs, with blocks of one token, and its number of slots."""
     if setting.microbatches != 1:
         raise ValueError(
             f"the {setting.step} step has no microbatches, so not {setting.microbatches}"
         )
-    return compiled.build(model, _generating(setting, mesh), mesh, 1, False), rows(setting, mesh)
+    run = _generating(setting, mesh).replace(scan=scan)
+    return compiled.build(model, run, mesh, 1, False), rows(setting, mesh)
 
 
 def _generating(setting: Setting, mesh: Mesh) -> Execution:
