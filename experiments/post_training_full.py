@@ -41,10 +41,15 @@ DECODE = MeshConfig(
     data=-1, fsdp=1, tensor=8
 )  # weights stay where they are: a chip holds an eighth
 REMAT = {"remat": "full"}
+# At 40,960 tokens attention is two fifths of the 32B's arithmetic, and what it keeps is small.
+KEEP_ATTENTION = {"remat": "attention"}
+KEEP_PRODUCTS = {"remat": "feed_forward"}  # and the wide products, where memory is left
 FLAGGED = {"mode_following"}  # sets the mode itself
 
 
-def fine_tuning(name: str, model: str, steps: int, peak: float, init_from: str) -> sft.Config:
+def fine_tuning(
+    name: str, model: str, steps: int, peak: float, init_from: str, execution: dict[str, str]
+) -> sft.Config:
     return sft.Config(
         size(model),
         TOKENIZER,
@@ -59,7 +64,7 @@ def fine_tuning(name: str, model: str, steps: int, peak: float, init_from: str) 
         init_from=init_from,
         save_every=200,
         mesh=SPLIT,
-        execution=REMAT,
+        execution=execution,
     )
 
 
@@ -82,7 +87,7 @@ REASONING = grpo.Config(
     init_from="gs://BUCKET/cold_start",
     mesh=SPLIT,
     rollout_mesh=DECODE,
-    execution=REMAT,
+    execution=KEEP_ATTENTION,
 )
 PREFERENCES = reward_model.Config(
     model=size("32b").replace(scalar_head=True),
@@ -139,11 +144,13 @@ ON_POLICY = distill.Config(
     init_from="gs://BUCKET/off_policy",
     mesh=SPLIT,
     rollout_mesh=DECODE,
-    execution=REMAT,
+    execution=KEEP_PRODUCTS,
 )
 
 
-def of_experts(model: str, rows: int, **layout: MeshConfig) -> grpo.Config:
+def of_experts(
+    model: str, rows: int, execution: dict[str, str], **layout: MeshConfig
+) -> grpo.Config:
     """Reasoning RL of a mixture of experts: ratios of whole answers (GSPO, arXiv 2507.18071), which
     do not depend on how single tokens were routed."""
     return dataclasses.replace(
@@ -157,7 +164,7 @@ def of_experts(model: str, rows: int, **layout: MeshConfig) -> grpo.Config:
         * REASONING.sampling.samples
         // rows,
         # Where experts are divided, tokens go to them: in the rollouts.
-        execution=REMAT | {"transport": "ring"},
+        execution=execution | {"transport": "ring"},
         **layout,
     )
 
@@ -165,17 +172,23 @@ def of_experts(model: str, rows: int, **layout: MeshConfig) -> grpo.Config:
 CONFIGS = {
     config.name: config
     for config in (
-        fine_tuning("cold_start", "32b", 500, 1e-5, "gs://BUCKET/32b"),
+        fine_tuning("cold_start", "32b", 500, 1e-5, "gs://BUCKET/32b", KEEP_ATTENTION),
         REASONING,
-        fine_tuning("fusion", "32b", 1000, 1e-5, "gs://BUCKET/reasoning_rl"),
+        fine_tuning("fusion", "32b", 1000, 1e-5, "gs://BUCKET/reasoning_rl", KEEP_ATTENTION),
         PREFERENCES,
         GENERAL,
-        fine_tuning("off_policy", "8b", 4000, 2e-5, "gs://BUCKET/8b"),
+        fine_tuning("off_policy", "8b", 4000, 2e-5, "gs://BUCKET/8b", KEEP_PRODUCTS),
         ON_POLICY,
-        of_experts("30b-a3b", 16, rollout_mesh=MeshConfig(data=-1, fsdp=1, expert=8, tensor=4)),
+        of_experts(
+            "30b-a3b",
+            16,
+            KEEP_PRODUCTS,
+            rollout_mesh=MeshConfig(data=-1, fsdp=1, expert=8, tensor=4),
+        ),
         of_experts(
             "235b-a22b",
             32,
+            REMAT,
             mesh=MeshConfig(fsdp=-1, context=4, tensor=4),
             rollout_mesh=MeshConfig(data=-1, fsdp=1, expert=16, tensor=4),
         ),
