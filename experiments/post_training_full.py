@@ -102,7 +102,7 @@ PREFERENCES = reward_model.Config(
     init_from="gs://BUCKET/fusion",
     save_every=100,
     mesh=SPLIT,
-    execution=REMAT,
+    execution=KEEP_PRODUCTS,
     evaluation=PairEvaluation(held_out=0.02, every=100),
 )
 BOTH = ("think", "no_think")
