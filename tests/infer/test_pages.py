@@ -4,13 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny import LENGTH, clean, fresh
+from tiny import LENGTH, PAGES, clean, fresh
 
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.engine import Engine
 from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.page_pool import PagePool, page_keys
 from qwen3.infer.requests import Request
+from qwen3.model.execution import Execution
 from qwen3.model.sizes import DualChunkConfig
 
 
@@ -197,6 +198,31 @@ def test_the_memory_of_pages_is_near_that_of_the_tokens_alive(config, params):
             rows += engine.slots * max(sequences)
     assert all(len(state.completion.tokens) == n for state, n in zip(states, lengths, strict=True))
     assert held <= 1.3 * alive < rows / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["rows", "paged"])
+def test_a_kv_cache_in_bfloat16_takes_half_and_is_near(make, requests, cache):
+    run = Execution.for_mesh(scan=False)
+    full = make(cache=cache, execution=run)
+    half = make(cache=cache, execution=run.replace(cache_dtype="bfloat16"))
+    assert full.bytes_per_token == 2 * half.bytes_per_token
+    for one, other in zip(full.generate(requests), half.generate(requests), strict=True):
+        same = min(len(one.tokens), len(other.tokens))
+        first = next((i for i in range(same) if one.tokens[i] != other.tokens[i]), same)
+        gap = np.abs(np.subtract(one.log_probs[:first], other.log_probs[:first]))
+        assert gap.max(initial=0) < 0.05
+    assert clean(half)
+
+
+@pytest.mark.slow
+def test_gathered_pages_give_the_same_ids(make, requests, expected):
+    """The kernel of a GPU, with preemptions, chunks and pages that are full."""
+    run = Execution.for_mesh(scan=False, pages="gathered")
+    engine = make(execution=run, **PAGES)
+    answers = engine.generate(requests)
+    assert [answer.tokens for answer in answers] == expected and clean(engine)
+    assert engine.stats["preemptions"] > 0
 
 
 @pytest.mark.slow

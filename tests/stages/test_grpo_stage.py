@@ -103,6 +103,17 @@ def test_a_run_that_samples_from_pages_goes_on_bitwise(paged, tmp_path):
     assert post.trained(work) == post.trained(tmp_path / "again")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["rows", "paged"])
+def test_what_a_sampler_with_a_cache_in_bfloat16_does_is_corrected_for(whole, tmp_path, cache):
+    sampling, run = replace(whole[0].sampling, cache=cache), {"cache_dtype": "bfloat16"}
+    grpo.run(replace(whole[0], sampling=sampling, rollout_execution=run, steps=2), tmp_path)
+    exact, half = post.records(whole[1])[0], post.records(tmp_path)[0]
+    assert exact["sync_max"] < 1e-4 < half["sync_max"] < 0.1
+    assert "correction" not in exact and half["correction"] == pytest.approx(1.0, abs=0.02)
+    assert half["loss"] == pytest.approx(exact["loss"], abs=0.02)
+
+
 def test_sampler_and_trainer_agree_and_the_ratio_starts_at_one(whole):
     first, second = post.records(whole[1])[:2]
     assert first["sync_max"] < 1e-4 and first["ratio"] == pytest.approx(1.0, abs=1e-6)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -231,7 +232,7 @@ class Engine:
     def bytes_per_token(self) -> int:
         """Bytes of one place in the KV caches of all layers."""
         c = self.config
-        return 2 * c.layers * c.kv_heads * c.head_dim * np.dtype(self.execution.dtype).itemsize
+        return 2 * c.layers * c.kv_heads * c.head_dim * jnp.dtype(self.execution.kv_dtype).itemsize
 
     @property
     def active(self) -> int:

@@ -43,7 +43,7 @@ def new_pool(config: ModelConfig, pages: int, page_size: int, execution: Executi
     places_last = paged_attention.places_last(execution.pages)
 
     def layer() -> LayerCache:
-        values = jnp.zeros(shape, execution.dtype)
+        values = jnp.zeros(shape, execution.kv_dtype)
         return LayerCache(_turned(values, places_last), values)
 
     return layer() if execution.scan else tuple(layer() for _ in range(config.layers))

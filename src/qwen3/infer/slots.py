@@ -77,7 +77,7 @@ def new_slots(slots: int, vocab: int) -> Slots:
 def new_kv_cache(config: ModelConfig, slots: int, length: int, execution: Execution) -> KVCache:
     """An empty KV cache of `length` places for each slot."""
     return transformer.new_cache(
-        config, slots, length, execution.dtype, stacked=execution.scan
+        config, slots, length, execution.kv_dtype, stacked=execution.scan
     ).layers
 
 

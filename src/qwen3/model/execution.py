@@ -45,6 +45,8 @@ REMAT: dict[str, Callable | None] = {
     "offload_attention": _offload(RESIDUALS),
 }
 
+CACHE_DTYPES = ("", "float32", "bfloat16")
+
 # Defaults of each platform. bf16 is slower than fp32 on CPUs.
 PLATFORMS = {
     "cpu": {"dtype": "float32", "attention": "reference", "pages": "in_place", "experts": "loop"},
@@ -57,11 +59,12 @@ PLATFORMS = {
 class Execution:
     """Precision, rematerialisation, kernels and transport of a forward pass.
 
-    Raises ValueError for unknown products or an unknown remat policy; kernels and transports are
-    checked at use.
+    Raises ValueError for unknown products, an unknown remat policy or dtype of KV caches; kernels
+    and transports are checked at use.
     """
 
     dtype: str = "float32"  # of activations and weights at use; norms, softmax, router stay fp32
+    cache_dtype: str = ""  # of the KV caches of generation, one of CACHE_DTYPES; "": dtype
     remat: str = "none"  # rematerialisation policy, one of REMAT
     attention: str = "reference"  # kernel, one of ops.attention.KERNELS
     pages: str = "in_place"  # kernel of a paged KV cache, one of ops.paged_attention.KERNELS
@@ -79,6 +82,14 @@ class Execution:
             raise ValueError(f"unknown products {self.products!r}; there are {', '.join(PRODUCTS)}")
         if self.remat not in REMAT:
             raise ValueError(f"unknown remat policy {self.remat!r}; there are {', '.join(REMAT)}")
+        if self.cache_dtype not in CACHE_DTYPES:
+            known = ", ".join(map(repr, CACHE_DTYPES))
+            raise ValueError(f"cache_dtype {self.cache_dtype!r}: wanted one of {known}")
+
+    @property
+    def kv_dtype(self) -> str:
+        """The dtype of KV caches."""
+        return self.cache_dtype or self.dtype
 
     @staticmethod
     def for_mesh(mesh: Mesh | None = None, **changes: Any) -> Execution:
