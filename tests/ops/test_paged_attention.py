@@ -20,7 +20,7 @@ def several_steps(monkeypatch):
 LENGTHS = (70, 0, 1, 32, 33)
 
 
-def cache(size, *, kv_heads, head_dim=16, spare=2):
+def cache(size, *, kv_heads, head_dim=128, spare=2):
     """(keys and values [M, K, P, H] in bfloat16, Pages, index_B) of LENGTHS, in any order."""
     rng = np.random.default_rng(0)
     counts = [-(-n // size) for n in LENGTHS]
@@ -87,7 +87,7 @@ def run(kernel, variants, keys, values, pages, index_B, chunk=None):
     return np.where((index_B >= 0)[:, None, None], out, 0)
 
 
-def queries(heads, head_dim=16, count=1):
+def queries(heads, head_dim=128, count=1):
     rng = np.random.default_rng(1)
     shape = (len(LENGTHS), heads, head_dim)
     return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(count))
@@ -127,6 +127,8 @@ def test_what_a_kernel_cannot_do_is_refused():
     variants, held = queries(2, count=3), cache(16, kv_heads=1)
     with pytest.raises(ValueError, match="'pallas' has no Dual Chunk Attention"):
         run("pallas", variants, *held, chunk=24)
+    with pytest.raises(ValueError, match="a head_dim of a multiple of 128, not 64"):
+        run("pallas", queries(2, head_dim=64), *cache(16, kv_heads=1, head_dim=64))
     with pytest.raises(ValueError, match="takes no float32 cache"):
         run("pallas", variants, *(x.astype(jnp.float32) for x in held[:2]), *held[2:])
     with pytest.raises(ValueError, match="pages 'flash'; there are in_place, gathered, pallas"):

@@ -181,6 +181,11 @@ def _pallas(query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: P
             "cache: take 'gathered'"
         )
     M, K, P, H = keys_MKPH.shape
+    if H % 128:
+        raise ValueError(
+            f"the kernel of pages 'pallas' needs a head_dim of a multiple of 128, not {H}: take "
+            "'gathered'"
+        )
     (B, _, G), count = query.heads(K), max(STEP // P, 1)
     table_BS = _padded(pages.table_BS, count)
     # The kernel wants [K, M, P, H], which would be a copy of all pages. Each head of a page is a
