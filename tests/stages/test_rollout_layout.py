@@ -112,6 +112,7 @@ def test_samples_of_another_arithmetic_need_a_correction():
     bf16 = {"rollout_execution": {"dtype": "bfloat16"}}
     assert post.grpo_config().objective.tis_cap is None
     assert post.grpo_config(**bf16).objective.tis_cap == 2.0
+    assert post.grpo_config(execution={"cache_dtype": "bfloat16"}).objective.tis_cap == 2.0
     banded = preset("gspo", sequence_band=(0.5, 2.0))
     assert post.grpo_config(**bf16, policy=banded).objective == banded
     with pytest.raises(ValueError, match="rollout_execution {'dtype': 'bfloat16'} with policy.rat"):

@@ -126,7 +126,10 @@ class Config(OnPolicyConfig):
         """
         if self.staleness:
             return f"staleness {self.staleness}"
-        return f"rollout_execution {self.rollout_execution}" if self.rollout_execution else ""
+        # Only what samples has KV caches, whichever of the two settings names their dtype.
+        caches = {name: self.execution[name] for name in self.execution if name == "cache_dtype"}
+        own = {**caches, **self.rollout_execution}
+        return f"rollout_execution {own}" if own else ""
 
     @property
     def objective(self) -> Grpo:
