@@ -129,6 +129,10 @@ def test_what_a_kernel_cannot_do_is_refused():
         run("pallas", variants, *held, chunk=24)
     with pytest.raises(ValueError, match="a head_dim of a multiple of 128, not 64"):
         run("pallas", queries(2, head_dim=64), *cache(16, kv_heads=1, head_dim=64))
+    keys, values, pages, index_B = cache(16, kv_heads=1)
+    pages = pages._replace(table_BS=np.zeros((len(LENGTHS), 60_000), np.int32))
+    with pytest.raises(ValueError, match="5 slots x 1 kv heads x 60000 pages .* 1048576 bytes"):
+        run("pallas", queries(2), keys, values, pages, index_B)
     with pytest.raises(ValueError, match="takes no float32 cache"):
         run("pallas", variants, *(x.astype(jnp.float32) for x in held[:2]), *held[2:])
     with pytest.raises(ValueError, match="pages 'flash'; there are in_place, gathered, pallas"):

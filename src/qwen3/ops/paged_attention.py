@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 MASKED = -1e30
+SCALAR_MEMORY = 2**20  # bytes of a TensorCore's SMEM, where the Pallas kernel reads its table
 STEP = 512  # places of a sequence that "gathered" and "pallas" take at once, at least a page
 
 
@@ -191,6 +192,12 @@ def _pallas(query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: P
     # The kernel wants [K, M, P, H], which would be a copy of all pages. Each head of a page is a
     # page of its own here, and each kv head of a sequence a sequence of one kv head.
     table_BKS = table_BS[:, None] * K + jnp.arange(K, dtype=table_BS.dtype)[:, None]
+    if 4 * table_BKS.size > SCALAR_MEMORY:
+        raise ValueError(
+            f"a table of {B} slots x {K} kv heads x {table_BS.shape[1]} pages on a device is more "
+            f"than a TPU's scalar memory, {SCALAR_MEMORY} bytes: take fewer slots, or divide them "
+            "or the heads over more devices"
+        )
     length_B = jnp.where(query.active_B, query.index_B + 1, 0)
     out = paged_attention(
         (query.variants[0].astype(jnp.float32) * H**-0.5).reshape(B * K, G, H),
