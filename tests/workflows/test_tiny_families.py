@@ -14,8 +14,10 @@ from qwen3 import environments, mesh, rewards
 from qwen3.curate.files import write_problems
 from qwen3.rewards import Problem, response
 from qwen3.rewards.task import ask
+from qwen3.stages.conversations import sequences
 from qwen3.stages.groups import Refill
 from qwen3.stages.problem_evaluation import ProblemEvaluation, records
+from qwen3.stages.prompts import prompt_ids
 from qwen3.stages.rollouts import Sampling
 from qwen3.train.recording import Log
 
@@ -28,55 +30,71 @@ def experiment(monkeypatch):
     return importlib.import_module("tiny_families")
 
 
-def test_its_problems_of_both_splits_have_right_answers_and_share_none(experiment):
+@pytest.fixture
+def easy(experiment):
+    return importlib.import_module("tiny_problems")
+
+
+def test_its_problems_of_both_splits_have_right_answers_and_share_none(experiment, easy):
     config = experiment.CONFIG
     train, held = (
         experiment.problems(config, split, seed, 4)
         for split, seed in (("train", 1), ("heldout", 2))
     )
     for part in (train, held):
-        assert {problem.task for problem in part} == set(experiment.FAMILIES)
+        assert {problem.task for problem in part} == set(config.families)
         assert all(message["content"].isascii() for p in part for message in p.messages)
-    keys = [{str((p.messages, p.tools)) for p in part} for part in (train, held)]
+    keys = [{str((p.messages, p.tools, p.answer)) for p in part} for part in (train, held)]
     assert not keys[0] & keys[1]
-    for name in experiment.FAMILIES:
+    for name in config.families:
         family = environments.get(name)
         part = [problem for problem in train if problem.task == name]
         assert len(part) == 4
         assert not family.paired or [p.twin for p in part[::2]] == [p.twin for p in part[1::2]]
         if name not in environments.WORLDS:
             for problem in part:
-                reply = experiment.answered(problem, Random(0), is_right=True)["messages"][-1]
+                reply = easy.answered(problem, Random(0), is_right=True)["messages"][-1]
                 text = response.render(reply.get("reasoning_content", ""), reply["content"])
                 assert family.score(problem, text) == 1.0, problem
 
 
 def test_as_many_of_the_answers_that_it_teaches_are_right_as_is_asked(experiment):
-    families = ("lock", "exact_stop", "late_requests")
-    settings = dict(families=families, examples=40, look_ups=5, right=0.5)
-    config = replace(experiment.CONFIG, **settings)
-    taught = experiment.conversations(config)
-    assert taught == experiment.conversations(config)
-    assert len(taught) == 125 and any(one["tools"] for one in taught)
-    locks = [one for one in taught if "a lock at" in one["messages"][0]["content"]]
-    problems = experiment.problems(config, "train", 1, 40)
+    config = replace(experiment.CONFIG, families=("lock", "exact_stop", "late_requests"))
+    taught = experiment.conversations(config, 1, 40, right=0.5)
+    assert taught == experiment.conversations(config, 1, 40, right=0.5)
+    assert len(taught) == 120 and any(sample["tools"] for sample in taught)
+    locks = [sample for sample in taught if "a lock at" in sample["messages"][0]["content"]]
     right = {
         p.messages[0]["content"]: rewards.get("lock").solve(p)[1]
-        for p in problems
+        for p in experiment.problems(config, "train", 1, 40)
         if p.task == "lock"
     }
-    texts = [[message["content"] for message in one["messages"]] for one in locks]
+    texts = [[message["content"] for message in sample["messages"]] for sample in locks]
     assert 0.3 < sum(right[question] == answer for question, answer in texts) / len(texts) < 0.7
 
 
-def test_a_look_up_says_the_pairs_that_were_told_in_another_order(experiment):
+def test_a_look_up_says_its_pairs_again_in_other_orders(easy):
     words = "red hat Oslo Ana is lamp Leo grove".split()
     for seed in range(20):
-        question, answer = experiment.look_up(Random(seed), words)["messages"]
-        told, asked = question["content"].removesuffix("? /no_think").split(". What about ")
-        said = answer["content"].split(", ")
-        assert sorted(said) == sorted(told.split(", "))
-        assert [pair.split()[0] for pair in said] == asked.split(", ")
+        pairs = easy.look_up(Random(seed), words).removesuffix(".").split(".")
+        told = pairs[: len(pairs) // 4]
+        assert len({pair.split()[0] for pair in told}) == len(told)
+        assert sorted(pairs) == sorted(4 * told)
+
+
+def test_questions_and_answers_are_rendered_alike_for_reading_teaching_and_asking(
+    experiment, easy, tmp_path
+):
+    config = replace(experiment.CONFIG, families=("key_value", "tool_call", "abstention"))
+    samples = experiment.conversations(config, 1, 4, right=1.0)
+    words = easy.tokenizer(tmp_path, samples, size=500)
+    read = [sample["ids"] for sample in easy.documents(words, samples, look_ups=0, seed=0)]
+    for problem, sample in zip(experiment.problems(config, "train", 1, 4), samples, strict=True):
+        (taught,) = sequences(sample, words)
+        assert taught.tokens.tolist() in read
+        prompt = prompt_ids(problem, words)
+        assert taught.tokens[: len(prompt)].tolist() == prompt
+        assert not taught.weights[: len(prompt)].any() and taught.weights[len(prompt)]
 
 
 class Letters:
@@ -111,6 +129,8 @@ def test_two_steps_run_through_all_of_it(experiment, tmp_path, monkeypatch, one_
         families=("letters", "abstention"),
         examples=8,
         look_ups=4,
+        pretrained=2,
+        careless=8,
         taught=2,
         drawn=4,
         held=4,
