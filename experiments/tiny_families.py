@@ -22,7 +22,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import tiny_problems
 
 from qwen3.run import main
 from qwen3.config import OptimConfig
@@ -41,6 +40,7 @@ from qwen3.stages.rollouts import Sampling
 from qwen3.train.state import TrainState
 
 import tiny_lock
+import tiny_problems
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class Config(grpo.Config):
     examples: int = 500  # of each family for pretraining, all right
     look_ups: int = 6000  # lists of look-ups for pretraining
     pretrained: int = 1200  # steps of pretraining
+    recipe: str = ""  # seed of a run of the recipe whose base model is trained on; "": a new model
     careless: int = 100  # of each family for fine-tuning
     right: float = 0.5  # share of right answers among those
-    taught: int = 150  # steps of fine-tuning
+    taught: int = 150  # steps of fine-tuning; 0: none
     drawn: int = 200  # problems of each family for RL
     held: int = 64  # problems of each family that are measured
-    measured: int = 4  # answers to each of them
+    measured: int = 2  # answers to each of them
 
 
 CONFIG = Config(
@@ -64,7 +65,7 @@ CONFIG = Config(
     model=tiny_lock.MODEL.replace(kv_heads=2, vocab=1536, rope_theta=1e4),
     tokenizer="",  # made in the workdir
     tasks=(Share("file", twins=True),),
-    steps=40,
+    steps=36,
     optim=OptimConfig(peak=1e-3, final=0.1, warmup=4, schedule="linear", weight_decay=0.0),
     policy=Grpo(old="rollout"),
     scoring=Scoring(scale="family"),
@@ -85,7 +86,7 @@ def conversations(config: Config, seed: int, count: int, right: float) -> list[d
 
 
 def pretrained(config: Config, folder: Path) -> str:
-    """A new model that has read right answers with their questions, and lists of look-ups."""
+    """A model that has read right answers with their questions, and lists of look-ups."""
     words = Tokenizer.load(config.tokenizer)
 
     def texts() -> list[dict[str, Any]]:
@@ -97,7 +98,13 @@ def pretrained(config: Config, folder: Path) -> str:
         tokenizer=config.tokenizer,
         data=(tiny_lock.once(folder / "pretrained.jsonl", texts),),
         steps=config.pretrained,
-        optim=replace(tiny_lock.FROM_NOTHING, peak=4e-3, eps=1e-3),
+        optim=replace(
+            tiny_lock.FROM_NOTHING,
+            peak=3e-3,
+            # Rare words move by it (docs/log/2026-11-28-adam-eps-and-rare-words.md).
+            eps=1e-8 if config.recipe else 1e-3,
+            warmup=min(50, config.pretrained // 4),
+        ),
         name="pretrained",
         batch=8,
         length=config.length,
@@ -106,8 +113,11 @@ def pretrained(config: Config, folder: Path) -> str:
         log=tiny_lock.LOG,
         save_every=500,
     )
-    fresh = tiny_lock.fresh(folder / "fresh", stage)
-    sft.run(replace(stage, init_from=fresh), str(folder / "pretrained"))
+    if config.recipe:
+        start = tiny_problems.with_words(folder / "start", Path(config.recipe), words)
+    else:
+        start = tiny_lock.fresh(folder / "start", stage)
+    sft.run(replace(stage, init_from=start), str(folder / "pretrained"))
     return str(folder / "pretrained")
 
 
@@ -207,7 +217,7 @@ def run(config: Config, workdir: str) -> TrainState:
         part = conversations(config, 0, config.examples, 1.0)[::3]
         tiny_problems.tokenizer(words, part, config.model.vocab)
     config = replace(config, tokenizer=str(words))
-    start = config.init_from or taught(config, folder)
+    start = config.init_from or (taught if config.taught else pretrained)(config, folder)
     path = folder / "problems.jsonl"
     if not path.exists():
         write_problems(path, problems(config, "train", 2, config.drawn))

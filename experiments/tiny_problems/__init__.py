@@ -17,15 +17,22 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from qwen3 import environments
+from qwen3.config import MeshConfig
 from qwen3.data.folder_template import template_text
 from qwen3.data.tokenizer import SMALLEST, Tokenizer
 from qwen3.data.tokenizer_settings import TokenizerSettings
 from qwen3.environments import World
 from qwen3.environments.scripted import dialogue
+from qwen3.infer.language_model import create
+from qwen3.mesh import make_mesh
 from qwen3.rewards import Problem, Task
 from qwen3.rewards.grounding.toy_sources import SYLLABLES
 from qwen3.rewards.task import in_split
+from qwen3.stages import teacher
 
 Sample = dict[str, Any]  # of stages.conversations
 
@@ -207,3 +214,23 @@ def tokenizer(folder: Path, samples: Sequence[Sample], size: int) -> Tokenizer:
         texts = [template_text(plain, s["messages"], tools=s["tools"])[0] for s in samples]
         Tokenizer(Tokenizer.train(texts, size).backend, settings).save(folder)
     return Tokenizer.load(folder)
+
+
+def with_words(folder: Path, recipe: Path, words: Tokenizer) -> str:
+    """A folder with the model that a seed of the recipe pretrained (S1 and S2), for another
+    tokenizer, made once, for `init_from`.
+
+    Embeddings (of rank 2, tied) are those of the text's tokens in the recipe's own tokenizer, their
+    mean where there are several; all else stays as it is.
+    """
+    if not folder.exists():
+        mesh, own = make_mesh(MeshConfig()), Tokenizer.load(recipe / "tokenizer")
+        model, params, _ = teacher.load(str(recipe / "pretrain"), mesh, dtype="float32")
+        new = create(model.replace(vocab=words.vocab_rows), 0, mesh)
+        old, rows = np.array(params["embed"]), np.array(new.params["embed"])
+        for i in range(words.vocab_size):
+            if pieces := own.encode(words.decode([i])):
+                rows[i] = old[pieces].mean(axis=0)
+        new.params = {**params, "embed": jnp.asarray(rows)}
+        new.save(folder)
+    return str(folder)

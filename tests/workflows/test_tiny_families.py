@@ -122,7 +122,7 @@ def test_two_steps_run_through_all_of_it(experiment, tmp_path, monkeypatch, one_
     monkeypatch.setitem(rewards.TASKS, "letters", Letters())
     devices, make_mesh = jax.devices()[:1], mesh.make_mesh
     monkeypatch.setattr("tiny_lock.make_mesh", lambda config: make_mesh(config, devices))
-    size = dict(vocab=640, layers=2, hidden=32, ffn=64, heads=2, kv_heads=1, head_dim=16)
+    size = dict(vocab=448, layers=2, hidden=32, ffn=64, heads=2, kv_heads=1, head_dim=16)
     config = replace(
         experiment.CONFIG,
         model=experiment.CONFIG.model.replace(**size),
