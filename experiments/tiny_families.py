@@ -1,13 +1,16 @@
 """General RL over families of problems (report 4.4) in small: one model, one mixture, one run.
 
-A fresh 0.3M model is fine-tuned on the oracles' answers to easy problems of 14 families, two of
-them worlds of several turns, and on looking up words, which every family needs. GRPO on the
-mixture of all families, twins of a pair drawn together, follows. What is printed are scores at
-temperature 1 on problems that neither training saw, per family and in the mean, before and after,
+A model of 0.3M parameters reads right answers to easy problems of 15 families (`tiny_problems`),
+two of them worlds of several turns, and lists of look-ups, which every family needs; then it is
+fine-tuned on careless answers, of which the share `right` is right. With `recipe` it starts from
+the base model of a seed of `qwen3 recipe`, which can look up already, in place of a new one. GRPO
+on the mixture of all families, twins of a pair drawn together, follows. What is printed are scores
+at temperature 1 on problems that no training saw, per family and in the mean, before and after,
 with the 95% interval of their difference over problems, and the share of pairs of which both
-problems are right. `right` below 1 teaches answers of policies that know the form only besides.
+problems are right.
 
 Command:   python experiments/tiny_families.py --workdir runs/families [--set seed=1]
+           [--set recipe=runs/recipe/seed0]
 Hardware:  two cores.
 Expected:  not yet run to its end (docs/log/2026-11-30-families-without-look-ups.md).
 """
