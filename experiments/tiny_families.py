@@ -12,7 +12,8 @@ problems are right.
 Command:   python experiments/tiny_families.py --workdir runs/families [--set seed=1]
            [--set recipe=runs/recipe/seed0]
 Hardware:  two cores.
-Expected:  not yet run to its end (docs/log/2026-11-30-families-without-look-ups.md).
+Expected:  not yet run whole. GRPO alone (44 steps) from a model at 43.7%, seed 0: 46.8%, and one
+           family of 15 up beyond its interval (docs/log/2026-11-30-families-without-look-ups.md).
 """
 
 from __future__ import annotations
