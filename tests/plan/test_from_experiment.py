@@ -226,4 +226,4 @@ def test_every_step_at_full_size_compiles_and_fits(step, capsys):
     code = main(["plan", *step, "--json"])
     plan = json.loads(capsys.readouterr().out)
     assert code == 0 and plan["fits"], plan
-    assert plan["used"] < 0.95 * plan["limit"]
+    assert plan["used"] < 0.9 * plan["limit"]
