@@ -40,15 +40,16 @@ from qwen3.pipeline import mixture_search
 from qwen3.pipeline.mixture_search import LabelCell, MixtureLaw
 from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 
-VOCAB, LENGTH, BATCH = 512, 128, 8
-PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
-TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
-PROXIES, UNSEEN = 16, 8  # members of a swarm, and mixtures that the law has to rank
-PROXY_STEPS, TARGET_STEPS, PEAK = 80, 120, 4e-3
-JUNK = {"manual": 0.30, "notes": 0.40, "tools": 0.50, "library": 0.55}  # share of each source
+VOCAB, LENGTH, BATCH = 512, 128, 4
+PROXY = ModelConfig("proxy", 1, 16, 48, 2, 1, head_dim=8, vocab=VOCAB, tied=True)
+TARGET = ModelConfig("target", 2, 40, 112, 4, 2, head_dim=10, vocab=VOCAB, tied=True)
+PROXIES, OF_SOURCES, UNSEEN = 32, 12, 8  # members of the swarms; mixtures that the law must rank
+PROXY_STEPS, TARGET_STEPS = 300, 500
+PROXY_PEAK, TARGET_PEAK = 2e-2, 1e-2
+JUNK = {"manual": 0.50, "notes": 0.55, "tools": 0.60, "library": 0.65}  # share of each source
 DOMAIN = {"manual": "prose", "notes": "prose", "tools": "code", "library": "code"}
 PIECE, DOCUMENTS = 600, 900  # characters of a document, and documents of a source
-LABELLED, SLOTS = 40, 1 << 14  # texts of a class that the annotator learns from; its hash table
+LABELLED, SLOTS = 200, 1 << 14  # texts of a class that the annotator learns from; its hash table
 
 
 class Rows:
@@ -123,20 +124,31 @@ def prepare(folder: Path, seed: int) -> tuple[Corpus, dict[str, Corpus], float]:
     return corpus, sets, accuracy
 
 
+def settings_of(steps: int, seed: int) -> SwarmSettings:
+    """How every model here is trained, but for its rate."""
+    return SwarmSettings(steps, OptimConfig(warmup=20, final=0.05), seed, held_out_rows=128)
+
+
+def batches_of(
+    mixtures: Sequence[Mapping[str, MixturePart]], corpus: Corpus, seed: int
+) -> list[Batches]:
+    """The batches of each mixture of a corpus."""
+    stages = [Stage("tiny", mixture, LENGTH, BATCH, repeat_small=True) for mixture in mixtures]
+    return [Batches(stage, {"all": corpus}, seed, vocab=VOCAB) for stage in stages]
+
+
 def losses_of(
     model: ModelConfig,
     mixtures: Sequence[Mapping[str, MixturePart]],
     steps: int,
+    peak: float,
     corpus: Corpus,
     held_out: Mapping[str, Corpus],
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Held-out losses of a model that is trained on each mixture."""
-    stages = [Stage("tiny", mixture, LENGTH, BATCH, repeat_small=True) for mixture in mixtures]
-    batches = [Batches(stage, {"all": corpus}, seed, vocab=VOCAB) for stage in stages]
-    optim = OptimConfig(warmup=10, final=0.1)
-    settings = SwarmSettings(steps, optim, seed, held_out_rows=128)
-    return swarm_losses(model, batches, [PEAK] * len(batches), held_out, settings)
+    batches = batches_of(mixtures, corpus, seed)
+    return swarm_losses(model, batches, [peak] * len(batches), held_out, settings_of(steps, seed))
 
 
 def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePart]:
@@ -146,16 +158,16 @@ def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePa
 
 def search(
     cells: Sequence[LabelCell],
+    members: int,
     corpus: Corpus,
     held_out: Mapping[str, Corpus],
     seed: int,
     table: Path,
 ) -> tuple[MixtureLaw, np.ndarray]:
     """(law, proposed shares) of a swarm over the cells; the swarm is written to `table`."""
-    mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), PROXIES, seed)
-    losses = losses_of(
-        PROXY, [parts(cells, x) for x in mixtures], PROXY_STEPS, corpus, held_out, seed
-    )
+    mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), members, seed)
+    trained = [parts(cells, x) for x in mixtures]
+    losses = losses_of(PROXY, trained, PROXY_STEPS, PROXY_PEAK, corpus, held_out, seed)
     write_atomically(table, mixture_search.swarm_table(cells, mixtures, losses))
     law = mixture_search.fit_mixture_law(mixtures, losses)
     tokens = TARGET_STEPS * BATCH * LENGTH
@@ -173,8 +185,10 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
     corpus, held_out, accuracy = prepare(folder, seed)
     cells = mixture_search.label_cells(corpus, "all", ["source"], {"quality": 3})
     sources = mixture_search.label_cells(corpus, "all", ["source"])
-    law, shares = search(cells, corpus, held_out, seed, folder / "swarm-cells.csv")
-    _, of_sources = search(sources, corpus, held_out, seed, folder / "swarm-sources.csv")
+    law, shares = search(cells, PROXIES, corpus, held_out, seed, folder / "swarm-cells.csv")
+    _, of_sources = search(
+        sources, OF_SOURCES, corpus, held_out, seed, folder / "swarm-sources.csv"
+    )
     natural = mixture_search.natural_shares(cells)
     unseen = mixture_search.draw_mixtures(natural, UNSEEN, 1_000 + seed)
     arms = {
@@ -184,7 +198,7 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
         "oracle": {"clean": MixturePart(1.0, "all", keep={"clean": (1, None)})},
     }
     mixtures = [*arms.values(), *(parts(cells, x) for x in unseen)]
-    measured = losses_of(TARGET, mixtures, TARGET_STEPS, corpus, held_out, seed)
+    measured = losses_of(TARGET, mixtures, TARGET_STEPS, TARGET_PEAK, corpus, held_out, seed)
     losses = np.mean(list(measured.values()), axis=0)
     write_atomically(folder / "mixture.json", mixture_search.to_json(cells, shares))
     return {

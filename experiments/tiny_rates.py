@@ -41,10 +41,12 @@ from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 from qwen3.pipeline.rate_laws import RateLaw, fit, read_runs
 
 VOCAB, LENGTH, SEED = 512, 64, 0
-WIDTHS, HELD_OUT_WIDTH = (16, 24, 32), 52  # of the residual stream; the last: 2.6 times the size
+# Widths of the residual stream, and of a model of 2.5 times the largest one's size, by --experts.
+WIDTHS = {False: (16, 24, 32), True: (12, 16, 20)}
+HELD_OUT_WIDTH = {False: 52, True: 32}
 RATIOS, HELD_OUT_RATIO = (5, 10), 10  # tokens a parameter outside the embeddings
 RATES = tuple(4e-3 * 2.0**i for i in range(6))  # peak learning rates
-ROWS = (2, 4, 8)  # batch sizes
+ROWS = (1, 2, 4)  # batch sizes
 FACTORS = (0.5, 1.0, 2.0)  # of the prediction, around it
 PIECE, DOCUMENTS = 600, 4_000
 COLUMNS = ("params", "active", "tokens", "rate", "batch", "loss")
@@ -164,18 +166,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--experts", action="store_true", help="mixtures of 8 experts, 2 active")
-    parser.add_argument(
-        "--widths", nargs="+", type=int, default=WIDTHS, help="of the grid's models"
-    )
-    parser.add_argument("--check", type=int, default=HELD_OUT_WIDTH, help="width of the last model")
+    parser.add_argument("--widths", nargs="+", type=int, help="of the grid's models")
+    parser.add_argument("--check", type=int, help="width of the last model")
     args = parser.parse_args()
     start = time.process_time()
     corpus, held_out = prepare(args.workdir)
-    table = grid(args.workdir, args.widths, args.experts, corpus, held_out)
+    widths = args.widths or WIDTHS[args.experts]
+    table = grid(args.workdir, widths, args.experts, corpus, held_out)
     law = fit(read_runs(str(table)))
     write_atomically(args.workdir / "law.json", law.to_json())
     print(law.formula("rate"), law.formula("batch"), sep="\n", flush=True)
-    result = verify(law, args.check, args.experts, corpus, held_out)
+    width = args.check or HELD_OUT_WIDTH[args.experts]
+    result = verify(law, width, args.experts, corpus, held_out)
     result["inside"] = sum(best.inside for best in law.optima) / len(law.optima)
     result["processor seconds"] = time.process_time() - start
     write_atomically(args.workdir / "result.json", json.dumps(result, indent=1))
