@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_data import PIECE, TARGET, VOCAB, Rows, batches_of, settings_of
+from tiny_data import PIECE, VOCAB, Rows, batches_of, settings_of
 from tiny_pretrain import standard_library
 
 from qwen3.data import corpora
@@ -42,13 +42,15 @@ from qwen3.infer.model_client import Question, Reply
 from qwen3.infer.reply_store import StoredModel
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
+from qwen3.model.sizes import ModelConfig
 from qwen3.pipeline.model_steps import ModelChoice, together
 from qwen3.pipeline.proxy_swarm import held_out_losses, trained_swarm
 from qwen3.pipeline.synthesis import INSTRUCTIONS, KINDS, Unverified, Writer
 from qwen3.pipeline.text_record import TextRecord, record_id
 
+SOLVER = ModelConfig("solver", 2, 40, 112, 4, 2, head_dim=10, vocab=VOCAB, tied=True)
 SEEDS, HELD_OUT, PROSE = 3_000, 400, 1_500  # problems; documents of prose
-STEPS, PEAK = 800, 1e-2
+STEPS, PEAK = 1_500, 1e-2
 ANSWER_LENGTH = 48  # tokens of a problem with its answer, at most
 WRONG = 0.4  # share of the author's and the solvers' answers
 SYNTHETIC = 0.25  # share of the tokens
@@ -154,7 +156,7 @@ def accuracies(params: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     Greedy decoding writes the answer if, and only if, each of its tokens is the likeliest after
     those before it.
     """
-    apply = transformer.bind(TARGET, Execution())
+    apply = transformer.bind(SOLVER, Execution())
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
@@ -196,8 +198,8 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
         for name, keep in kinds.items()
     }
     settings, batches = settings_of(STEPS, seed), batches_of(list(arms.values()), corpus, seed)
-    params = trained_swarm(TARGET, batches, [PEAK] * len(arms), settings)
-    losses = held_out_losses(TARGET, params, {"prose": held_prose}, batches[0].stage.length, 128)
+    params = trained_swarm(SOLVER, batches, [PEAK] * len(arms), settings)
+    losses = held_out_losses(SOLVER, params, {"prose": held_prose}, batches[0].stage.length, 128)
     verified = [d for d in problems if d.labels["verified"]]
     answers = [value(d.content) for d in problems]
     return {
