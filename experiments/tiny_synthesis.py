@@ -8,7 +8,7 @@ what is right (the oracle). Accuracy is the share of held-out problems, none of 
 whose whole answer the model writes greedily after the question; the sums themselves do occur.
 
 Command:   python experiments/tiny_synthesis.py --workdir runs/tiny_synthesis [--seeds 0 1 2]
-Hardware:  one core, minutes.
+Hardware:  one core, 250 processor seconds a seed.
 Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
 """
 

@@ -167,3 +167,19 @@ def test_full_pretraining_takes_its_rates_from_a_law(tmp_path):
     path.write_text(small.to_json())
     with pytest.raises(ValueError, match="rows in s1, but the slice takes 1024 at a time"):
         module.by_law(given)
+
+
+def test_a_share_of_active_parameters_that_hardly_differs_has_no_power():
+    """Widths of one form of experts: N / n is 2.8 to 2.9 of all of them."""
+    runs = [
+        TrainedRun(n, n / (2.8 + 0.05 * i), d * n, rate, batch, (rate / 2e-3 - 1) ** 2 + batch / d)
+        for i, n in enumerate((8e3, 14e3, 22e3))
+        for d in (5, 10)
+        for rate in (1e-3, 2e-3, 4e-3)
+        for batch in (64.0, 128.0)
+    ]
+    law = fit(runs)
+    assert law.terms == ("one", "params", "tokens")
+    assert law.predict(50e3, 500e3, 50e3 / 2.9)["rate"][0] == pytest.approx(2e-3, rel=0.5)
+    with pytest.raises(ValueError, match=r"active 50000 of 50000: the law knows 0.357 of them"):
+        law.predict(50e3, 500e3)

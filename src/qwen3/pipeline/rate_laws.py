@@ -7,7 +7,9 @@ arXiv 2503.04715), so that each size and token count has an optimum; the optima 
     log batch = the same form
 
 with N parameters outside the embeddings, n of them active for a token, and D training tokens. The
-last term is there for mixtures of experts: neither N nor n alone predicts them.
+last term is there for mixtures of experts of several N / n: neither N nor n alone predicts them. A
+power is only fitted to what differs between the runs: of values that are nearly equal it would be
+any, and large.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from qwen3.data.unpacked import chunks
 COLUMNS = ("params", "tokens", "rate", "batch", "loss")  # and "active", where it differs
 TARGETS = ("rate", "batch")
 NEAREST = 12  # runs of a size, by loss, that the quadratic is fitted to
+SPREAD = 1.2  # between the largest and the least value that a power can be told from
 RESAMPLES = 500  # of the residuals, for intervals
 SEED = 17
 
@@ -71,11 +74,16 @@ class RateLaw:
     ) -> dict[str, tuple[float, float, float]]:
         """{target: (value, lower, upper bound of the interval of `level`)}.
 
-        Raises ValueError for a mixture of experts if the law was fitted to dense models alone.
+        Raises ValueError for another share of active parameters than that of all fitted runs, if
+        they had but one.
         """
-        sparsity = params / (active or params)
-        if sparsity > 1 and "sparsity" not in self.terms:
-            raise ValueError(f"active {active:g} of {params:g}: the law knows dense models alone")
+        active = active or params
+        sparsity = params / active
+        known = [best.params / best.active for best in self.optima] or [1.0]
+        is_known = min(known) / SPREAD <= sparsity <= max(known) * SPREAD
+        if "sparsity" not in self.terms and not is_known:
+            only = "dense models" if max(known) == 1 else f"{1 / known[0]:.3g} of them active"
+            raise ValueError(f"active {active:g} of {params:g}: the law knows {only} alone")
         row = _features(self.terms, params, tokens, sparsity)
         result = {}
         for target in TARGETS:
@@ -208,8 +216,8 @@ def fit(runs: Iterable[TrainedRun]) -> RateLaw:
 
 
 def _varies(name: str, optima: Sequence[BestRate]) -> bool:
-    values = {round(math.log(_value(name, best)), 9) for best in optima}
-    return len(values) > 1
+    values = [_value(name, best) for best in optima]
+    return len(values) > 1 and max(values) > SPREAD * min(values)
 
 
 def _value(name: str, best: BestRate) -> float:
