@@ -30,7 +30,7 @@ def linear(
     first = w.ndim - inputs if outputs_first else 0
     if x.shape[x.ndim - inputs :] != w.shape[first : first + inputs]:
         where = "last" if outputs_first else "first"
-        raise ValueError(f"cannot contract {x.shape} with {w.shape} over its {where} {inputs} axes")
+        raise ValueError(f"cannot contract {x.shape} with {w.shape} over the {where} {inputs} axes")
     if products != quantised.FLOAT:
         return quantised.product(
             x, w, inputs=inputs, outputs_first=outputs_first, products=products
