@@ -1,13 +1,17 @@
 """The server as the sampler of a trainer: token ids, log-probabilities, and weights on demand."""
 
 import argparse
+import json
+import urllib.request
+from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 
 import jax
 import pytest
-from tiny_server import fresh_engine, running
+from tiny_server import fresh_engine, running, serving
 
-from qwen3.infer import language_model
+from qwen3.infer import language_model, thinking_head
 from qwen3.infer.backend import TurnBackend
 from qwen3.infer.http_backend import HttpBackend, RolloutServer, ServerError
 from qwen3.infer.requests import Request, sampling
@@ -98,3 +102,25 @@ def test_another_model_in_the_folder_is_refused_and_the_old_one_goes_on(serve, m
     with pytest.raises(ServerError, match="method"):
         backend._call("/collective_rpc", {"method": "shutdown"})
     assert backend.generate([request])[0].tokens == before
+
+
+def test_an_update_that_fails_or_that_nobody_waits_for_leaves_the_engine_at_work(model, folder):
+    with serving(model) as server:
+        thread = server.app.engine_thread
+        given_up, wrong = Future(), Future()
+        given_up.cancel()
+        for params, updated in ((model.params, given_up), ({"embed": "no array"}, wrong)):
+            thread._call(partial(thread._update, params, updated))
+        assert wrong.exception(timeout=60) is not None
+        backend = connected(server.url, model, folder)
+        (answer,) = backend.generate([Request([5, 6, 7], sampling("greedy"), max_tokens=4)])
+        assert answer.tokens and thread.error is None
+
+
+@pytest.mark.parametrize("options, automatic", [((), True), (("--reload",), False)])
+def test_a_head_of_budgets_is_not_offered_for_weights_that_change(
+    serve, folder, options, automatic
+):
+    (folder / thinking_head.FILE).touch()
+    with urllib.request.urlopen(f"{serve(*options)}/v1/models") as reply:
+        assert json.load(reply)["data"][0]["automatic_budget"] is automatic

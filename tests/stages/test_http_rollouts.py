@@ -13,6 +13,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments import WORLDS
 from qwen3.infer.http_backend import RolloutServer
 from qwen3.infer.language_model import load
+from qwen3.losses.grpo_config import Grpo, preset
 from qwen3.stages import grpo
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
@@ -52,15 +53,16 @@ def serve(tmp_path, monkeypatch):
         server.close()
 
 
-@pytest.mark.parametrize("protocol", ["vllm", "sglang"])
-def test_grpo_trains_on_a_servers_answers(protocol, serve, tmp_path):
+@pytest.mark.parametrize("protocol, old", [("vllm", "recomputed"), ("sglang", "rollout")])
+def test_grpo_trains_on_a_servers_answers(protocol, old, serve, tmp_path):
     server, settings = serve(protocol)
-    config = post.grpo_config(steps=2, server=settings)
-    assert config.objective.tis_cap  # a server's numerics are its own
+    config = post.grpo_config(steps=2, server=settings, policy=Grpo(old=old))
+    # A server's numerics are its own; its own log-probabilities as the old ones are corrected so.
+    assert bool(config.objective.tis_cap) == (old == "recomputed")
     state = grpo.run(config, str(tmp_path / "run"))
     assert int(state.step) == 2 and server.loads == 2
     rows = post.records(tmp_path / "run")
-    # The server's weights are the trainer's: their log-probabilities agree.
+    # The server's weights are the trainer's after every hand-over: their log-probabilities agree.
     assert all(row["sync_max"] < 1e-4 for row in rows), rows
     assert len(list((tmp_path / "run" / "samples").glob("*.jsonl"))) == 2
 
@@ -99,6 +101,12 @@ def test_episodes_of_several_turns_are_sampled_by_a_server(serve, tmp_path, monk
     assert {row["turns"] for row in rows} == {talk_world.TURNS}
     assert {row["stop/answered"] for row in rows} == {1.0}
     assert all(row["sync_max"] < 1e-4 for row in rows), rows
+
+
+def test_whole_answers_ratios_need_a_correction_for_a_servers_numerics(tmp_path):
+    settings = RolloutServer(url="http://127.0.0.1:9", weights=str(tmp_path / "weights"))
+    with pytest.raises(ValueError, match="rollout server http.* needs a correction"):
+        post.grpo_config(server=settings, policy=preset("gspo"))
 
 
 def test_budgets_and_routing_are_refused_with_a_server(tmp_path):

@@ -1,4 +1,4 @@
-"""Rollouts from a server of its own: vLLM, SGLang or mlx-lm over HTTP, as a RolloutBackend.
+"""Rollouts from a server over HTTP, as a TurnBackend: vLLM, SGLang, or `qwen3 serve --reload`.
 
 Tokens come back as ids with their log-probabilities; text is never encoded again. New weights are
 handed over as a Hugging Face folder, which the server is then told to load. An answer that is not

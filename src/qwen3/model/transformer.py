@@ -31,9 +31,8 @@ class Cache(NamedTuple):
     # each in place).
     layers: LayerCache | tuple[LayerCache, ...]
     lengths_B: jax.Array  # int32
-    pages: paged_attention.Pages | None = (
-        None  # where arrays are lists of pages: one new token a row
-    )
+    # Where arrays are lists of pages: one new token a row.
+    pages: paged_attention.Pages | None = None
 
 
 class Output(NamedTuple):

@@ -178,7 +178,7 @@ def recomputes(config: grpo.Config) -> bool:
     """Whether the trainer computes the log-probabilities of each phase's answers: as the old ones,
     or to check a sampler of another layout against itself.
     """
-    return config.policy.old == "recomputed" or config.own_layout
+    return config.policy.old == "recomputed" or config.hands_over
 
 
 def _reshard(config: OnPolicyConfig, update: Setting, rollout: Setting) -> PhasePart:

@@ -186,7 +186,7 @@ class ServerApp:
             async with asyncio.timeout(self.settings.time_limit):
                 params = await loop.run_in_executor(self.workers, self._reload_weights)
                 version = await self.engine_thread.update(params)
-        except ValueError as error:  # another model, or half of one: the old weights stay
+        except (ValueError, OSError) as error:  # another model, or half of one: the old ones stay
             raise invalid(str(error)) from None
         except TimeoutError:
             limit = f"reloading took longer than {self.settings.time_limit:g} s"

@@ -174,9 +174,11 @@ class EngineThread:
         self._jobs.append(job)
 
     def _update(self, params: Any, updated: Future[int]) -> None:
+        if not updated.set_running_or_notify_cancel():
+            return  # whoever asked has given up
         try:
             self.engine.update(params, self.engine.version + 1)
-        except ValueError as error:  # of other shapes
+        except Exception as error:  # the old weights stay, and answers go on
             updated.set_exception(error)
         else:
             updated.set_result(self.engine.version)

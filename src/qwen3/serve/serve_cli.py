@@ -84,6 +84,8 @@ def build(arguments: argparse.Namespace, settings: ServerSettings) -> ServerApp:
     served = ServedModel.of(name, model, engine)
     if not arguments.reload:
         return ServerApp(served, engine, settings)
+    # A head that chooses thinking budgets is that of the weights it was trained for.
+    served = dataclasses.replace(served, choose_budget=None, has_budget_head=False)
 
     def reloaded() -> Any:
         again = language_model.load(arguments.model)

@@ -126,6 +126,8 @@ class Config(OnPolicyConfig):
         """
         if self.staleness:
             return f"staleness {self.staleness}"
+        if self.server.url:
+            return f"rollout server {self.server.url}"
         # Only what samples has KV caches, whichever of the two settings names their dtype.
         caches = {name: self.execution[name] for name in self.execution if name == "cache_dtype"}
         own = {**caches, **self.rollout_execution}
@@ -133,11 +135,10 @@ class Config(OnPolicyConfig):
 
     @property
     def objective(self) -> Grpo:
-        """The policy's objective; for samples of another policy and those of a server, whose
-        numerics are its own, with truncated importance sampling, unless another correction is set.
+        """The policy's objective; for samples of another policy with truncated importance sampling,
+        unless another correction is set.
         """
-        may_differ = bool(self.off_policy or self.server.url)
-        if may_differ and self.policy.uncorrected and self.policy.ratio == "token":
+        if self.off_policy and self.policy.uncorrected and self.policy.ratio == "token":
             return replace(self.policy, tis_cap=TIS_CAP)
         return self.policy
 
@@ -268,7 +269,7 @@ class RewardedPhase:
             metrics |= kinds
         if self._bands is not None:
             metrics |= self._bands.update(phase.sampled)
-        if config.policy.old == "recomputed" or config.own_layout or not self._checked:
+        if config.policy.old == "recomputed" or config.hands_over or not self._checked:
             params = self._params(state)
             compared = [*parts, phase.probes] if phase.probes else parts
             for part in compared:

@@ -53,7 +53,7 @@ class OnPolicyConfig:
     problems: str = ""  # file of problems for the share of tasks named "file"
     too_long: str = "error"  # problems of the file whose prompt leaves no room: "error" or "drop"
     sampling: Sampling = Sampling()
-    server: RolloutServer = RolloutServer()  # answers of vLLM or SGLang instead of the own engine
+    server: RolloutServer = RolloutServer()  # whose answers are taken instead of the own engine's
     prompts: int = 32  # groups of a phase
     minibatches: int = 1  # optimizer steps of a phase, among which its groups are divided
     # Optimizer steps between the weights that sample a token and the step that trains on it, at
@@ -104,6 +104,11 @@ class OnPolicyConfig:
         """Whether answers are sampled on another mesh than is trained on."""
         return self.rollout_mesh is not None or self.rollout_devices > 0
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether weights travel to what samples: to another mesh, or to a server."""
+        return self.own_layout or bool(self.server.url)
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -134,9 +139,9 @@ class Setup:
         """
         backend = self.backend(model, params, record_experts=record_experts)
         if self.config.staleness:
-            weights = self.weights(model, params)
-            overlaps = self.config.rollout_devices > 0 or bool(self.config.server.url)
-            return StreamingSampler(backend, weights, self.config.sampling, score, overlaps)
+            config, weights = self.config, self.weights(model, params)
+            overlaps = config.rollout_devices > 0 or bool(config.server.url)
+            return StreamingSampler(backend, weights, config.sampling, score, overlaps)
 
         def sample(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
             sampling = self.config.sampling
