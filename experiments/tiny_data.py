@@ -19,7 +19,8 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,18 +213,29 @@ def run(folder: Path, seed: int, natural: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(about: str) -> argparse.ArgumentParser:
+    """--workdir and --seeds, of an experiment on several seeds."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    return parser
+
+
+def each_seed(args: argparse.Namespace, run: Callable[[Path, int], dict[str, Any]]) -> None:
+    """Print run(folder, seed) for every seed; it is also written to WORKDIR/SEED.json."""
+    for seed in args.seeds:
+        result = run(args.workdir / str(seed), seed)
+        write_atomically(args.workdir / f"{seed}.json", json.dumps(result, indent=1))
+        print(json.dumps(result), flush=True)
+
+
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument("--natural", action="store_true", help="no document is junk")
     args = parser.parse_args()
     sizes = [count_parameters(model).total for model in (PROXY, TARGET)]
     print(f"{sizes[0]:,} parameters of a small model, {sizes[1]:,} of the large one")
-    for seed in args.seeds:
-        result = run(args.workdir / str(seed), seed, args.natural)
-        write_atomically(args.workdir / f"{seed}.json", json.dumps(result, indent=1))
-        print(json.dumps(result), flush=True)
+    each_seed(args, partial(run, natural=args.natural))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import random
@@ -29,11 +28,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_data import Rows
+from tiny_data import Rows, each_seed, options
 
 from qwen3.config import OptimConfig
 from qwen3.data import corpora
-from qwen3.data.atomic import write_atomically
 from qwen3.data.batches import Batches
 from qwen3.data.document import Document
 from qwen3.data.mixture import MixturePart, Stage
@@ -275,16 +273,5 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    args = parser.parse_args()
-    for seed in args.seeds:
-        result = run(args.workdir / str(seed), seed)
-        write_atomically(args.workdir / f"{seed}.json", json.dumps(result, indent=1))
-        print(json.dumps(result), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    each_seed(options(__doc__).parse_args(), run)

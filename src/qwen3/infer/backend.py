@@ -67,6 +67,17 @@ class TurnBackend(RolloutBackend, Protocol):
         ...
 
 
+def completions(backend: TurnBackend, requests: Sequence[Request]) -> list[Completion]:
+    """`RolloutBackend.generate` of a backend that takes requests on the way."""
+    states = backend.submit(requests)
+    try:
+        while not all(state.done for state in states):
+            backend.step()
+    finally:
+        backend.abort(states)
+    return [state.completion for state in states]
+
+
 def tokenizer_of(backend: RolloutBackend) -> Tokenizer:
     """The backend's tokenizer. ValueError where it has none to read and write text with."""
     if backend.tokenizer is None:

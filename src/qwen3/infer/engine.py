@@ -33,6 +33,7 @@ from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import compiled
+from qwen3.infer.backend import completions
 from qwen3.infer.interrupts import uninterrupted
 from qwen3.infer.kv_caches import CacheSettings, KVCaches
 from qwen3.infer.paged_caches import PagedCaches
@@ -159,13 +160,7 @@ class Engine:
         """A completion for each request, in their order. ValueError for one that cannot be served,
         before any is begun. A request that fails later ends as "abort" with `Completion.error`.
         """
-        states = self.submit(requests)
-        try:
-            while not all(state.done for state in states):
-                self.step()
-        finally:
-            self.abort(states)
-        return [state.completion for state in states]
+        return completions(self, requests)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[TokenChunk]:
         """New tokens as they come. Closing the iterator early aborts what is unfinished."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.infer.backend import completions
 from qwen3.infer.request_state import RequestState, TokenChunk
 from qwen3.infer.requests import Completion, Request, check_request, seeds
 
@@ -97,13 +98,7 @@ class HttpBackend:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """A completion for each request, in their order."""
-        states = self.submit(requests)
-        try:
-            while not all(state.done for state in states):
-                self.step()
-        finally:
-            self.abort(states)
-        return [state.completion for state in states]
+        return completions(self, requests)
 
     def submit(self, requests: Sequence[Request]) -> list[RequestState]:
         """Ask for answers, `server.connections` at a time. ValueError, before any is asked for, for

@@ -22,6 +22,7 @@ from qwen3.mesh import make_mesh
 from qwen3.stages import on_policy, teacher
 from qwen3.stages.groups import Refill
 from qwen3.stages.on_policy import OnPolicyConfig
+from qwen3.stages.phase_training import train_in_phases
 from qwen3.stages.phases import Group, Phase, minibatches
 from qwen3.stages.rollout_batches import RolloutBatches
 from qwen3.stages.rollout_layout import training_devices
@@ -96,7 +97,7 @@ def run(config: Config, workdir: str) -> TrainState:
     with jax.set_mesh(mesh), Workdir(workdir, config, keep=config.keep) as work:
         state, stored, trained = setup.begin(work, tx)
         placed = place(config.teacher, apart, setup, divergence)
-        return on_policy.train_in_phases(
+        return train_in_phases(
             setup,
             work,
             state,

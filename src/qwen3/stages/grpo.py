@@ -30,6 +30,7 @@ from qwen3.stages.curriculum import Curriculum, DifficultyBands
 from qwen3.stages.entropy import EntropyControl, EntropyTarget
 from qwen3.stages.groups import Refill, Scoring, learnable, set_advantages
 from qwen3.stages.on_policy import OnPolicyConfig
+from qwen3.stages.phase_training import train_in_phases
 from qwen3.stages.phases import Group, Phase, minibatches
 from qwen3.stages.reward_kinds import (
     JUDGE,
@@ -175,7 +176,7 @@ def run(config: Config, workdir: str) -> TrainState:
             config.model, setup.execution, microbatches=setup.batches.microbatches
         )
         kinds = reward_kinds(config, mesh, setup.execution, work)
-        return on_policy.train_in_phases(
+        return train_in_phases(
             setup,
             work,
             state,
