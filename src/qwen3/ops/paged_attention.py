@@ -99,9 +99,8 @@ def _in_place(
             "MKGH,MKHP->MKGP", q_BKGH[owner], keys_MKHP, preferred_element_type=jnp.float32
         )
 
-    scores_MKGP = _by_distance(
-        [scores(q) for q in query.variants], query.chunk, index_M1, place_MP, heads=2
-    )
+    variants = [scores(q) for q in query.variants]
+    scores_MKGP = _by_distance(variants, query.chunk, index_M1, place_MP)
     scores_MKGP = jnp.where((place_MP <= index_M1)[:, None, None], scores_MKGP, MASKED)
     # Sums are in the order of the sequence, so that they do not depend on where its pages stand.
     order, ordered = pages.order_M, owner[pages.order_M]
@@ -146,7 +145,7 @@ def _gathered(
             for q in query.variants
         ]
         place_BS, index_B1 = (i * count * P + jnp.arange(count * P))[None], query.index_B[:, None]
-        scores_BKGS = _by_distance(scores, query.chunk, index_B1, place_BS, heads=2)
+        scores_BKGS = _by_distance(scores, query.chunk, index_B1, place_BS)
         scores_BKGS = jnp.where((place_BS <= index_B1)[:, None, None], scores_BKGS, MASKED)
         new_BKG = jnp.maximum(top_BKG, scores_BKGS.max(-1))
         weights_BKGS = jnp.exp(scores_BKGS - new_BKG[..., None])
@@ -212,19 +211,14 @@ def _pallas(query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: P
 
 
 def _by_distance(
-    scores: Sequence[jax.Array],
-    chunk: int | None,
-    index: jax.Array,
-    place: jax.Array,
-    *,
-    heads: int,
+    scores: Sequence[jax.Array], chunk: int | None, index: jax.Array, place: jax.Array
 ) -> jax.Array:
-    """The scores of the variant that each place is seen with, by chunks between it and the query.
-    heads: axes of scores between the first axis and the places.
+    """The scores [X, K, G, P] of the variant that each place [X or 1, P] is seen with, by chunks
+    between it and the query at index [X, 1].
     """
     if chunk is None:
         return scores[0]
-    ahead = jnp.expand_dims(index // chunk - place // chunk, tuple(range(1, 1 + heads)))
+    ahead = (index // chunk - place // chunk)[:, None, None]
     same, near, far = scores
     return jnp.where(ahead == 0, same, jnp.where(ahead == 1, near, far))
 

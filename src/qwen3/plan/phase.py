@@ -169,16 +169,9 @@ def _training(config: OnPolicyConfig, update: Setting, tokens: int) -> Iterator[
     batch = update.replace(
         batch_per_device=count / mesh.size, microbatches=batches.microbatches(count)
     )
-    if isinstance(config, grpo.Config) and recomputes(config):
+    if isinstance(config, grpo.Config) and config.recomputes:
         yield _part("old log-probs", config.minibatches, plan(batch.replace(step="log_probs")))
     yield _part("update", config.minibatches, plan(batch))
-
-
-def recomputes(config: grpo.Config) -> bool:
-    """Whether the trainer computes the log-probabilities of each phase's answers: as the old ones,
-    or to check a sampler of another layout against itself.
-    """
-    return config.policy.old == "recomputed" or config.hands_over
 
 
 def _reshard(config: OnPolicyConfig, update: Setting, rollout: Setting) -> PhasePart:
@@ -188,6 +181,7 @@ def _reshard(config: OnPolicyConfig, update: Setting, rollout: Setting) -> Phase
     dtype = jnp.dtype(Execution.for_mesh(sampler, **dict(rollout.execution)).dtype)
     moved = reshard.handover(model, dtype, _mesh(update), sampler)
     seconds = moved.seconds(chip, dtype.itemsize)
+    used = moved.stored * (1 + dtype.itemsize / 4) + 2 * moved.placed
     return PhasePart(
         name="reshard",
         program=f"{moved.received / 1e9:.2f} of {moved.placed / 1e9:.2f} GB received",
@@ -195,8 +189,8 @@ def _reshard(config: OnPolicyConfig, update: Setting, rollout: Setting) -> Phase
         seconds=seconds,
         total=seconds,
         bound="links" if moved.received else "memory",
-        used=moved.stored + moved.stored * dtype.itemsize / 4 + 2 * moved.placed,
-        fits=True,
+        used=used,
+        fits=used <= chip.per_device("hbm"),
     )
 
 

@@ -135,6 +135,13 @@ class Config(OnPolicyConfig):
         return f"rollout_execution {own}" if own else ""
 
     @property
+    def recomputes(self) -> bool:
+        """Whether the trainer computes the log-probabilities of each phase's answers: as the old
+        ones, or to compare what samples with itself after each hand-over of weights.
+        """
+        return self.policy.old == "recomputed" or self.hands_over
+
+    @property
     def objective(self) -> Grpo:
         """The policy's objective; for samples of another policy with truncated importance sampling,
         unless another correction is set.
@@ -270,7 +277,7 @@ class RewardedPhase:
             metrics |= kinds
         if self._bands is not None:
             metrics |= self._bands.update(phase.sampled)
-        if config.policy.old == "recomputed" or config.hands_over or not self._checked:
+        if config.recomputes or not self._checked:
             params = self._params(state)
             compared = [*parts, phase.probes] if phase.probes else parts
             for part in compared:
