@@ -4,6 +4,7 @@ Experiments import their neighbours, as they can when they are run, and tests th
 is the one place that adds folders to the search path.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -43,6 +44,20 @@ def no_folder_of_a_url():
     for place in {*places, Path.cwd()}:
         written = [name for name in ("gs:", "gcs:", "s3:") if (place / name).exists()]
         assert not written, f"{place} has a folder {written[0]}: a URL was taken for a path"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+    """Linux gives a process so many maps of memory (65,530 unless set otherwise), a compiled
+    program takes three, and a worker compiles more than all of them hold: XLA then dies of it.
+    """
+    yield
+    maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if maps.exists() and maps.read_bytes().count(b"\n") > int(limit.read_text()) // 2:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 # Files of few tests that take long: two workers that met these last would wait for each other.
