@@ -3,7 +3,8 @@
 A grid of 6 rates and 3 batch sizes is trained for every size and token count (5 and 10 tokens a
 parameter outside the embeddings), all rates of a batch size side by side. The law is fitted to the
 table; then a model of 2.6 times the largest size is trained on 3 rates by 3 batches around the
-law's prediction and at the prediction itself, whose loss is compared with the grid's minimum.
+law's prediction and at the prediction itself, whose loss is compared with the grid's minimum. Each
+loss is the mean over seeds of the initialisation and of the order of the data.
 
 Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
                [--widths 16 24 --check 40]
@@ -41,6 +42,8 @@ from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 from qwen3.pipeline.rate_laws import RateLaw, fit, read_runs
 
 VOCAB, LENGTH, SEED = 512, 64, 0
+SEEDS = 3  # runs whose mean loss is a point of the grid
+WARMUP = 0.2  # share of the steps; with .05 runs at high rates differ by seed more than by rate
 # Widths of the residual stream, and of a model of 2.5 times the largest one's size, by --experts.
 WIDTHS = {False: (16, 24, 32), True: (12, 16, 20)}
 HELD_OUT_WIDTH = {False: 52, True: 32}
@@ -88,14 +91,16 @@ def trained(
     counts, batch = count_parameters(model), rows * LENGTH
     steps = max(2, round(tokens / batch))
     stage = Stage("grid", {"all": 1.0}, LENGTH, rows)
-    optim = OptimConfig(warmup=max(1, steps // 20), final=0.1)
-    table = Batches(stage, {"all": corpus}, SEED, vocab=VOCAB)
-    settings = SwarmSettings(steps, optim, SEED, held_out_rows=256)
-    losses = swarm_losses(model, [table] * len(rates), rates, held_out, settings)["text"]
+    optim = OptimConfig(warmup=max(1, round(WARMUP * steps)), final=0.1)
+    losses = []
+    for seed in range(SEEDS):
+        table = Batches(stage, {"all": corpus}, seed, vocab=VOCAB)
+        settings = SwarmSettings(steps, optim, seed, held_out_rows=256)
+        losses.append(swarm_losses(model, [table] * len(rates), rates, held_out, settings)["text"])
     sizes = (float(counts.non_embedding), float(counts.activated_non_embedding), float(tokens))
     return [
         dict(zip(COLUMNS, (*sizes, rate, float(batch), float(loss)), strict=True))
-        for rate, loss in zip(rates, losses, strict=True)
+        for rate, loss in zip(rates, np.mean(losses, axis=0), strict=True)
     ]
 
 
