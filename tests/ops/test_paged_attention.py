@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from qwen3.ops import paged_attention
+from qwen3.ops import int8, paged_attention
 from qwen3.ops.paged_attention import KERNELS, Pages, Query
 
 
@@ -73,10 +73,10 @@ def run(kernel, variants, keys, values, pages, index_B, chunk=None):
     """The kernel's output, 0 for empty slots. Only that of a TPU takes the cache in bfloat16: the
     others round the weights to its dtype.
     """
-    if kernel != "pallas":
+    if kernel != "pallas" and not isinstance(keys, int8.Int8):
         keys, values = keys.astype(jnp.float32), values.astype(jnp.float32)
     if paged_attention.places_last(kernel):
-        keys = keys.swapaxes(-1, -2)
+        keys = jax.tree.map(lambda x: x.swapaxes(-1, -2), keys)
 
     def attend(variants, keys, values, pages, index_B):
         query = Query(variants, index_B, index_B >= 0, chunk)
@@ -123,6 +123,22 @@ def test_chunks_of_keys_are_seen_by_their_own_queries(kernel):
     np.testing.assert_allclose(got, softmax64(variants, *held, chunk=24), atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["in_place", "gathered"])
+def test_a_kernel_reads_a_cache_in_int8_by_its_scales(kernel):
+    variants, (keys, values, pages, index_B) = queries(4), cache(16, kv_heads=2)
+    # Vectors of very different lengths, which one scale for all would lose.
+    stored = [
+        int8.quantise(x * 2.0 ** (np.arange(16) % 4)[:, None] / 4, axis=-1) for x in (keys, values)
+    ]
+    held = [int8.dequantise(x, jnp.float32) for x in stored]
+    want = softmax64(variants, *held, pages, index_B)
+    np.testing.assert_allclose(run(kernel, variants, *stored, pages, index_B), want, atol=1e-4)
+    for wrong in (0, 1):
+        broken = list(stored)
+        broken[wrong] = stored[wrong]._replace(scales=jnp.ones_like(stored[wrong].scales))
+        assert np.abs(run(kernel, variants, *broken, pages, index_B) - want).max() > 1
+
+
 def test_what_a_kernel_cannot_do_is_refused():
     variants, held = queries(2, count=3), cache(16, kv_heads=1)
     with pytest.raises(ValueError, match="'pallas' has no Dual Chunk Attention"):
@@ -135,5 +151,7 @@ def test_what_a_kernel_cannot_do_is_refused():
         run("pallas", queries(2), keys, values, pages, index_B)
     with pytest.raises(ValueError, match="takes no float32 cache"):
         run("pallas", variants, *(x.astype(jnp.float32) for x in held[:2]), *held[2:])
+    with pytest.raises(ValueError, match="takes no int8 cache: take .* 'gathered', .* 'rows', or"):
+        run("pallas", variants, *(int8.quantise(x, axis=-1) for x in held[:2]), *held[2:])
     with pytest.raises(ValueError, match="pages 'flash'; there are in_place, gathered, pallas"):
         run("flash", variants, *held)

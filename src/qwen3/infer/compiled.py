@@ -20,7 +20,6 @@ from qwen3.infer import slots as slots_
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.model import transformer
 from qwen3.model.execution import Execution
-from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
 
 
@@ -167,7 +166,7 @@ def shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Sharding
     replicated = NamedSharding(mesh, P())
     names = ("batch", "act_heads", None, None)
     cache = NamedSharding(mesh, meshes.spec(*((None, *names) if execution.scan else names)))
-    layer = LayerCache._make((cache, cache))  # shardings in the place of keys and values
+    caches = jax.eval_shape(lambda: slots_.new_kv_cache(config, 1, 1, execution))
     shapes = jax.eval_shape(lambda: slots_.new_slots(1, 1))
     by_vocab = NamedSharding(mesh, meshes.spec("batch", "act_vocab"))
     slots = jax.tree.map(lambda _: replicated, shapes)._replace(
@@ -176,7 +175,7 @@ def shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Sharding
     trainer = meshes.shardings_of(transformer.abstract(config), mesh)
     return Shardings(
         slots=slots,
-        kv_cache=layer if execution.scan else (layer,) * config.layers,
+        kv_cache=jax.tree.map(lambda _: cache, caches),
         replicated=replicated,
         trainer=trainer,
         engine=trainer if execution.scan else _by_layer(trainer, config, execution, mesh),

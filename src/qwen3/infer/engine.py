@@ -21,10 +21,10 @@ import itertools
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -33,6 +33,7 @@ from qwen3 import mesh as meshes
 from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import compiled
+from qwen3.infer import slots as slots_
 from qwen3.infer.backend import completions
 from qwen3.infer.interrupts import uninterrupted
 from qwen3.infer.kv_caches import CacheSettings, KVCaches
@@ -223,11 +224,11 @@ class Engine:
         self.version = version
         self.caches.clear()
 
-    @property
+    @cached_property
     def bytes_per_token(self) -> int:
         """Bytes of one place in the KV caches of all layers."""
-        c = self.config
-        return 2 * c.layers * c.kv_heads * c.head_dim * jnp.dtype(self.execution.kv_dtype).itemsize
+        place = jax.eval_shape(lambda: slots_.new_kv_cache(self.config, 1, 1, self.execution))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(place))
 
     @property
     def active(self) -> int:

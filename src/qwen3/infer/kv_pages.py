@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -21,7 +22,8 @@ from qwen3.infer.slots import KVCache
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import paged_attention
+from qwen3.ops import int8, paged_attention
+from qwen3.ops.int8 import Stored
 from qwen3.ops.paged_attention import Pages
 
 NO_PAGE = 2**30  # a page number that no pool has: what is written there is dropped
@@ -37,21 +39,27 @@ class PageTable(NamedTuple):
 
 
 def new_pool(config: ModelConfig, pages: int, page_size: int, execution: Execution) -> KVCache:
-    """An empty pool."""
+    """An empty pool. ValueError for a dtype that the execution's kernel of pages does not take."""
+    paged_attention.check_cache(execution.pages, jnp.dtype(execution.kv_dtype))
     leading = (config.layers,) if execution.scan else ()
     shape = (*leading, pages, config.kv_heads, page_size, config.head_dim)
     places_last = paged_attention.places_last(execution.pages)
 
     def layer() -> LayerCache:
-        values = jnp.zeros(shape, execution.kv_dtype)
+        values = int8.zeros(shape, execution.kv_dtype, -1)
         return LayerCache(_turned(values, places_last), values)
 
     return layer() if execution.scan else tuple(layer() for _ in range(config.layers))
 
 
-def _turned(x: jax.Array, places_last: bool) -> jax.Array:
+def _turned(stored: Stored, places_last: bool) -> Any:
     """Keys [..., P, H] as [..., H, P] or the reverse, where the pool stores them so."""
-    return x.swapaxes(-1, -2) if places_last else x
+    return jax.tree.map(lambda x: x.swapaxes(-1, -2) if places_last else x, stored)
+
+
+def _places(pool: LayerCache) -> int:
+    """Places of a page."""
+    return jax.tree.leaves(pool.values)[0].shape[-2]
 
 
 def copy(pool: KVCache, table: PageTable, length_S: jax.Array, *, places_last: bool) -> KVCache:
@@ -69,18 +77,22 @@ def copy(pool: KVCache, table: PageTable, length_S: jax.Array, *, places_last: b
         counts: jax.Array,
         length_S: jax.Array,
     ) -> LayerCache:
-        place_P1 = jnp.arange(pool.values.shape[-2])[:, None]
+        place_P1 = jnp.arange(_places(pool))[:, None]
 
         # Page by page: each is a copy in place, and none is copied beyond their number.
         def copy_one(i: jax.Array, pool: LayerCache) -> LayerCache:
             to = target_M[i]
             left = length_S[pages.owner_M[to]] - pages.start_M[to]
-            keys, values = (jax.lax.dynamic_slice_in_dim(x, source_M[i], 1) for x in pool)
-            token = place_P1 < left
-            page = jnp.where(_turned(token, places_last), keys, 0), jnp.where(token, values, 0)
-            return LayerCache._make(
-                jax.lax.dynamic_update_slice_in_dim(old, new, to, 0)
-                for old, new in zip(pool, page, strict=True)
+            token_P1 = place_P1 < left
+
+            def put(token: jax.Array, old: jax.Array) -> jax.Array:
+                page = jax.lax.dynamic_slice_in_dim(old, source_M[i], 1)
+                page = jnp.where(token, page, 0)
+                return jax.lax.dynamic_update_slice_in_dim(old, page, to, 0)
+
+            return LayerCache(
+                jax.tree.map(partial(put, _turned(token_P1, places_last)), pool.keys),
+                jax.tree.map(partial(put, token_P1), pool.values),
             )
 
         return jax.lax.fori_loop(0, counts[0], copy_one, pool)
@@ -92,7 +104,7 @@ def resize(pool: KVCache, source_M: jax.Array) -> KVCache:
     """A pool of other length: which page of the old one stands at each place."""
 
     def shard(pool: LayerCache, source_M: jax.Array) -> LayerCache:
-        return LayerCache._make(jnp.take(x, source_M, axis=0, mode="clip") for x in pool)
+        return jax.tree.map(lambda x: jnp.take(x, source_M, axis=0, mode="clip"), pool)
 
     return _each_layer(shard, (pool,), (source_M,))
 
@@ -101,16 +113,23 @@ def store(pool: KVCache, rows: KVCache, pages_RW: jax.Array, *, places_last: boo
     """The pool with rows of W x P places, each cut into its pages; NO_PAGE for those to drop."""
 
     def shard(pool: LayerCache, rows: LayerCache, pages_RW: jax.Array) -> LayerCache:
-        (R, W), (K, size, H) = pages_RW.shape, pool.values.shape[1:]
-        keys = rows.keys.reshape(R, K, H, W, size).transpose(0, 3, 1, 4, 2)
-        keys = _turned(keys, places_last)
-        values = rows.values.reshape(R, K, W, size, H).transpose(0, 2, 1, 3, 4)
-        return LayerCache._make(
-            old.at[pages_RW.reshape(-1)].set(
-                new.reshape(R * W, *old.shape[1:]).astype(old.dtype), mode="drop"
-            )
-            for old, new in zip(pool, (keys, values), strict=True)
-        )
+        (R, W), size = pages_RW.shape, _places(pool)
+
+        def key_pages(x_RKHS: jax.Array) -> jax.Array:
+            K, H = x_RKHS.shape[1:3]
+            return x_RKHS.reshape(R, K, H, W, size).transpose(0, 3, 1, 4, 2)
+
+        def value_pages(x_RKSH: jax.Array) -> jax.Array:
+            K, H = x_RKSH.shape[1], x_RKSH.shape[-1]
+            return x_RKSH.reshape(R, K, W, size, H).transpose(0, 2, 1, 3, 4)
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            new = new.reshape(R * W, *old.shape[1:]).astype(old.dtype)
+            return old.at[pages_RW.reshape(-1)].set(new, mode="drop")
+
+        keys = _turned(jax.tree.map(key_pages, rows.keys), places_last)
+        values = jax.tree.map(value_pages, rows.values)
+        return jax.tree.map(put, pool, LayerCache(keys, values))
 
     return _each_layer(shard, (pool, rows), (pages_RW,))
 
@@ -121,16 +140,24 @@ def rows_of(
     """Rows of W x P places and `more` empty ones, out of their pages; zero from length_R on."""
 
     def shard(pool: LayerCache, pages_RW: jax.Array, length_R: jax.Array) -> LayerCache:
-        R, W = pages_RW.shape
-        keys, values = (jnp.take(x, pages_RW, axis=0, mode="clip") for x in pool)
-        _, _, K, size, H = values.shape
-        keys = _turned(keys, places_last).transpose(0, 2, 4, 1, 3).reshape(R, K, H, W * size)
-        values = values.transpose(0, 2, 1, 3, 4).reshape(R, K, W * size, H)
+        (R, W), size = pages_RW.shape, _places(pool)
         token = jnp.arange(W * size) < length_R[:, None, None, None]
-        padding = [(0, 0), (0, 0), (0, 0), (0, more)]
-        keys = jnp.pad(jnp.where(token, keys, 0), padding)
-        values = jnp.where(token.swapaxes(2, 3), values, 0)
-        return LayerCache(keys, jnp.pad(values, [padding[0], padding[1], padding[3], padding[2]]))
+        none, after = (0, 0), (0, more)
+
+        def key_rows(x: jax.Array) -> jax.Array:
+            x = _turned(jnp.take(x, pages_RW, axis=0, mode="clip"), places_last)
+            _, _, K, _, H = x.shape
+            x = x.transpose(0, 2, 4, 1, 3).reshape(R, K, H, W * size)
+            return jnp.pad(jnp.where(token, x, 0), [none, none, none, after])
+
+        def value_rows(x: jax.Array) -> jax.Array:
+            x = jnp.take(x, pages_RW, axis=0, mode="clip")
+            _, _, K, _, H = x.shape
+            x = x.transpose(0, 2, 1, 3, 4).reshape(R, K, W * size, H)
+            return jnp.pad(jnp.where(token.swapaxes(2, 3), x, 0), [none, none, after, none])
+
+        keys, values = pool
+        return LayerCache(jax.tree.map(key_rows, keys), jax.tree.map(value_rows, values))
 
     return _each_layer(shard, (pool,), (pages_RW, length_R))
 
@@ -143,7 +170,8 @@ def new_places(rows: KVCache, start_R: jax.Array, count: int) -> KVCache:
             return lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, count, axis)
 
         return LayerCache(
-            jax.vmap(cut(2))(rows.keys, start_R), jax.vmap(cut(1))(rows.values, start_R)
+            jax.tree.map(lambda x: jax.vmap(cut(2))(x, start_R), rows.keys),
+            jax.tree.map(lambda x: jax.vmap(cut(1))(x, start_R), rows.values),
         )
 
     return _each_layer(shard, (rows,), (start_R,))
@@ -157,7 +185,7 @@ def _each_layer(
     def layer(*layers: LayerCache) -> LayerCache:
         call: Callable[..., LayerCache] = function
         names: tuple[str | None, ...] = ("batch", "act_heads", None, None)
-        if layers[0].keys.ndim == 5:  # a stack of layers
+        if jax.tree.leaves(layers[0])[0].ndim == 5:  # a stack of layers
             in_axes = (*(0 for _ in layers), *(None for _ in operands))
             call, names = jax.vmap(function, in_axes=in_axes), (None, *names)
         if math.prod(meshes.ambient_sizes().values()) <= 1:

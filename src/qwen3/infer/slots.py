@@ -8,6 +8,7 @@ serves one answer at a time. Shapes never depend on the requests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -155,10 +156,11 @@ def _each_array(function: Callable[..., jax.Array], cache: KVCache, *others: KVC
 
     The places are the last axis of keys [.., K, H, S] and the last but one of values [.., K, S, H].
     """
+    on_keys, on_values = partial(function, -1), partial(function, -2)
     return jax.tree.map(
         lambda *layers: LayerCache(
-            function(-1, *(layer.keys for layer in layers)),
-            function(-2, *(layer.values for layer in layers)),
+            jax.tree.map(on_keys, *(layer.keys for layer in layers)),
+            jax.tree.map(on_values, *(layer.values for layer in layers)),
         ),
         cache,
         *others,

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from qwen3 import mesh as meshes
 from qwen3.ops.attention import RESIDUALS
+from qwen3.ops.int8 import INT8
 from qwen3.ops.mlp import GATED
 from qwen3.ops.quantised import FLOAT, PRODUCTS
 
@@ -45,7 +46,7 @@ REMAT: dict[str, Callable | None] = {
     "offload_attention": _offload(RESIDUALS),
 }
 
-CACHE_DTYPES = ("", "float32", "bfloat16")
+CACHE_DTYPES = ("", "float32", "bfloat16", INT8)
 
 # Defaults of each platform. bf16 is slower than fp32 on CPUs.
 PLATFORMS = {

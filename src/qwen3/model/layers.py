@@ -18,7 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import attention, dual_chunk, mlp, norm, paged, rope, transport
+from qwen3.ops import attention, dual_chunk, int8, mlp, norm, paged, rope, transport
+from qwen3.ops.int8 import INT8, Stored
 from qwen3.ops.linear import linear
 from qwen3.ops.paged_attention import Pages
 
@@ -39,8 +40,8 @@ class LayerCache(NamedTuple):
     sequence, or M pages of P places (see `ops.paged`).
     """
 
-    keys: jax.Array  # [B, K, H, S], [M, K, H, P] or [M, K, P, H], rotated to their positions
-    values: jax.Array  # [B, K, S, H] or [M, K, P, H]
+    keys: Stored  # [B, K, H, S], [M, K, H, P] or [M, K, P, H], rotated to their positions
+    values: Stored  # [B, K, S, H] or [M, K, P, H]
 
 
 def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
@@ -135,10 +136,11 @@ class Attention(nn.Module):
         q_BTNH = rope.rotate(q_BTNH, at.cos_BTh, at.sin_BTh)
         k_BTKH = rope.rotate(k_BTKH, at.cos_BTh, at.sin_BTh)
         if cache is None:
+            new_cache, k_BTKH, v_BTKH = filled(k_BTKH, v_BTKH, self.execution.cache_dtype)
             o_BTNH = attention.attention(
                 q_BTNH, k_BTKH, v_BTKH, segments_BT=at.segments_BT, kernel=self.execution.attention
             )
-            return o_BTNH, stacked(k_BTKH, v_BTKH)
+            return o_BTNH, new_cache
         assert at.index_BT is not None  # `forward` sets it with a cache
         if at.pages is not None:
             return append((q_BTNH,), k_BTKH, v_BTKH, at, cache, self.execution.pages)
@@ -172,7 +174,7 @@ class Attention(nn.Module):
             queries = tuple(rotate(q_BTNH, positions_BT) for positions_BT in towards)
             return append(queries, k_BTKH, v_BTKH, at, cache, self.execution.pages, settings.chunk)
         if cache is None:
-            new_cache, k_BSKH, v_BSKH = stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
+            new_cache, k_BSKH, v_BSKH = filled(k_BTKH, v_BTKH, self.execution.cache_dtype)
             k_positions_BS, index_T = at.positions_BT, jnp.arange(q_BTNH.shape[1])
             mask_BTS = (index_T[:, None] >= index_T[None, :])[None]
             if at.segments_BT is not None:
@@ -180,8 +182,8 @@ class Attention(nn.Module):
         else:
             assert at.index_BT is not None  # `forward` sets it with a cache
             new_cache = write(cache, k_BTKH, v_BTKH, at.index_BT)
-            k_BSKH = new_cache.keys.transpose(0, 3, 1, 2)
-            v_BSKH = new_cache.values.transpose(0, 2, 1, 3)
+            keys, values = (int8.dequantise(x, q_BTNH.dtype) for x in new_cache)
+            k_BSKH, v_BSKH = keys.transpose(0, 3, 1, 2), values.transpose(0, 2, 1, 3)
             # A cache holds one document from its first token on, so a slot is a position.
             k_positions_BS = jnp.arange(k_BSKH.shape[1])[None]
             mask_BTS = at.index_BT[:, :, None] >= k_positions_BS[:, None, :]
@@ -225,9 +227,27 @@ def append(
     return o_BTNH, LayerCache(keys, values)
 
 
-def stacked(k_BTKH: jax.Array, v_BTKH: jax.Array) -> LayerCache:
+def stacked(k_BTKH: Stored, v_BTKH: Stored) -> LayerCache:
     """These tokens' keys and values as a cache stores them."""
-    return LayerCache(k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3))
+    return LayerCache(
+        jax.tree.map(lambda x: x.transpose(0, 2, 3, 1), k_BTKH),
+        jax.tree.map(lambda x: x.transpose(0, 2, 1, 3), v_BTKH),
+    )
+
+
+def filled(
+    k_BTKH: jax.Array, v_BTKH: jax.Array, cache_dtype: str
+) -> tuple[LayerCache, jax.Array, jax.Array]:
+    """(a cache of these tokens, their keys and values as it gives them back).
+
+    A prompt attends to what an int8 cache holds of it, as its answer will: a token then sees the
+    same whether those before it were prefilled with it, earlier, or decoded.
+    """
+    if cache_dtype != INT8:
+        return stacked(k_BTKH, v_BTKH), k_BTKH, v_BTKH
+    pair = tuple(int8.quantise(x, axis=-1) for x in (k_BTKH, v_BTKH))
+    k_BTKH, v_BTKH = (int8.dequantise(x, k_BTKH.dtype) for x in pair)
+    return stacked(*pair), k_BTKH, v_BTKH
 
 
 def write(
@@ -242,8 +262,12 @@ def write(
 
         return jax.vmap(put_row)(old, new, index_BT[:, 0])
 
-    new = stacked(k_BTKH, v_BTKH)
-    return LayerCache(put(2, cache.keys, new.keys), put(1, cache.values, new.values))
+    pair = (int8.like(old, x, axis=-1) for old, x in zip(cache, (k_BTKH, v_BTKH), strict=True))
+    new = stacked(*pair)
+    return LayerCache(
+        jax.tree.map(partial(put, 2), cache.keys, new.keys),
+        jax.tree.map(partial(put, 1), cache.values, new.values),
+    )
 
 
 class Mlp(nn.Module):

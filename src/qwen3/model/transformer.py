@@ -18,7 +18,7 @@ from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution, rematerialise
 from qwen3.model.layers import Block, LayerCache, Positions, frequencies
 from qwen3.model.sizes import ModelConfig
-from qwen3.ops import norm, paged_attention, rope
+from qwen3.ops import int8, norm, paged_attention, rope
 from qwen3.ops.transport import MoeStats
 
 Params: TypeAlias = dict[str, Any]  # the tree above
@@ -98,9 +98,8 @@ def new_cache(
     """An empty KV cache with `length` slots for each of `rows` sequences."""
 
     def empty(*leading: int) -> LayerCache:
-        heads = (*leading, rows, config.kv_heads)
-        keys = jnp.zeros((*heads, config.head_dim, length), dtype)
-        return LayerCache(keys, keys.swapaxes(-1, -2))
+        keys = int8.zeros((*leading, rows, config.kv_heads, config.head_dim, length), dtype, -2)
+        return LayerCache(keys, jax.tree.map(lambda x: x.swapaxes(-1, -2), keys))
 
     layers = empty(config.layers) if stacked else tuple(empty() for _ in range(config.layers))
     return Cache(layers, jnp.zeros(rows, jnp.int32))
@@ -280,7 +279,8 @@ def _blocks(
     Caches and streams are None unless they are to be returned.
     """
     keep_cache = cache is not None or "cache" in collect
-    block = Block(config, execution)
+    # Without a cache nothing is rounded to what one would hold.
+    block = Block(config, execution if keep_cache else execution.replace(cache_dtype=""))
 
     def apply(
         x_BTD: jax.Array, params: Params, layer_cache: LayerCache | None, ids_BTA: jax.Array | None

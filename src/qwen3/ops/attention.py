@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qwen3 import mesh as meshes
+from qwen3.ops import int8
 
 MASKED = -1e30  # score of a masked key: finite, so that its gradient is 0 and not NaN
 RESIDUALS = "attention"  # name, for remat policies, of what the backward pass needs of a kernel
@@ -220,22 +221,25 @@ _blocked.defvjp(_blocked_forward, _blocked_backward)
 
 
 def cached(
-    q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, *, q_index_BT: jax.Array
+    q_BTNH: jax.Array, k_BKHS: int8.Stored, v_BKSH: int8.Stored, *, q_index_BT: jax.Array
 ) -> jax.Array:
     """Attention into a KV cache: query t of row b sees the cache's slots 0..q_index_BT[b, t].
 
     [B, T, N, H] out, scores in fp32. Keys are stored with the S slots last: XLA:CPU multiplies a
-    query with them in little more than half the time.
+    query with them in little more than half the time. Where they are in int8, it is scores and
+    weights that are multiplied with the scales.
     """
     B, T, N, H = q_BTNH.shape
+    k_BKHS, k_scales = int8.factor(k_BKHS, q_BTNH.dtype)
+    v_BKSH, v_scales = int8.factor(v_BKSH, q_BTNH.dtype)
     K, S = k_BKHS.shape[1], k_BKHS.shape[-1]
     q_BKGTH = (q_BTNH * H**-0.5).reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
     q_BKRH = q_BKGTH.reshape(B, K, -1, H).astype(k_BKHS.dtype)
     mask = q_index_BT[:, None, None, :, None] >= jnp.arange(S)
-    scores = _matmul_fp32("BKRH,BKHS->BKRS", q_BKRH, k_BKHS)
+    scores = int8.scaled(_matmul_fp32("BKRH,BKHS->BKRS", q_BKRH, k_BKHS), k_scales)
     scores = jnp.where(mask, scores.reshape(B, K, N // K, T, S), MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
-    o_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights.reshape(B, K, -1, S), v_BKSH)
+    weights = int8.scaled(jax.nn.softmax(scores, axis=-1).reshape(B, K, -1, S), v_scales)
+    o_BKRH = jnp.einsum("BKRS,BKSH->BKRH", weights.astype(v_BKSH.dtype), v_BKSH)
     o_BTKGH = o_BKRH.reshape(B, K, N // K, T, H).transpose(0, 3, 1, 2, 4)
     return o_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
 

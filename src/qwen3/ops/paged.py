@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from qwen3 import mesh as meshes
-from qwen3.ops import paged_attention
+from qwen3.ops import int8, paged_attention
+from qwen3.ops.int8 import Stored
 from qwen3.ops.paged_attention import Pages, Query
 
 
@@ -21,15 +22,15 @@ def append(
     queries: Sequence[jax.Array],
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
-    keys: jax.Array,
-    values_MKPH: jax.Array,
+    keys: Stored,
+    values_MKPH: Stored,
     pages: Pages,
     *,
     index_B: jax.Array,
     active_B: jax.Array,
     kernel: str,
     chunk: int | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, Stored, Stored]:
     """(attention output [B, 1, N, H], keys and values with the new token of each active sequence).
 
     queries: [B, 1, N, H] each, see `paged_attention.Query`. keys: [M, K, H, P] or [M, K, P, H], see
@@ -45,20 +46,26 @@ def append(
         queries: tuple[jax.Array, ...],
         k_BTKH: jax.Array,
         v_BTKH: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
+        keys: Stored,
+        values: Stored,
         pages: Pages,
         index_B: jax.Array,
         active_B: jax.Array,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        size = values.shape[-2]
+    ) -> tuple[jax.Array, Stored, Stored]:
+        count, _, size, _ = jax.tree.leaves(values)[0].shape
         page_B = jnp.take_along_axis(pages.table_BS, (index_B // size)[:, None], axis=1)[:, 0]
-        page_B = jnp.where(active_B, page_B, values.shape[0])  # no page M: nothing is written there
+        page_B = jnp.where(active_B, page_B, count)  # there is no page M: nothing is written there
         place_B = index_B % size
-        last = paged_attention.places_last(kernel)
-        place = keys.at[page_B, :, :, place_B] if last else keys.at[page_B, :, place_B]
-        keys = place.set(k_BTKH[:, 0].astype(keys.dtype), mode="drop")
-        values = values.at[page_B, :, place_B].set(v_BTKH[:, 0].astype(values.dtype), mode="drop")
+
+        def write(old: Stored, x_BTKH: jax.Array, last: bool) -> Stored:
+            def each(old: jax.Array, new_BKH: jax.Array) -> jax.Array:
+                place = old.at[page_B, :, :, place_B] if last else old.at[page_B, :, place_B]
+                return place.set(new_BKH.astype(old.dtype), mode="drop")
+
+            return jax.tree.map(each, old, int8.like(old, x_BTKH[:, 0], axis=-1))
+
+        keys = write(keys, k_BTKH, paged_attention.places_last(kernel))
+        values = write(values, v_BTKH, False)
         query = Query(tuple(q[:, 0] for q in queries), index_B, active_B, chunk, cores)
         out_BNH = paged_attention.attend(kernel, query, keys, values, pages)
         return out_BNH[:, None].astype(queries[0].dtype), keys, values

@@ -16,6 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from qwen3.ops import int8
+from qwen3.ops.int8 import Int8, Stored
+
 MASKED = -1e30
 SCALAR_MEMORY = 2**20  # bytes of a TensorCore's SMEM, where the Pallas kernel reads its table
 STEP = 512  # places of a sequence that "gathered" and "pallas" take at once, at least a page
@@ -51,12 +54,10 @@ class Query(NamedTuple):
 
 
 # (query, keys, values [M, K, P, H], pages) -> [B, N, H] in fp32
-Kernel: TypeAlias = Callable[[Query, jax.Array, jax.Array, Pages], jax.Array]
+Kernel: TypeAlias = Callable[[Query, Stored, Stored, Pages], jax.Array]
 
 
-def attend(
-    kernel: str, query: Query, keys: jax.Array, values_MKPH: jax.Array, pages: Pages
-) -> jax.Array:
+def attend(kernel: str, query: Query, keys: Stored, values_MKPH: Stored, pages: Pages) -> jax.Array:
     """Attention output [B, N, H] in fp32, scores scaled by H^-0.5. keys: see `places_last`.
 
     Raises ValueError for an unknown kernel, naming the known ones, and for what one cannot do.
@@ -71,6 +72,22 @@ def known(kernel: str) -> str:
     return kernel
 
 
+def check_cache(kernel: str, dtype: Any) -> None:
+    """ValueError where a kernel cannot read a cache of this dtype, naming what can."""
+    if known(kernel) != "pallas" or dtype == jnp.bfloat16:
+        return
+    if dtype == int8.INT8:
+        # JAX's form for int8 reads a scale for every number, so more bytes than of bfloat16.
+        raise ValueError(
+            "the kernel of pages 'pallas' takes no int8 cache: take execution.pages 'gathered', "
+            "the cache 'rows', or cache_dtype 'bfloat16'"
+        )
+    raise ValueError(
+        f"the kernel of pages 'pallas' rounds to bfloat16, so it takes no {dtype} cache: take "
+        "'gathered'"
+    )
+
+
 def places_last(kernel: str) -> bool:
     """Whether keys are stored as [M, K, H, P] and not as values are, [M, K, P, H].
 
@@ -80,9 +97,9 @@ def places_last(kernel: str) -> bool:
     return known(kernel) == "in_place"
 
 
-def _in_place(
-    query: Query, keys_MKHP: jax.Array, values_MKPH: jax.Array, pages: Pages
-) -> jax.Array:
+def _in_place(query: Query, keys_MKHP: Stored, values_MKPH: Stored, pages: Pages) -> jax.Array:
+    keys_MKHP, k_scales = int8.factor(keys_MKHP, query.variants[0].dtype)
+    values_MKPH, v_scales = int8.factor(values_MKPH, query.variants[0].dtype)
     K, H, P = keys_MKHP.shape[1:]
     owner, shape = pages.owner_M, query.heads(K)
     place_MP = pages.start_M[:, None] + jnp.arange(P)
@@ -95,9 +112,10 @@ def _in_place(
     def scores(q_BNH: jax.Array) -> jax.Array:
         q_BNH = jnp.matmul(q_BNH.astype(jnp.float32), scale_HH, precision=jax.lax.Precision.HIGHEST)
         q_BKGH = q_BNH.reshape(*shape, H).astype(keys_MKHP.dtype)
-        return jnp.einsum(
+        scores_MKGP = jnp.einsum(
             "MKGH,MKHP->MKGP", q_BKGH[owner], keys_MKHP, preferred_element_type=jnp.float32
         )
+        return int8.scaled(scores_MKGP, k_scales)
 
     variants = [scores(q) for q in query.variants]
     scores_MKGP = _by_distance(variants, query.chunk, index_M1, place_MP)
@@ -109,7 +127,7 @@ def _in_place(
     total_BKG = jnp.zeros(shape).at[ordered].add(weights_MKGP.sum(-1)[order], mode="drop")
     part_MKGH = jnp.einsum(
         "MKGP,MKPH->MKGH",
-        weights_MKGP.astype(values_MKPH.dtype),
+        int8.scaled(weights_MKGP, v_scales).astype(values_MKPH.dtype),
         values_MKPH,
         preferred_element_type=jnp.float32,
     )
@@ -119,22 +137,24 @@ def _in_place(
     return out_BKGH.reshape(query.variants[0].shape)
 
 
-def _gathered(
-    query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: Pages
-) -> jax.Array:
-    K, P, H = keys_MKPH.shape[1:]
+def _gathered(query: Query, keys_MKPH: Stored, values_MKPH: Stored, pages: Pages) -> jax.Array:
+    K, P, H = jax.tree.leaves(keys_MKPH)[0].shape[1:]
     shape, count = query.heads(K), max(STEP // P, 1)  # pages of a sequence at once
     table_BS = _padded(pages.table_BS, count)
     last = jnp.max(jnp.where(query.active_B, query.index_B, -1))
 
-    def rows(x_MKPH: jax.Array, pages_BC: jax.Array) -> jax.Array:
-        x_BKCPH = x_MKPH[pages_BC].swapaxes(1, 2)
-        return x_BKCPH.reshape(*x_BKCPH.shape[:2], count * P, H)
+    def rows(stored_MKPH: Stored, pages_BC: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        def each(x_MKPH: jax.Array) -> jax.Array:
+            x_BKCPH = x_MKPH[pages_BC].swapaxes(1, 2)
+            return x_BKCPH.reshape(*x_BKCPH.shape[:2], count * P, -1)
+
+        return int8.factor(jax.tree.map(each, stored_MKPH), query.variants[0].dtype)
 
     def step(i: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         top_BKG, total_BKG, out_BKGH = sums
         pages_BC = jax.lax.dynamic_slice_in_dim(table_BS, i * count, count, axis=1)
-        keys_BKSH, values_BKSH = rows(keys_MKPH, pages_BC), rows(values_MKPH, pages_BC)
+        keys_BKSH, k_scales = rows(keys_MKPH, pages_BC)
+        values_BKSH, v_scales = rows(values_MKPH, pages_BC)
         scores = [
             jnp.einsum(
                 "BKGH,BKSH->BKGS",
@@ -144,6 +164,7 @@ def _gathered(
             )
             for q in query.variants
         ]
+        scores = [int8.scaled(s, k_scales) for s in scores]
         place_BS, index_B1 = (i * count * P + jnp.arange(count * P))[None], query.index_B[:, None]
         scores_BKGS = _by_distance(scores, query.chunk, index_B1, place_BS)
         scores_BKGS = jnp.where((place_BS <= index_B1)[:, None, None], scores_BKGS, MASKED)
@@ -151,7 +172,7 @@ def _gathered(
         weights_BKGS = jnp.exp(scores_BKGS - new_BKG[..., None])
         part_BKGH = jnp.einsum(
             "BKGS,BKSH->BKGH",
-            weights_BKGS.astype(values_BKSH.dtype),
+            int8.scaled(weights_BKGS, v_scales).astype(values_BKSH.dtype),
             values_BKSH,
             preferred_element_type=jnp.float32,
         )
@@ -168,18 +189,15 @@ def _gathered(
     return out_BKGH.reshape(query.variants[0].shape)
 
 
-def _pallas(query: Query, keys_MKPH: jax.Array, values_MKPH: jax.Array, pages: Pages) -> jax.Array:
+def _pallas(query: Query, keys_MKPH: Stored, values_MKPH: Stored, pages: Pages) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
 
     if query.chunk is not None:
         raise ValueError(
             "the kernel of pages 'pallas' has no Dual Chunk Attention: take 'gathered'"
         )
-    if keys_MKPH.dtype != jnp.bfloat16:
-        raise ValueError(
-            f"the kernel of pages 'pallas' rounds to bfloat16, so it takes no {keys_MKPH.dtype} "
-            "cache: take 'gathered'"
-        )
+    check_cache("pallas", jax.tree.leaves(keys_MKPH)[0].dtype)
+    assert not isinstance(keys_MKPH, Int8) and not isinstance(values_MKPH, Int8)
     M, K, P, H = keys_MKPH.shape
     if H % 128:
         raise ValueError(
