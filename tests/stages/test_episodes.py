@@ -17,6 +17,7 @@ from qwen3.curate.files import write_problems
 from qwen3.data import rows
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments import WORLDS
+from qwen3.environments.agent_loop import Trajectory
 from qwen3.environments.episode_answers import play
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request
@@ -93,6 +94,43 @@ def test_episodes_are_the_same_in_pages(engine, tokenizer):
         together, play(engine(), tokenizer, starts(tokenizer, 3, 1)), strict=True
     ):
         assert_same(one, other)
+
+
+def counts(answers, prompts):
+    """(tokens that are new to the cache, tokens of all turns): what must be prefilled, and what is
+    where every turn begins anew. prompts: requests of the first turns that share no prefill."""
+    new = naive = sum(len(request.prompt) - 1 for request in prompts)
+    for answer in answers:
+        length = len(answer.completion.request.prompt)
+        ends = [end for _, end in answer.transcript.turns]
+        for end, (start, _) in zip(ends, answer.transcript.turns[1:], strict=False):
+            new += start - end
+            naive += length + start - 1
+    return new, naive
+
+
+CACHES = {"rows": {}, "paged": {"cache": "paged", "buckets": None, "page_size": 16}}
+
+
+@pytest.mark.parametrize("form", CACHES)
+def test_a_turn_prefills_only_what_came_since_the_last_one(engine, tokenizer, monkeypatch, form):
+    """More episodes than slots; what the policy wrote itself is in the KV cache already."""
+    begun, goes_on = starts(tokenizer), engine(**CACHES[form])
+    answers = play(goes_on, tokenizer, begun)
+    new, naive = counts(answers, [request for _, request in begun[::2]])
+    turns = sum(len(answer.transcript.turns) - 1 for answer in answers)
+    # The places behind the last whole page are no page that could be shared.
+    most = new + (15 * turns if form == "paged" else 0)
+    assert new <= goes_on.stats["prefilled_tokens"] <= most < 0.7 * naive
+
+    next_request = Trajectory.next_request
+    monkeypatch.setattr(
+        Trajectory, "next_request", lambda *args: replace(next_request(*args), turn=None)
+    )
+    anew = engine()
+    for one, other in zip(answers, play(anew, tokenizer, begun), strict=True):
+        assert_same(one, other)
+    assert anew.stats["prefilled_tokens"] == naive
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ class Trajectory:
         ids, most = self.ids, self.world.limits.turn_tokens
         self.opening = turn_opening(tokenizer, ids)
         left = most if self.tokens_left is None else min(most, self.tokens_left)
-        return dataclasses.replace(self.request, prompt=ids, max_tokens=left)
+        return dataclasses.replace(self.request, prompt=ids, max_tokens=left, turn=len(self.turns))
 
     def add_turn(self, turn: Completion, text: str) -> chat.Parsed:
         """Append what the policy wrote; returns it in its parts."""

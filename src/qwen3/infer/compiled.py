@@ -31,6 +31,10 @@ class CompiledPrograms:
     new: Callable[..., Any]  # (slots, length) -> slots, KV cache
     prefill: Callable[..., Any]  # (parameters, tokens, lengths) -> KV cache, experts
     insert: Callable[..., Any]  # (slots, KV cache, prefilled, Admission) -> slots, KV cache
+    admit: Callable[
+        ..., Any
+    ]  # (slots, Admission) -> slots, whose KV cache holds its tokens already
+    extend: Callable[..., Any]  # see decode.extend -> KV cache, experts
     decode: Callable[..., Any]  # see decode.decode_steps -> slots, KV cache, DecodeOutput
     resize: Callable[..., Any]  # (slots, KV cache, keep, length=) -> slots, KV cache
     release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
@@ -65,6 +69,12 @@ def build(
     def prefill(params: Any, tokens: jax.Array, lengths: jax.Array) -> Any:
         return decode.prefill(params, config, tokens, lengths, execution=execution)
 
+    def extend(params: Any, kv_cache: KVCache, *arguments: Any) -> Any:
+        return decode.extend(params, config, kv_cache, *arguments, execution=execution)
+
+    def admit(slots: Slots, admission: slots_.Admission) -> Slots:
+        return slots_.insert(slots, (), (), admission)[0]
+
     def decode_block(params: Any, *arguments: Any, alternatives: int = 0) -> Any:
         return decode.decode_steps(
             params,
@@ -82,13 +92,15 @@ def build(
     def shapes(slots: int, length: int) -> Any:
         return abstract(config, execution, at, lambda: new(slots, length))
 
-    state = (at.slots, at.kv_cache)
+    state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
     placed = in_mesh(jax.jit(place, out_shardings=at.engine))
     return CompiledPrograms(
         place=lambda params: placed(jax.device_put(params, at.trainer)),
         new=in_mesh(jax.jit(new, static_argnums=(0, 1), out_shardings=state)),
-        prefill=in_mesh(jax.jit(prefill, out_shardings=(at.kv_cache, at.replicated))),
+        prefill=in_mesh(jax.jit(prefill, out_shardings=prefilled)),
         insert=in_mesh(jax.jit(slots_.insert, donate_argnums=(0, 1), out_shardings=state)),
+        admit=in_mesh(jax.jit(admit, donate_argnums=0, out_shardings=at.slots)),
+        extend=in_mesh(jax.jit(extend, donate_argnums=1, out_shardings=prefilled)),
         decode=in_mesh(decode_program(decode_block, at)),
         resize=in_mesh(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
         release=in_mesh(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),

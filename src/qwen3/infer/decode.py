@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qwen3.infer import budget, grammar, kv_pages
+from qwen3.infer import slots as slots_
 from qwen3.infer.budget import Array
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.mesh import constrain
@@ -76,6 +77,26 @@ def prefill_on(
     options = {"execution": execution, "cache": transformer.Cache(rows, starts_P)}
     layers, experts = _read_prompts(params, config, tokens_PT, lengths_P, **options)
     return kv_pages.new_places(layers, starts_P, tokens_PT.shape[1]), experts
+
+
+def extend(
+    params: Any,
+    config: ModelConfig,
+    kv_cache: KVCache,
+    tokens_RT: jax.Array,
+    lengths_R: jax.Array,
+    starts_R: jax.Array,
+    slots_R: jax.Array,
+    *,
+    execution: Execution,
+) -> tuple[KVCache, jax.Array | None]:
+    """(the KV cache in which tokens go on behind the starts_R tokens of their slots, their experts
+    [L, R, T, A] or None). Rows of the batch whose slot is none are left out.
+    """
+    rows = slots_.rows_of(kv_cache, slots_R, starts_R, more=tokens_RT.shape[1])
+    options = {"execution": execution, "cache": transformer.Cache(rows, starts_R)}
+    layers, experts = _read_prompts(params, config, tokens_RT, lengths_R, **options)
+    return slots_.put_rows(kv_cache, layers, slots_R, starts_R + lengths_R), experts
 
 
 def _read_prompts(

@@ -207,7 +207,9 @@ class Engine:
             )
         for state in states:
             self.caches.wait(state)
-        self.waiting.extend(states)
+        later = [state for state in states if state.request.turn]
+        self.waiting.extendleft(reversed(later))  # before others take the place of their cache
+        self.waiting.extend(state for state in states if not state.request.turn)
         return states
 
     def abort(self, states: Sequence[RequestState]) -> None:

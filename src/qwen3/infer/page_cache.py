@@ -9,6 +9,7 @@ between decode calls, which it does not hold up.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class PrefillProgress(NamedTuple):
 
     ready: list[RequestState]  # requests that can be decoded now, with pages of their own
     begun: int  # prompts of which the first chunk was prefilled
+    tokens: int  # that were prefilled
     shards: set[int | None]  # where anything was prefilled
     errors: dict[RequestState, Exception]  # of requests that failed
 
@@ -78,6 +80,19 @@ class PageCache:
         missing += growth * (decoding + len(filling) + 1)
         held = {page for other in filling for page in other.pages}
         return pool.available + len(held - pool.owned) >= missing
+
+    def known(self, state: RequestState, shard: int) -> int:
+        """Pages that a later turn of a dialogue goes on behind in a shard; 0 for other requests."""
+        if not state.request.turn:
+            return 0
+        page_of = self.pools[shard].page_of
+        return sum(1 for _ in itertools.takewhile(page_of.__contains__, self._keys(state)))
+
+    def keep(self, state: RequestState, needed: bool) -> None:
+        """Whether a turn waits for the pages that it goes on behind: they are given up last."""
+        for shard, pool in enumerate(self.pools):
+            for key in self._keys(state)[: self.known(state, shard)]:
+                pool.keep(key, needed)
 
     def begin(self, state: RequestState, shard: int) -> None:
         """Prefill a request from the next `advance` on."""
@@ -140,7 +155,7 @@ class PageCache:
         of the old ones stands at each place. None where they stay.
         """
         layout = self.layout
-        used = max(pool.used for pool in self.pools)
+        used = max(pool.used + len(pool.kept) for pool in self.pools)
         width = layout.width(min(used + used // 8, layout.most))
         if width >= self.width:
             return None
@@ -176,6 +191,7 @@ class PageCache:
         return PrefillProgress(
             ready=[state for state in candidates if self._match(state) and self._own(state)],
             begun=sum(chunk.start == 0 for chunk in chunks),
+            tokens=sum(len(chunk.tokens) for chunk in chunks if chunk.state not in errors),
             shards={chunk.state.shard for chunk in chunks},
             errors=errors,
         )

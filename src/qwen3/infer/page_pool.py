@@ -2,8 +2,9 @@
 
 A page that holds a prefix is found by the hash of all tokens up to its last one. It may have many
 users, who only read it, and one owner, whose answer goes on in it. Without any it stays until its
-place is needed, and the one that was not used for longest is given up first. Pages with low numbers
-are taken first, and the pool grows only where no other is left, up to `most`.
+place is needed, and the one that was not used for longest is given up first, those that a waiting
+turn of a dialogue goes on behind last of all. Pages with low numbers are taken first, and the pool
+grows only where no other is left, up to `most`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class PagePool:
         self.keys_of: dict[int, list[bytes]] = {}
         self.experts: dict[int, np.ndarray] = {}  # uint8 [places, L, A] of those, where recorded
         self.unused: OrderedDict[int, None] = OrderedDict()  # of those, without users; oldest first
+        self.kept: OrderedDict[int, None] = OrderedDict()  # the same, which a waiting turn needs
 
     @property
     def available(self) -> int:
@@ -60,10 +62,13 @@ class PagePool:
         while len(self.free) < count and self.unused:
             self._give_up(next(iter(self.unused)))
         if len(self.free) < count:
-            width = min(self.grown(self.used + count), self.most)
+            wanted = min(self.used + len(self.kept) + count, self.most)
+            width = min(self.grown(wanted), self.most)
             for page in range(self.width, width):
                 heapq.heappush(self.free, page)
             self.width = width
+        while len(self.free) < count:
+            self._give_up(next(iter(self.kept)))
         taken = [heapq.heappop(self.free) for _ in range(count)]
         self.users.update(dict.fromkeys(taken, 1))
         return taken
@@ -79,6 +84,15 @@ class PagePool:
         """One more user of a page."""
         self.users[page] = self.users.get(page, 0) + 1
         self.unused.pop(page, None)
+        self.kept.pop(page, None)
+
+    def keep(self, key: bytes, needed: bool) -> None:
+        """A prefix's page without users is given up last, or like the others if not `needed`."""
+        page = self.page_of.get(key)
+        come, go = (self.kept, self.unused) if needed else (self.unused, self.kept)
+        if page in go:
+            del go[page]
+            come[page] = None
 
     def release(self, pages: Iterable[int]) -> None:
         """One user less of each."""
@@ -100,14 +114,14 @@ class PagePool:
                 self.experts[page] = experts
 
     def shrink(self, width: int) -> dict[int, int]:
-        """Have only `width` pages, no fewer than are used: where pages moved, {old: new}."""
-        assert self.used <= width <= self.width
+        """Have only `width` pages, at least those used and kept: where pages moved, {old: new}."""
+        assert self.used + len(self.kept) <= width <= self.width
         for page in [page for page in self.unused if page >= width]:
             self._give_up(page)
         self.free = [page for page in self.free if page < width]
         heapq.heapify(self.free)
         moved = {}
-        for page in sorted(page for page in self.users if page >= width):
+        for page in sorted(page for page in (*self.users, *self.kept) if page >= width):
             if not self.free:
                 self._give_up(next(iter(self.unused)))
             moved[page] = heapq.heappop(self.free)
@@ -117,24 +131,28 @@ class PagePool:
 
     def clear(self) -> None:
         """Forget all prefixes; pages keep their users."""
-        for page in self.unused:
+        for page in (*self.unused, *self.kept):
             heapq.heappush(self.free, page)
         self.page_of.clear()
         self.keys_of.clear()
         self.experts.clear()
         self.unused.clear()
+        self.kept.clear()
 
     def _give_up(self, page: int) -> None:
         """Free a page that has no users and forget what it holds."""
-        del self.unused[page]
+        self.unused.pop(page, None)
+        self.kept.pop(page, None)
         for key in self.keys_of.pop(page):
             del self.page_of[key]
         self.experts.pop(page, None)
         heapq.heappush(self.free, page)
 
     def _rename(self, moved: dict[int, int]) -> None:
+        self.kept = OrderedDict.fromkeys(moved.get(page, page) for page in self.kept)
         for old, new in moved.items():
-            self.users[new] = self.users.pop(old)
+            if old in self.users:
+                self.users[new] = self.users.pop(old)
             if old in self.owned:
                 self.owned.remove(old)
                 self.owned.add(new)

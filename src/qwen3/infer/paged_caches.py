@@ -60,7 +60,9 @@ class PagedCaches:
         return self.slot_table.width * self.layout.batch_ways * self.layout.page_size
 
     def wait(self, state: RequestState) -> None:
-        """Nothing is kept for requests in the queue but the pages that are there anyway."""
+        """Of requests in the queue, turns of dialogues alone have pages kept for them."""
+        if state.request.turn:
+            self.page_cache.keep(state, True)
 
     def clear(self) -> None:
         self.page_cache.clear()
@@ -83,6 +85,8 @@ class PagedCaches:
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
         for state in states:
+            if state.shard is None and state.request.turn:
+                self.page_cache.keep(state, False)
             self.page_cache.end(state)
         self.slot_table.finish(states, active)
 
@@ -120,7 +124,9 @@ class PagedCaches:
             self.page_cache.begin(self.waiting.popleft(), shard)
 
     def _shard(self, state: RequestState) -> int | None:
-        """The batch shard with the most free slots that has pages for a request; None for none."""
+        """The batch shard that has pages for a request, first one that holds what a turn goes on
+        behind, then the one with the most free slots; None for none.
+        """
         filling = Counter(other.shard for other in self.page_cache.filling)
         decoding = Counter(other.shard for other in self.requests)
         free = {
@@ -129,15 +135,16 @@ class PagedCaches:
         }
         fitting = (
             shard
-            for shard in sorted(free, key=lambda shard: -free[shard])
+            for shard in sorted(free, key=lambda s: (-self.page_cache.known(state, s), -free[s]))
             if free[shard] > 0 and self.page_cache.fits(state, shard, decoding[shard])
         )
         return next(fitting, None)
 
     def _admit(self, params: Any) -> dict[RequestState, Exception]:
         """Prefill a chunk of each prompt, and put the requests that are through into slots."""
-        ready, begun, shards, errors = self.page_cache.advance(params)
+        ready, begun, tokens, shards, errors = self.page_cache.advance(params)
         self.stats["prefills"] += begun
+        self.stats["prefilled_tokens"] += tokens
         if not ready:
             self._unblock(shards)
             return errors

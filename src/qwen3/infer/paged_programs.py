@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from qwen3.infer import compiled, decode, kv_pages
 from qwen3.infer import slots as slots_
 from qwen3.infer.kv_pages import PageTable
-from qwen3.infer.slots import Admission, KVCache, Slots
+from qwen3.infer.slots import KVCache, Slots
 from qwen3.model.execution import Execution
 from qwen3.model.layers import LayerCache
 from qwen3.model.sizes import ModelConfig
@@ -54,9 +54,6 @@ def build(
     def prefill_on(params: Any, *arguments: Any) -> Any:
         return decode.prefill_on(params, config, *arguments, execution=execution)
 
-    def insert(slots: Slots, admission: Admission) -> Slots:
-        return slots_.insert(slots, (), (), admission)[0]  # the KV cache is in its pages already
-
     def decode_block(
         params: Any,
         slots: Slots,
@@ -93,7 +90,7 @@ def build(
         store=in_mesh(jax.jit(store, donate_argnums=0, out_shardings=at.kv_cache)),
         rows_of=in_mesh(jax.jit(rows_of, static_argnames=("more",), out_shardings=at.kv_cache)),
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
-        insert=in_mesh(jax.jit(insert, donate_argnums=0, out_shardings=at.slots)),
+        insert=rows_programs.admit,
         decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,
         shapes=lambda *sizes: compiled.abstract(config, execution, at, lambda: new(*sizes)),

@@ -5,8 +5,9 @@ waiting request needs it. The samples of a prompt (GRPO's group) share one prefi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,16 @@ ROWS = (8, 1)  # prompts in a prefill batch, times what the mesh divides rows in
 AHEAD = 8  # a batch that prefills waiting requests too is at most this part of the caches
 
 Prompts: TypeAlias = dict[bytes, list[int]]  # key of the cache -> token ids
+T = TypeVar("T")
+
+
+def batches(items: Sequence[T], ways: int) -> Iterator[tuple[Sequence[T], int]]:
+    """The items in batches, full ones first: (those of one, rows of its arrays)."""
+    while items:
+        # A mesh divides rows: fill up to its multiple.
+        rows = next(r * ways for r in ROWS if r * ways <= len(items) or r == 1)
+        yield items[:rows], rows
+        items = items[rows:]
 
 
 class CachedPrefix(NamedTuple):
@@ -31,12 +42,20 @@ class CachedPrefix(NamedTuple):
 
 
 class PrefixCache:
-    """Call `wait` for each request that is queued and `leave` for each that no longer is."""
+    """Call `wait` for each request that is queued and `leave` for each that no longer is.
+
+    stats: counts "prefills" (of prompts) and "prefilled_tokens".
+    """
 
     def __init__(
-        self, compiled: CompiledPrograms, cache_lengths: CacheLengths, *, record_experts: bool
+        self,
+        compiled: CompiledPrograms,
+        cache_lengths: CacheLengths,
+        stats: Counter[str],
+        *,
+        record_experts: bool,
     ):
-        self.compiled, self.cache_lengths = compiled, cache_lengths
+        self.compiled, self.cache_lengths, self.stats = compiled, cache_lengths, stats
         self.record_experts = record_experts
         self.entries: dict[bytes, CachedPrefix] = {}
         self.waiting: dict[bytes, set[RequestState]] = {}  # the requests that need an entry
@@ -59,12 +78,12 @@ class PrefixCache:
 
     def prefill(
         self, params: Any, states: Sequence[RequestState], ahead: Iterable[RequestState] = ()
-    ) -> tuple[int, dict[bytes, Exception]]:
+    ) -> dict[bytes, Exception]:
         """Prefill the prompts that are not cached, in batches of one width, full ones first.
 
         Requests of `ahead` fill up a batch that is not full, where it is short beside the caches.
-        Returns how many prompts were prefilled, and the error of each key that was not: one batch
-        that fails, e.g. for memory, does not keep the others from being prefilled.
+        Returns the error of each key that was not prefilled: one batch that fails, e.g. for memory,
+        does not keep the others from being prefilled.
         """
         missing: dict[int, Prompts] = {}
         for state in states:
@@ -73,20 +92,14 @@ class PrefixCache:
                 width = self.cache_lengths.prefill_width(len(tokens))
                 missing.setdefault(width, {})[state.key] = tokens
         self._look_ahead(missing, ahead)
-        ways, count = self.cache_lengths.batch_ways, 0
         errors: dict[bytes, Exception] = {}
         for width, prompts in missing.items():
-            keys = list(prompts)
-            while keys:
-                # A mesh divides rows: fill up to its multiple.
-                rows = next(r * ways for r in ROWS if r * ways <= len(keys) or r == 1)
-                batch, keys = keys[:rows], keys[rows:]
+            for keys, rows in batches(list(prompts), self.cache_lengths.batch_ways):
                 try:
-                    self._prefill_batch(params, {key: prompts[key] for key in batch}, rows, width)
-                    count += len(batch)
+                    self._prefill_batch(params, {key: prompts[key] for key in keys}, rows, width)
                 except Exception as error:
-                    errors.update(dict.fromkeys(batch, error))
-        return count, errors
+                    errors.update(dict.fromkeys(keys, error))
+        return errors
 
     def _look_ahead(self, missing: dict[int, Prompts], ahead: Iterable[RequestState]) -> None:
         """Add to `missing`, width by width, up to the next full batch."""
@@ -127,3 +140,5 @@ class PrefixCache:
         experts = np.asarray(expert_ids, np.uint8) if self.record_experts else None
         for row, key in enumerate(prompts):
             self.entries[key] = CachedPrefix(kv_cache, row, width, experts)
+        self.stats["prefills"] += len(prompts)
+        self.stats["prefilled_tokens"] += int(lengths.sum())

@@ -111,6 +111,9 @@ class Request:
         0  # most likely tokens to record beside each token, MOST_ALTERNATIVES at most
     )
     grammar: Grammar | None = None  # what the answer must be, e.g. JSON of a schema
+    # Number of a dialogue's turn: its KV cache is kept for the next one where there is room, and
+    # turns behind the first are admitted before other requests. None: of no dialogue.
+    turn: int | None = None
 
     def samples(self, count: int) -> list[Request]:
         """`count` requests for the same prompt; they share its prefill."""
@@ -144,6 +147,7 @@ _INTEGERS: dict[str, tuple[int | None, bool, str]] = {
     "sample": (0, False, "at least 0"),
     "alternatives": (0, False, f"0 to {MOST_ALTERNATIVES}"),
     "seed": (None, True, "an integer, or None for the engine's seed"),
+    "turn": (0, True, "at least 0, or None for what is no turn of a dialogue"),
 }
 
 

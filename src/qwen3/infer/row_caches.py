@@ -1,7 +1,8 @@
 """KV caches that are rows of one length, taken from a few: the form of `Engine(cache="rows")`.
 
 The length fits the longest sequence, and long caches leave fewer slots, so that the youngest
-requests may have to wait again.
+requests may have to wait again. A dialogue's next turn goes on in the row of its last one, as long
+as nobody else needs the slot (`kept_rows`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from qwen3.infer import cache_lengths, compiled
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.kv_caches import CacheSettings, enough
-from qwen3.infer.prefix_cache import CachedPrefix, PrefixCache
+from qwen3.infer.prefix_cache import CachedPrefix, PrefixCache, batches
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.slot_table import SlotTable
 
@@ -40,9 +41,10 @@ class RowCaches:
         self.place = programs.place
         self.slot_table = SlotTable(programs, self.cache_lengths, s.tokenizer, s.config.vocab)
         self.prefix_cache = PrefixCache(
-            programs, self.cache_lengths, record_experts=s.record_experts
+            programs, self.cache_lengths, s.stats, record_experts=s.record_experts
         )
         self.admitting: list[RequestState] = []  # taken from the queue, in no slot yet
+        self.generation = 0  # of the weights; rows that older ones wrote are not kept
 
     @property
     def requests(self) -> list[RequestState]:
@@ -58,9 +60,13 @@ class RowCaches:
 
     def wait(self, state: RequestState) -> None:
         self.prefix_cache.wait(state)
+        if state.request.turn:
+            self.slot_table.kept.claim(state)
 
     def clear(self) -> None:
+        self.generation += 1
         self.prefix_cache.clear()
+        self.slot_table.kept.clear()
 
     def schedule(self, params: Any) -> dict[RequestState, Exception]:
         self.admitting = self._select()
@@ -73,10 +79,19 @@ class RowCaches:
         return self.slot_table.decode(params, enough(slots) if refill else slots)
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
+        table = self.slot_table
         for state in states:
             if state.slot is None:
                 self.prefix_cache.leave(state)
-        self.slot_table.finish(states, active)
+                table.kept.leave(state)
+            elif self._keeps(state):
+                table.kept.keep(state.slot, state, table.cache_length)
+        table.finish(states, active)
+
+    def _keeps(self, state: RequestState) -> bool:
+        """Whether the next turn may go on behind a request that is finished."""
+        is_new = state.generation == self.generation and state.completion.error is None
+        return state.request.turn is not None and is_new
 
     def reset(self) -> list[RequestState]:
         lost = [*self.admitting, *(s for s in self.requests if s not in self.admitting)]
@@ -89,7 +104,8 @@ class RowCaches:
 
     def warm_up(self, params: Any, prompts: Sequence[int]) -> None:
         """Compiles a decode program for each cache length, a prefill program for each different
-        prefill width, and an insert program for each pair of them.
+        prefill width, and an insert program for each pair of them. Those with which a turn goes on
+        in its row are compiled by the first such turn.
         """
         if self.cache_lengths.tight:  # a preempted answer is prefilled with what it has so far
             prompts = range(1, self.settings.max_length + 1)
@@ -114,20 +130,37 @@ class RowCaches:
     ) -> dict[RequestState, Exception]:
         """Prefill the selected requests and put them into slots of a KV cache that fits."""
         self._fit(max([self.slot_table.longest, *(len(state.sequence) for state in selected)]))
-        count, failed = self.prefix_cache.prefill(params, selected, self.waiting)
-        self.stats["prefills"] += count
-        errors = {state: failed[state.key] for state in selected if state.key in failed}
-        batches: dict[int, list[tuple[RequestState, CachedPrefix]]] = {}
-        for state in selected:
+        slot_of = self.slot_table.kept.slot_of
+        turns = [state for state in selected if state in slot_of]
+        others = [state for state in selected if state not in slot_of]
+        ahead = (state for state in self.waiting if state not in slot_of)
+        errors = self._go_on(params, turns)
+        failed = self.prefix_cache.prefill(params, others, ahead)
+        errors.update({state: failed[state.key] for state in others if state.key in failed})
+        prefilled: dict[int, list[tuple[RequestState, CachedPrefix]]] = {}
+        for state in others:
             if state not in errors:
                 prefix = self.prefix_cache.entries[state.key]
-                batches.setdefault(id(prefix.kv_cache), []).append((state, prefix))
-        for batch in batches.values():
-            failures = self.slot_table.insert(batch)
-            self.stats["admitted"] += len(batch) - len(failures)
-            errors.update(failures)
+                prefilled.setdefault(id(prefix.kv_cache), []).append((state, prefix))
+        for batch in prefilled.values():
+            errors.update(self.slot_table.insert(batch))
         for state in selected:
+            state.generation = self.generation
             self.prefix_cache.leave(state)
+        self.stats["admitted"] += len(selected) - len(errors)
+        return errors
+
+    def _go_on(self, params: Any, turns: Sequence[RequestState]) -> dict[RequestState, Exception]:
+        """Prefill what is new of turns whose dialogue stands in a kept row."""
+        kept, widths = self.slot_table.kept, {}
+        for state in turns:
+            count = len(state.sequence) - 1 - len(kept.tokens[kept.slot_of[state]])
+            self.stats["prefilled_tokens"] += count
+            widths.setdefault(self.cache_lengths.prefill_width(count), []).append(state)
+        errors: dict[RequestState, Exception] = {}
+        for width, states in widths.items():
+            for batch, rows in batches(states, self.cache_lengths.batch_ways):
+                errors.update(self.slot_table.go_on(params, batch, rows, width))
         return errors
 
     def _fit(self, longest: int) -> None:

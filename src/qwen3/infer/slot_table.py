@@ -17,6 +17,7 @@ from qwen3.infer import admission, budget, grammar
 from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
 from qwen3.infer.decode import DecodeOutput
+from qwen3.infer.kept_rows import KeptRows
 from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.requests import MOST_ALTERNATIVES
@@ -113,6 +114,7 @@ class SlotTable(SlotRequests):
         self.cache_length = self.cache_lengths.buckets[0]
         count = self.cache_lengths.slots_at(self.cache_length)
         self.states = [None] * count
+        self.kept = KeptRows()
         self.kv_cache: KVCache = ()  # the old one is freed before the new one is allocated
         self.slots, self.kv_cache = self.compiled.new(count, self.cache_length)
 
@@ -128,7 +130,7 @@ class SlotTable(SlotRequests):
 
         Returns those whose own data cannot be put there, with the error; the others are.
         """
-        free = [slot for slot, state in enumerate(self.states) if state is None]
+        free = self.kept.in_order(s for s, state in enumerate(self.states) if state is None)
         new = admission.empty(len(self.states), batch[0][1].width)
         failures: list[tuple[RequestState, Exception]] = []
         for state, prefix in batch:
@@ -145,6 +147,40 @@ class SlotTable(SlotRequests):
         self.slots, self.kv_cache = self.compiled.insert(
             self.slots, self.kv_cache, batch[0][1].kv_cache, new
         )
+        self.kept.drop(free[: int(new.count)])
+        return failures
+
+    def go_on(
+        self, params: Any, batch: Sequence[RequestState], rows: int, width: int
+    ) -> list[tuple[RequestState, Exception]]:
+        """Prefill what is new of requests that go on in a kept row, as a batch of `rows` requests
+        of `width` tokens. Returns those whose own data cannot be put there, with the error.
+        """
+        kept, count = self.kept, len(self.states)
+        tokens, (lengths, starts) = np.zeros((rows, width), np.int32), np.zeros((2, rows), np.int32)
+        slots = np.full(rows, count, np.int32)  # no slot
+        for row, state in enumerate(batch):
+            slots[row] = kept.slot_of[state]
+            starts[row] = len(kept.tokens[slots[row]])
+            new_ids = state.sequence[starts[row] : -1]
+            tokens[row] = new_ids[-1]  # padded with a token of its own, see `prefix_cache`
+            tokens[row, : len(new_ids)], lengths[row] = new_ids, len(new_ids)
+        arrays = (tokens, lengths, starts, slots)
+        self.kv_cache, expert_ids = self.compiled.extend(params, self.kv_cache, *arrays)
+        new, failures = admission.empty(count, self.cache_length), []
+        for row, state in enumerate(batch):
+            slot = int(slots[row])
+            try:
+                new = admission.add(new, state, 0, slot)
+            except Exception as error:
+                failures.append((state, error))
+                continue
+            state.slot, self.states[slot] = slot, state
+            if slot in kept.experts:
+                ids = np.asarray(expert_ids, np.uint8)[:, row, : lengths[row]].swapaxes(0, 1)
+                state.expert_ids = [kept.experts[slot], ids]
+        self.slots = self.compiled.admit(self.slots, new)
+        kept.drop([int(slot) for slot in slots[: len(batch)]])
         return failures
 
     @property
@@ -191,7 +227,9 @@ class SlotTable(SlotRequests):
         """KV caches of `length` places, in as many slots as that leaves."""
         count = self.cache_lengths.slots_at(length)
         taken = [slot for slot, state in enumerate(self.states) if state is not None]
-        self._resize(length, list(range(count)) if count == len(self.states) else taken)
+        rows = [slot for slot in reversed(self.kept.in_order(self.kept.tokens))]
+        keep = list(range(count)) if count == len(self.states) else [*taken, *rows][:count]
+        self._resize(length, keep)
 
     def _resize(self, length: int, keep: Sequence[int]) -> None:
         """KV caches of `length`, the old slots `keep` first."""
@@ -202,6 +240,7 @@ class SlotTable(SlotRequests):
         self.states = [self.states[slot] for slot in keep] + [None] * (count - len(keep))
         self.slots = self.compiled.release(slots, np.array([s is not None for s in self.states]))
         self.kv_cache, self.cache_length = kv_cache, length
+        self.kept.move(keep, length)
         for slot, state in enumerate(self.states):
             if state is not None:
                 state.slot = slot

@@ -122,6 +122,36 @@ def insert(
     return jax.lax.fori_loop(0, new.count, insert_one, (slots, kv_cache))
 
 
+def rows_of(kv_cache: KVCache, slot_R: jax.Array, length_R: jax.Array, *, more: int) -> KVCache:
+    """The rows of these slots with `more` empty places; zero from length_R on."""
+
+    def cut(place_axis: int, cache: jax.Array) -> jax.Array:
+        rows = jnp.take(cache, slot_R, axis=cache.ndim - 4, mode="clip")
+        padding = [(0, 0)] * rows.ndim
+        padding[place_axis] = (0, more)
+        return jnp.pad(_cleared(rows, place_axis, length_R), padding)
+
+    return _each_array(cut, kv_cache)
+
+
+def put_rows(kv_cache: KVCache, rows: KVCache, slot_R: jax.Array, length_R: jax.Array) -> KVCache:
+    """The KV cache with rows of length_R tokens in these slots; a slot that is none is left out."""
+
+    def put(place_axis: int, cache: jax.Array, rows: jax.Array) -> jax.Array:
+        rows = jax.lax.slice_in_dim(rows, 0, cache.shape[place_axis], axis=place_axis)
+        rows = _cleared(rows, place_axis, length_R).astype(cache.dtype)
+        at = (*[slice(None)] * (cache.ndim - 4), slot_R)
+        return cache.at[at].set(rows, mode="drop")
+
+    return _each_array(put, kv_cache, rows)
+
+
+def _cleared(rows: jax.Array, place_axis: int, length_R: jax.Array) -> jax.Array:
+    """Rows that are zero from length_R on, see `_whole_row`."""
+    index = jax.lax.broadcasted_iota(jnp.int32, rows.shape, rows.ndim + place_axis)
+    return jnp.where(index < length_R[:, None, None, None], rows, 0)
+
+
 def _whole_row(row: jax.Array, place_axis: int, length: int, tokens: jax.Array) -> jax.Array:
     """A prefilled row's first `tokens` places, and zeros up to the cache's `length`.
 
