@@ -90,7 +90,7 @@ class PagePool:
         """A prefix's page without users is given up last, or like the others if not `needed`."""
         page = self.page_of.get(key)
         come, go = (self.kept, self.unused) if needed else (self.unused, self.kept)
-        if page in go:
+        if page is not None and page in go:
             del go[page]
             come[page] = None
 

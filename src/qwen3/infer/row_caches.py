@@ -152,7 +152,8 @@ class RowCaches:
 
     def _go_on(self, params: Any, turns: Sequence[RequestState]) -> dict[RequestState, Exception]:
         """Prefill what is new of turns whose dialogue stands in a kept row."""
-        kept, widths = self.slot_table.kept, {}
+        kept = self.slot_table.kept
+        widths: dict[int, list[RequestState]] = {}
         for state in turns:
             count = len(state.sequence) - 1 - len(kept.tokens[kept.slot_of[state]])
             self.stats["prefilled_tokens"] += count
