@@ -59,6 +59,36 @@ def test_a_mesh_of_eight_gives_the_tokens_of_one_device(config, moe, single, kin
     np.testing.assert_allclose(found[3].log_probs, expected[kind][3].log_probs, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("test-moe", {}),
+        pytest.param("test", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param("test-moe", {"expert": 4, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_turns_in_their_rows_are_those_that_begin_anew(config, moe, single, kind, shape):
+    """The routing too; three new tokens of each dialogue are prefilled."""
+    prompts, weights, _ = single
+    mesh = make_mesh(MeshConfig(**shape)) if shape else None
+    options = {"slots": 4, "max_length": LENGTH, "block": 8, "buckets": BUCKETS, "mesh": mesh}
+    model = {c.name: c for c in (config, moe)}[kind]
+    engine = Engine(model, weights[kind], record_experts=model.moe, **options)
+    rules = {"sampling": sampling("model", top_k=20), "max_tokens": 10, "stop_ids": ()}
+    first = engine.generate([Request(p, turn=0, **rules) for p in prompts[:3]])
+    dialogues = [[*c.request.prompt, *c.tokens, 7, 8, 9] for c in first]
+    before = engine.stats["prefilled_tokens"]
+    turns = engine.generate([Request(ids, turn=1, **rules) for ids in dialogues])
+    assert engine.stats["prefilled_tokens"] - before == 3 * 3
+    for turn, anew in zip(
+        turns, engine.generate([Request(ids, **rules) for ids in dialogues]), strict=True
+    ):
+        assert turn.tokens == anew.tokens
+        np.testing.assert_allclose(turn.log_probs, anew.log_probs, atol=1e-5)
+        if model.moe:
+            np.testing.assert_array_equal(turn.experts, anew.experts)
+
+
 def test_chosen_experts_are_recorded_for_every_token_read(moe, single):
     prompts, weights, found = single
     for prompt, each in zip(prompts, found["test-moe"], strict=True):

@@ -27,5 +27,6 @@ def clean(engine):
         left = any(pool.used or pool.owned for pool in caches.page_cache.pools)
     else:
         left = caches.prefix_cache.entries or caches.prefix_cache.waiting
+        left = left or caches.slot_table.kept.slot_of
     left = left or engine.active or engine.waiting
     return not left and not np.asarray(caches.slot_table.slots.active).any()
