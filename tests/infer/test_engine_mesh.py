@@ -89,6 +89,17 @@ def test_turns_in_their_rows_are_those_that_begin_anew(config, moe, single, kind
             np.testing.assert_array_equal(turn.experts, anew.experts)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"cache": "paged", "page_size": 8, "chunk": 32}])
+def test_a_mesh_gives_the_tokens_of_one_device_in_int8(config, single, options):
+    prompts, weights, _ = single
+    run = Execution.for_mesh(scan=False, cache_dtype="int8", weights="int8")
+    want = answers(config, weights["test"], prompts, execution=run)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    found = answers(config, weights["test"], prompts, mesh=mesh, execution=run, **options)
+    assert [each.tokens for each in found] == [each.tokens for each in want]
+
+
 def test_chosen_experts_are_recorded_for_every_token_read(moe, single):
     prompts, weights, found = single
     for prompt, each in zip(prompts, found["test-moe"], strict=True):

@@ -231,7 +231,7 @@ def test_matrices_stored_outputs_first_give_the_same_model(scan):
     )
     stored = {
         **params,
-        "layers": transformer.outputs_first(
+        "layers": transformer.on_matrices(
             params["layers"], lambda leaf, inputs: jax.vmap(lambda x: move(x, inputs))(leaf)
         ),
     }

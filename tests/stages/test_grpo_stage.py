@@ -105,8 +105,11 @@ def test_a_run_that_samples_from_pages_goes_on_bitwise(paged, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["rows", "paged"])
-def test_what_a_sampler_with_a_cache_in_bfloat16_does_is_corrected_for(whole, tmp_path, cache):
-    sampling, run = replace(whole[0].sampling, cache=cache), {"cache_dtype": "bfloat16"}
+@pytest.mark.parametrize(
+    "run", [{"cache_dtype": "bfloat16"}, {"cache_dtype": "int8"}, {"weights": "int8"}]
+)
+def test_what_a_sampler_of_other_numerics_does_is_corrected_for(whole, tmp_path, run, cache):
+    sampling = replace(whole[0].sampling, cache=cache)
     grpo.run(replace(whole[0], sampling=sampling, rollout_execution=run, steps=2), tmp_path)
     exact, half = post.records(whole[1])[0], post.records(tmp_path)[0]
     assert exact["sync_max"] < 1e-4 < half["sync_max"] < 0.1

@@ -113,7 +113,7 @@ def test_samples_of_another_arithmetic_need_a_correction():
     assert post.grpo_config().objective.tis_cap is None
     assert post.grpo_config(**bf16).objective.tis_cap == 2.0
     own = Grpo(old="rollout")  # the sampler's log-probabilities are the old ones
-    for change in ({"cache_dtype": "bfloat16"}, {"cache_dtype": "int8"}):
+    for change in ({"cache_dtype": "bfloat16"}, {"cache_dtype": "int8"}, {"weights": "int8"}):
         assert post.grpo_config(execution=change).objective.tis_cap == 2.0
         assert post.grpo_config(rollout_execution=change).objective.tis_cap == 2.0
         assert post.grpo_config(rollout_execution=change, policy=own).objective == own

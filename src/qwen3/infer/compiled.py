@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qwen3 import mesh as meshes
-from qwen3.infer import decode
+from qwen3.infer import decode, stored_weights
 from qwen3.infer import slots as slots_
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.model import transformer
@@ -60,7 +59,7 @@ def build(
     """The programs, shared by engines with the same arguments. experts: record the routing."""
     at = shardings(config, execution, mesh)
     in_mesh = functools.partial(within, mesh)
-    place = functools.partial(_as_engine_wants, execution=execution)
+    place = functools.partial(stored_weights.stored, execution=execution)
 
     def new(slots: int, length: int) -> tuple[Slots, KVCache]:
         kv_cache = slots_.new_kv_cache(config, slots, length, execution)
@@ -108,24 +107,6 @@ def build(
     )
 
 
-def _as_engine_wants(params: Any, *, execution: Execution) -> Any:
-    """A trainer's parameters in the compute dtype, layer by layer unless the execution scans."""
-    # Copies throughout: the trainer may donate its own arrays in its next step.
-    params = jax.tree.map(lambda x: jnp.array(x, execution.dtype, copy=True), params)
-    if execution.scan:
-        return params
-    params = transformer.unstack(params)
-    if execution.outputs_first:
-        layers = tuple(
-            transformer.outputs_first(
-                layer, lambda x, inputs: jnp.moveaxis(x, range(inputs), range(-inputs, 0))
-            )
-            for layer in params["layers"]
-        )
-        params = {**params, "layers": layers}
-    return params
-
-
 def abstract(
     config: ModelConfig,
     execution: Execution,
@@ -133,7 +114,7 @@ def abstract(
     new: Callable[[], tuple[Slots, KVCache]],
 ) -> Any:
     """ShapeDtypeStructs, placed: an engine's parameters, and the slots and KV cache of `new()`."""
-    place = functools.partial(_as_engine_wants, execution=execution)
+    place = functools.partial(stored_weights.stored, execution=execution)
     params = jax.eval_shape(place, nn.meta.unbox(transformer.abstract(config)))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -168,7 +149,9 @@ def within(mesh: Mesh, function: Any) -> Callable[..., Any]:
 
 
 def shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Shardings:
-    """ValueError for a mesh that divides positions, or that kv heads do not divide over."""
+    """ValueError for a mesh that divides positions, or that kv heads do not divide over, and for
+    weights that the model cannot be stored with.
+    """
     if mesh.shape["context"] > 1:
         raise ValueError(f"generation does not divide positions: context {mesh.shape['context']}")
     if config.kv_heads % mesh.shape["tensor"]:
@@ -190,19 +173,8 @@ def shardings(config: ModelConfig, execution: Execution, mesh: Mesh) -> Sharding
         kv_cache=jax.tree.map(lambda _: cache, caches),
         replicated=replicated,
         trainer=trainer,
-        engine=trainer if execution.scan else _by_layer(trainer, config, execution, mesh),
+        engine=stored_weights.shardings(trainer, config, execution, mesh),
     )
-
-
-def _by_layer(weights: Any, config: ModelConfig, execution: Execution, mesh: Mesh) -> Any:
-    """The shardings of stacked parameters, for parameters with a tuple of layers."""
-    # Without the layer axis, which comes first in every spec.
-    layer = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), weights["layers"])
-    if execution.outputs_first:
-        layer = transformer.outputs_first(
-            layer, lambda s, inputs: NamedSharding(mesh, P(*s.spec[inputs:], *s.spec[:inputs]))
-        )
-    return {**weights, "layers": (layer,) * config.layers}
 
 
 def batch_ways(mesh: Mesh) -> int:

@@ -47,6 +47,7 @@ REMAT: dict[str, Callable | None] = {
 }
 
 CACHE_DTYPES = ("", "float32", "bfloat16", INT8)
+WEIGHTS = ("", INT8)
 
 # Defaults of each platform. bf16 is slower than fp32 on CPUs.
 PLATFORMS = {
@@ -60,12 +61,15 @@ PLATFORMS = {
 class Execution:
     """Precision, rematerialisation, kernels and transport of a forward pass.
 
-    Raises ValueError for unknown products, an unknown remat policy or dtype of KV caches; kernels
-    and transports are checked at use.
+    Raises ValueError for unknown products, an unknown remat policy, dtype of KV caches or form of
+    weights; kernels and transports are checked at use.
     """
 
     dtype: str = "float32"  # of activations and weights at use; norms, softmax, router stay fp32
     cache_dtype: str = ""  # of the KV caches of generation, one of CACHE_DTYPES; "": dtype
+    # How generation stores the matrices of attention and MLP, one of WEIGHTS; "": in dtype. In int8
+    # each output channel has a scale.
+    weights: str = ""
     remat: str = "none"  # rematerialisation policy, one of REMAT
     attention: str = "reference"  # kernel, one of ops.attention.KERNELS
     pages: str = "in_place"  # kernel of a paged KV cache, one of ops.paged_attention.KERNELS
@@ -86,6 +90,14 @@ class Execution:
         if self.cache_dtype not in CACHE_DTYPES:
             known = ", ".join(map(repr, CACHE_DTYPES))
             raise ValueError(f"cache_dtype {self.cache_dtype!r}: wanted one of {known}")
+        if self.weights not in WEIGHTS:
+            known = ", ".join(map(repr, WEIGHTS))
+            raise ValueError(f"weights {self.weights!r}: wanted one of {known}")
+        if self.weights and self.products != FLOAT:
+            raise ValueError(
+                f"weights {self.weights!r} with products {self.products!r}: stored int8 weights "
+                f"are multiplied as {FLOAT!r}"
+            )
 
     @property
     def kv_dtype(self) -> str:

@@ -19,7 +19,7 @@ from qwen3.mesh import constrain, gathered
 from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.ops import attention, dual_chunk, int8, mlp, norm, paged, rope, transport
-from qwen3.ops.int8 import INT8, Stored
+from qwen3.ops.int8 import INT8, Int8, Stored
 from qwen3.ops.linear import linear
 from qwen3.ops.paged_attention import Pages
 
@@ -68,16 +68,19 @@ class Weight:
         self.module, self.dtype, self.outputs_first = module, dtype, outputs_first
         self.normal = nn.initializers.normal(config.init_std)
 
-    def matrix(self, name: str, names: tuple, shape: tuple, inputs: int = 1) -> jax.Array:
-        """A matrix with these logical axes, in the compute dtype and gathered over fsdp.
+    def matrix(self, name: str, names: tuple, shape: tuple, inputs: int = 1) -> Stored:
+        """A matrix with these logical axes, in the compute dtype or int8 and gathered over fsdp.
 
         Its first `inputs` axes are contracted; with outputs_first they are stored last.
         """
         if self.outputs_first:
             names, shape = (x[inputs:] + x[:inputs] for x in (names, shape))
-        return gathered(self.stored(name, names, shape), self.dtype, *names)
+        stored = self.stored(name, names, shape)
+        if isinstance(stored, Int8):  # of an engine; its scales are on every device
+            return stored._replace(numbers=gathered(stored.numbers, jnp.int8, *names))
+        return gathered(stored, self.dtype, *names)
 
-    def stored(self, name: str, names: tuple, shape: tuple) -> jax.Array:
+    def stored(self, name: str, names: tuple, shape: tuple) -> Any:
         """A matrix as it is stored: for the experts, whose transport gathers them itself."""
         return self._param(name, self.normal, names, shape)
 

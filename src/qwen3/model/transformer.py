@@ -125,14 +125,14 @@ CONTRACTED_AXES = {
 }
 
 
-def outputs_first(layers: Any, turn: Callable[[Any, int], Any]) -> Any:
-    """One layer's parameters, or a tree of their structure, with `turn` applied to matrices.
+def on_matrices(layers: Any, change: Callable[[Any, int], Any]) -> Any:
+    """One layer's parameters, or a tree of their structure, with `change` applied to matrices.
 
-    turn(leaf, inputs) is called for each matrix that `Execution(outputs_first=True)` stores as
-    [*out, *in]; `inputs` of its axes are contracted.
+    change(leaf, inputs) is called for each matrix of attention and MLP, which an engine may store
+    as [*out, *in] and in int8; `inputs` of its axes are contracted.
     """
     modules = {
-        module: {**layers[module], **{n: turn(layers[module][n], i) for n, i in inputs.items()}}
+        module: {**layers[module], **{n: change(layers[module][n], i) for n, i in inputs.items()}}
         for module, inputs in CONTRACTED_AXES.items()
         if module in layers
     }

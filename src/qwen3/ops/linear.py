@@ -7,13 +7,14 @@ import jax.numpy as jnp
 
 from qwen3 import mesh
 from qwen3.ops import quantised
+from qwen3.ops.int8 import Int8, Stored
 
 FEW_ROWS = 64  # up to this many, a product with [*out, *in] weights is faster as W x
 
 
 def linear(
     x: jax.Array,
-    w: jax.Array,
+    w: Stored,
     *,
     inputs: int = 1,
     outputs_first: bool = False,
@@ -24,9 +25,12 @@ def linear(
     [..., *in] x [*in, *out] -> [..., *out], in x's dtype. Rows are flattened to one axis, which
     XLA:CPU multiplies up to three times faster, unless positions are sharded over "context".
     outputs_first: w is [*out, *in] instead, which is faster for few rows on CPUs
-    (docs/log/2026-11-28-decode-speed.md). products: one of `quantised.PRODUCTS`. Raises ValueError
-    when the contracted axes differ.
+    (docs/log/2026-11-28-decode-speed.md). products: one of `quantised.PRODUCTS`. A matrix in int8
+    has one scale an output. Raises ValueError when the contracted axes differ.
     """
+    if isinstance(w, Int8):
+        y = linear(x, w.numbers, inputs=inputs, outputs_first=outputs_first, products=products)
+        return (y * w.scales.reshape(y.shape[x.ndim - inputs :])).astype(x.dtype)
     first = w.ndim - inputs if outputs_first else 0
     if x.shape[x.ndim - inputs :] != w.shape[first : first + inputs]:
         where = "last" if outputs_first else "first"

@@ -6,6 +6,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from qwen3.mesh import constrain
+from qwen3.ops.int8 import Stored
 from qwen3.ops.linear import linear as _linear
 from qwen3.ops.quantised import FLOAT
 
@@ -14,9 +15,9 @@ GATED = "gate_and_up"  # name, for remat policies, of the two products that the 
 
 def swiglu(
     x_BTD: jax.Array,
-    gate_DF: jax.Array,
-    up_DF: jax.Array,
-    down_FD: jax.Array,
+    gate_DF: Stored,
+    up_DF: Stored,
+    down_FD: Stored,
     *,
     outputs_first: bool = False,
     products: str = FLOAT,

@@ -57,6 +57,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--lora", type=int, default=0, help="rank of adapters; 0: the whole model")
     parser.add_argument("--balance", default="global", help="form of the load-balancing loss")
     parser.add_argument("--cache", default="rows", help="for --step decode: rows or paged")
+    parser.add_argument("--cache-dtype", help="of the KV cache: float32, bfloat16 or int8")
+    parser.add_argument("--weights", help="int8: form of stored matrices, for prefill and decode")
     parser.add_argument("--fit", action="store_true", help="search mesh, microbatches and remat")
     parser.add_argument("--compiles", type=int, default=3, help="how many --fit compiles")
     parser.add_argument("--hlo", default="", help="file for the optimized program")
@@ -124,7 +126,8 @@ def setting(args: argparse.Namespace) -> Setting:
         raise ValueError(
             "plan wants --model and --topology or --type, or the file of an experiment"
         )
-    changes = {"transport": args.transport, "expert_bound": args.expert_bound}
+    names = ("transport", "expert_bound", "cache_dtype", "weights")
+    changes = {name: getattr(args, name) for name in names}
     return Setting(
         model=args.model,
         topology=topology(args),

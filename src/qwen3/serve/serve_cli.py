@@ -33,6 +33,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--max-length", type=int, help="tokens of prompt and answer")
     parser.add_argument("--cache-tokens", type=int, help="places in all KV caches together")
     parser.add_argument("--cache", default="rows", help="form of the KV cache: rows or paged")
+    parser.add_argument("--cache-dtype", default="", help="float32, bfloat16 or int8 keys, values")
+    parser.add_argument("--weights", default="", help="int8: matrices in a byte a number")
     parser.add_argument("--block", type=int, default=8, help="tokens between two looks at clients")
     parser.add_argument("--queue", type=int, default=64, help="most answers that wait")
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds of a request")
@@ -67,10 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
 def build(arguments: argparse.Namespace, settings: ServerSettings) -> ServerApp:
     """The application of a loaded model."""
     from qwen3.infer import language_model
+    from qwen3.model.execution import Execution
     from qwen3.serve.application import ServerApp
     from qwen3.serve.served_model import ServedModel
 
-    model = language_model.load(arguments.model)
+    numerics = {"cache_dtype": arguments.cache_dtype, "weights": arguments.weights}
+    execution = Execution.for_mesh(**numerics)  # before the model takes its time
+    model = language_model.load(arguments.model, execution=execution)
     engine = model.engine(
         slots=arguments.slots,
         max_length=arguments.max_length,

@@ -129,9 +129,11 @@ class Config(OnPolicyConfig):
             return f"staleness {self.staleness}"
         if self.server.url:
             return f"rollout server {self.server.url}"
-        # Only what samples has KV caches, whichever of the two settings names their dtype.
-        caches = {name: self.execution[name] for name in self.execution if name == "cache_dtype"}
-        own = {**caches, **self.rollout_execution}
+        # Only what samples has KV caches and weights of a form of their own, whichever of the two
+        # settings names it.
+        names = ("cache_dtype", "weights")
+        stored = {name: self.execution[name] for name in names if name in self.execution}
+        own = {**stored, **self.rollout_execution}
         return f"rollout_execution {own}" if own else ""
 
     @property
