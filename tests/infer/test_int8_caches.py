@@ -64,6 +64,18 @@ def test_other_forms_give_the_same_ids(make, requests, options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"cache": "paged", "page_size": 8}])
+def test_turns_in_their_rows_or_pages_are_those_that_begin_anew(make, prompts, options):
+    engine = make(execution=RUN, **options)
+    rules = {"max_tokens": 10, "stop_ids": ()}
+    first = engine.generate([Request(p, turn=0, **rules) for p in prompts[:3]])
+    dialogues = [[*answer.request.prompt, *answer.tokens, 7, 8, 9] for answer in first]
+    turns = engine.generate([Request(ids, turn=1, **rules) for ids in dialogues])
+    anew = make(execution=RUN).generate([Request(ids, **rules) for ids in dialogues])
+    assert same_ids(turns, anew)
+
+
+@pytest.mark.slow
 def test_dual_chunk_attention_gives_the_same_ids_in_pages(config):
     model = config.replace(name="dual", dual_chunk=DualChunkConfig(train_length=32, chunk=16))
     settings = {"slots": 2, "max_length": LENGTH, "block": 8, "execution": RUN}
