@@ -1,6 +1,7 @@
 """Every row of the table keeps the promises of a Task."""
 
 import json
+import random
 import re
 from dataclasses import asdict, replace
 
@@ -10,14 +11,13 @@ from qwen3.rewards import TASKS, contract, get, response, score_all
 from qwen3.rewards.task import GROUPS, NoVerdict, Problem
 
 RUNS_CODE = {"coding", "code_repair"}
-CHANCE = {"lock_digits": 0.1}  # one digit in ten is right by chance
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 def sizes(task):
     if task.name in RUNS_CODE:
         return contract.Sizes(problems=4, guesses=10, fuzzed=10)
-    return contract.Sizes(problems=20, chance=CHANCE.get(task.name, 0.0))
+    return contract.Sizes(problems=20)
 
 
 @EVERY
@@ -31,6 +31,19 @@ def test_the_contract_holds(task, check):
 def test_two_thousand_fuzzed_answers_are_scored(task):
     fuzzed = 200 if task.name in RUNS_CODE else 2000
     contract.fuzzed_answers_get_a_score(task, contract.Sizes(fuzzed=fuzzed))
+
+
+@pytest.mark.parametrize("share, holds", [(0.08, True), (0.12, False), (0.3, False)])
+def test_what_a_random_policy_earns_by_chance_is_told_from_what_it_always_earns(share, holds):
+    """`lock_digits` has .111 by chance on its first 300 problems, and .1 in all."""
+    rng = random.Random(7)
+    by_chance = replace(get("lock"), grade=lambda problem, answer: rng.random() < share)
+    if holds:
+        contract.random_policy_earns_little(by_chance, contract.Sizes(guesses=300))
+        contract.random_policy_earns_little(get("lock_digits"), contract.Sizes(guesses=300))
+    else:
+        with pytest.raises(contract.BrokenContract, match="the random policy scores 0"):
+            contract.random_policy_earns_little(by_chance, contract.Sizes(guesses=300))
 
 
 @EVERY

@@ -7,9 +7,11 @@ The tests run it over TASKS, `qwen3 task check` on a user's own tasks.
 """
 
 import json
+import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import NamedTuple
@@ -51,7 +53,6 @@ class Sizes:
     problems: int = 40  # of a split
     guesses: int = 150  # of the random policy
     fuzzed: int = 100  # mangled answers
-    chance: float = 0.0  # what partial credit pays a random policy, beside RANDOM_SCORE
 
 
 PIECES = (
@@ -141,13 +142,23 @@ def hostile(task: Task, problem: Problem) -> list[str]:
 
 
 def random_policy_earns_little(task: Task, sizes: Sizes) -> None:
-    """A policy that knows the form and nothing else scores 0.1 at most on average."""
-    scores = []
-    for seed in range(sizes.guesses):
-        problem = task.generate(seed, (seed % 11) / 10)
-        scores.append(task.score(problem, task.random_answer(problem, seed)) or 0.0)
-    mean = sum(scores) / len(scores)
-    ensure(mean <= RANDOM_SCORE + sizes.chance, f"the random policy scores {mean:.3f} on average")
+    """A policy that knows the form and nothing else scores 0.1 at most on average.
+
+    A mean that is above by less than two standard errors may be chance: twenty times as many
+    guesses decide.
+    """
+    for count in (sizes.guesses, 20 * sizes.guesses):
+        scores = random_scores(task, range(count))
+        mean, error = statistics.fmean(scores), statistics.stdev(scores) / math.sqrt(count)
+        ensure(mean - 2 * error <= RANDOM_SCORE, f"the random policy scores {mean:.3f} on average")
+        if mean <= RANDOM_SCORE:
+            return
+
+
+def random_scores(task: Task, seeds: Iterable[int]) -> list[float]:
+    """Scores of the random policy, one problem a seed, of all difficulties."""
+    problems = ((seed, task.generate(seed, (seed % 11) / 10)) for seed in seeds)
+    return [task.score(p, task.random_answer(p, seed)) or 0.0 for seed, p in problems]
 
 
 def constant_policy_never_wins_a_pair(task: Task, sizes: Sizes) -> None:
