@@ -86,6 +86,7 @@ def test_an_episode_is_the_same_alone_in_a_batch_and_again(engine, tokenizer):
         assert same_sequences(one.completion, other.completion)
 
 
+@pytest.mark.slow
 def test_episodes_are_the_same_in_pages(engine, tokenizer):
     """Room for one conversation and a half; a turn goes on in the pages of the turns before it."""
     pages = engine(cache="paged", buckets=None, page_size=16, cache_tokens=192)
