@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen3 import cli, rewards
+from qwen3.environments import world_contract
 from qwen3.rewards import contract
 from qwen3.workflows import own_rewards, task_check
 
@@ -71,6 +72,25 @@ def test_a_file_without_either_is_refused_with_what_it_has(tmp_path):
     path = write(tmp_path, "def score(answer): return 1")
     with pytest.raises(ValueError, match=r"neither a Task nor a function 'reward' in \['score'\]"):
         task_check.tasks(task_check.Checked(path))
+
+
+def test_a_built_in_family_or_world_is_checked_by_its_name_and_a_users_world_too(tmp_path):
+    def names(path):
+        checked = task_check.Checked(Path(path))
+        return {
+            name: list(task_check.checks_of(t)) for name, t in task_check.tasks(checked).items()
+        }
+
+    path = write(tmp_path, "from qwen3.environments import WORLDS\nmine = WORLDS['key_value']\n")
+    of_world = {"key_value": list(world_contract.CHECKS)}
+    assert names("lock_digits") == {"lock_digits": list(contract.CHECKS)}
+    assert names("key_value") == names(path) == of_world
+
+
+@pytest.mark.slow
+def test_the_command_checks_a_built_in_world(capsys):
+    assert cli.main(["task", "check", "key_value"]) == 0
+    assert capsys.readouterr().out.count("holds") == len(world_contract.CHECKS)
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qwen3.rewards import response
 from qwen3.rewards.task import SPLITS, Problem, Task
@@ -142,23 +142,27 @@ def hostile(task: Task, problem: Problem) -> list[str]:
 
 
 def random_policy_earns_little(task: Task, sizes: Sizes) -> None:
-    """A policy that knows the form and nothing else scores 0.1 at most on average.
+    """A policy that knows the form and nothing else scores 0.1 at most on average."""
+
+    def scores(count: int) -> list[float]:
+        problems = ((seed, task.generate(seed, (seed % 11) / 10)) for seed in range(count))
+        return [task.score(p, task.random_answer(p, seed)) or 0.0 for seed, p in problems]
+
+    ensure_little(scores, sizes.guesses)
+
+
+def ensure_little(scores: Callable[[int], Sequence[float]], guesses: int) -> None:
+    """Ensure that a random policy, of which there are so many `scores`, earns RANDOM_SCORE at most.
 
     A mean that is above by less than two standard errors may be chance: twenty times as many
     guesses decide.
     """
-    for count in (sizes.guesses, 20 * sizes.guesses):
-        scores = random_scores(task, range(count))
-        mean, error = statistics.fmean(scores), statistics.stdev(scores) / math.sqrt(count)
+    for count in (guesses, 20 * guesses):
+        values = scores(count)
+        mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(count)
         ensure(mean - 2 * error <= RANDOM_SCORE, f"the random policy scores {mean:.3f} on average")
         if mean <= RANDOM_SCORE:
             return
-
-
-def random_scores(task: Task, seeds: Iterable[int]) -> list[float]:
-    """Scores of the random policy, one problem a seed, of all difficulties."""
-    problems = ((seed, task.generate(seed, (seed % 11) / 10)) for seed in seeds)
-    return [task.score(p, task.random_answer(p, seed)) or 0.0 for seed, p in problems]
 
 
 def constant_policy_never_wins_a_pair(task: Task, sizes: Sizes) -> None:
@@ -249,9 +253,13 @@ CHECKS: Mapping[str, Callable[[Task, Sizes], None]] = {
 }
 
 
-def outcomes(task: Task, sizes: Sizes = Sizes()) -> Iterator[CheckResult]:  # noqa: B008
-    """The outcome of each of CHECKS; whatever a user's functions raise is one."""
-    for name, check in CHECKS.items():
+def outcomes(
+    task: Any,
+    sizes: Sizes = Sizes(),  # noqa: B008
+    checks: Mapping[str, Callable[[Any, Sizes], None]] = CHECKS,
+) -> Iterator[CheckResult]:
+    """The outcome of each of the checks; whatever a user's functions raise is one."""
+    for name, check in checks.items():
         try:
             check(task, sizes)
         except BrokenContract as error:
