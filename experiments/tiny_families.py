@@ -52,9 +52,9 @@ class Config(grpo.Config):
     """Settings of GRPO, and of what it starts from and is measured by."""
 
     families: tuple[str, ...] = tuple(tiny_problems.EASY)  # of the mixture
-    examples: int = 500  # of each family for pretraining, all right
+    examples: int = 600  # of each family for pretraining, all right
     look_ups: int = 6000  # lists of look-ups for pretraining
-    pretrained: int = 1200  # steps of pretraining
+    pretrained: int = 4000  # steps of pretraining; after 1,200 a third of the answers is right
     recipe: str = ""  # seed of a run of the recipe whose base model is trained on; "": a new model
     careless: int = 100  # of each family for fine-tuning
     right: float = 0.75  # share of right answers among those
@@ -69,7 +69,7 @@ CONFIG = Config(
     model=tiny_lock.MODEL.replace(kv_heads=2, vocab=1536, rope_theta=1e4),
     tokenizer="",  # made in the workdir
     tasks=(Share("file", twins=True),),
-    steps=80,
+    steps=160,
     optim=OptimConfig(peak=1e-3, final=0.1, warmup=4, schedule="linear", weight_decay=0.0),
     policy=Grpo(old="rollout"),
     scoring=Scoring(scale="family"),
