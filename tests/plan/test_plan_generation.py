@@ -59,6 +59,20 @@ def test_decode_reads_the_pages_that_there_are_and_writes_them_in_place():
     assert step.flops_ratio == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [{}, {"cache": "paged"}])
+def test_caches_and_weights_in_int8_are_counted(form):
+    """A byte a number, and 4 for the scale of a head's 128 or of an output channel."""
+    run = (("cache_dtype", "int8"), ("weights", "int8"), ("pages", "gathered"))
+    step = plan(setting(step="decode", execution=run, length=8 * LENGTH, **form))
+    weights, caches = bytes_of(MODEL, 16, 8 * LENGTH)
+    floats = 2 * 2 * MODEL.vocab * MODEL.hidden  # embedding and output matrix
+    rows = 16 * 5 * MODEL.vocab
+    held = floats + (weights - floats) / 2 + caches / 2 * 132 / 128 + rows
+    assert step.memory["arguments"] == pytest.approx(held / 4, rel=0.03)
+    assert step.memory["aliased"] > 0.95 * caches / 2 / 4, "caches and scales are donated"
+
+
 def test_prefill_gives_caches():
     step = plan(setting(step="prefill"))
     weights, caches = bytes_of(MODEL, 16, LENGTH)
@@ -79,6 +93,8 @@ def test_what_generation_cannot_do_is_refused():
         plan(setting(step="decode", cache="blocks"))
     with pytest.raises(ValueError, match="cache_tokens 128 cannot hold 2 answers of 256 tokens"):
         plan(setting(step="decode", cache="paged", cache_tokens=128))
+    with pytest.raises(ValueError, match="'pallas' takes no int8 cache: take .*'gathered'"):
+        plan(setting(step="decode", cache="paged", execution=(("cache_dtype", "int8"),)))
     with pytest.raises(ValueError, match="does not divide positions: context 2"):
         plan(setting(step="decode", mesh=MeshConfig(context=2)))
     with pytest.raises(ValueError, match="2 kv heads do not divide over a tensor axis of 4"):

@@ -50,6 +50,35 @@ def test_what_lives_in_vector_memory_moves_no_bytes_of_hbm(body, moved):
     assert traffic.hbm_bytes(program) == moved
 
 
+TILED = """HloModule tiled, is_scheduled=true
+
+%copy (p: s8[8,1024]) -> s8[8,1024] {
+  %p = s8[8,1024]{1,0:T(32,128)(4,1)} parameter(0)
+  ROOT %c = s8[8,1024]{1,0:T(8,128)(4,1)} copy(%p)
+}
+
+%fused (p0: s8[8,1024], p1: s32[]) -> s8[1,1024] {
+  %p0 = s8[8,1024]{1,0:T(32,128)(4,1)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %q = s8[8,1024]{1,0:T(8,128)(4,1)} fusion(%p0), kind=kLoop, ALIASINGcalls=%copy
+  %z = s32[]{:T(128)} constant(0)
+  ROOT %s = s8[1,1024]{1,0:T(8,128)(4,1)} dynamic-slice(%q, %p1, %z)
+}
+
+ENTRY %main (a: s8[8,1024], i: s32[]) -> s8[1,1024] {
+  %a = s8[8,1024]{1,0:T(32,128)(4,1)} parameter(0)
+  %i = s32[]{:T(128)S(6)} parameter(1)
+  ROOT %x = s8[1,1024]{1,0:T(8,128)(4,1)} fusion(%a, %i), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_a_slice_of_int8_in_another_tiling_of_the_same_bytes_is_no_more_than_a_slice():
+    same = TILED.replace("ALIASING", "output_to_operand_aliasing={{}: (0, {})}, ")
+    assert traffic.hbm_bytes(hlo.parse(same)) == 2 * KILOBYTE
+    assert traffic.hbm_bytes(hlo.parse(TILED.replace("ALIASING", ""))) == 9 * KILOBYTE
+
+
 @pytest.mark.parametrize(
     "groups, count",
     [

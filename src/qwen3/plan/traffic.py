@@ -87,14 +87,14 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInst
     total, updated = 0.0, 0.0
     for name, parameter in zip(fusion.operands, inner.parameters, strict=False):
         operand = computation.instructions.get(name)
-        users = inner.users.get(parameter.name, [])
+        uses = _uses(inner, parameter)
         if operand is None or not operand.hbm_bytes:
             continue
-        if users and all(user.opcode in ("dynamic-slice", "slice", "gather") for user in users):
-            total += sum(user.bytes for user in users)
-        elif users and all(_updates(user, parameter) for user in users):
+        if uses and all(user.opcode in ("dynamic-slice", "slice", "gather") for user, _ in uses):
+            total += sum(user.bytes for user, _ in uses)
+        elif uses and all(_updates(user, value) for user, value in uses):
             # Updated in place: the updates are read, and of the result only they are written.
-            updates = (user.operands[_UPDATES[user.opcode]] for user in users)
+            updates = (user.operands[_UPDATES[user.opcode]] for user, _ in uses)
             sizes = [inner.instructions[name].bytes for name in updates]
             total, updated = total + sum(sizes), updated + parameter.bytes - sum(sizes)
         else:
@@ -102,8 +102,26 @@ def _moved_by_fusion(program: Program, computation: Computation, fusion: HloInst
     return total + max(fusion.hbm_bytes - updated, 0.0)
 
 
-def _updates(user: HloInstruction, parameter: HloInstruction) -> bool:
-    return user.opcode in _UPDATES and user.operands[0] == parameter.name
+def _uses(
+    computation: Computation, value: HloInstruction
+) -> list[tuple[HloInstruction, HloInstruction]]:
+    """(instruction that reads a value, the value as it reads it) of all; what gives the same bytes
+    another name, as int8 in another tiling has, is looked through.
+    """
+    uses = []
+    for user in computation.users.get(value.name, []):
+        if (
+            user.opcode == "fusion"
+            and "output_to_operand_aliasing={{}: (0, {})}" in user.attributes
+        ):
+            uses += _uses(computation, user)
+        else:
+            uses.append((user, value))
+    return uses
+
+
+def _updates(user: HloInstruction, value: HloInstruction) -> bool:
+    return user.opcode in _UPDATES and user.operands[0] == value.name
 
 
 def collectives(program: Program, devices: int) -> list[Collective]:
