@@ -52,6 +52,7 @@ def test_attention_into_a_cache_in_int8_is_near_by_its_scales_and_not_without():
     keys, values = (int8.quantise(jnp.asarray(x, jnp.float32), -1) for x in (k, v))
     held = [np.asarray(x.numbers, float) * np.asarray(x.scales, float) for x in (keys, values)]
 
+    @jax.jit
     def run(keys, values):
         keys = jax.tree.map(lambda x: x.transpose(0, 2, 3, 1), keys)
         values = jax.tree.map(lambda x: x.transpose(0, 2, 1, 3), values)
@@ -72,7 +73,7 @@ def test_attention_into_a_cache_in_int8_is_near_by_its_scales_and_not_without():
 
 def test_a_prompt_is_rounded_where_its_cache_is_kept_and_nowhere_else():
     model = ModelConfig("toy", 1, 32, 64, 4, 2, head_dim=8, vocab=64, tied=True, max_length=64)
-    params = transformer.init(model, jax.random.key(0))
+    params = jax.jit(partial(transformer.init, model))(jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, 12), 0, 64)
     rounded = Execution(cache_dtype="int8")
 
