@@ -8,8 +8,9 @@ files of the field are read, trained on and reported by source with intervals.
 Command:   python experiments/public_pairs.py --workdir runs/public_pairs \
                --set 'data=["hh_rlhf.jsonl.gz", "pandalm.jsonl.gz", "dpo.jsonl.gz"]' \
                --set 'evaluation.data=["llmbar/Natural.jsonl"]'
-Hardware:  two cores.
-Expected:  not yet run.
+Hardware:  two cores; seven minutes of processor time.
+Expected:  no preference is learnt but that of one source: 1,423 pairs are learnt by heart, and of
+           753 others 49.9% [46.4, 53.5] are right (docs/log/2026-11-30-reward-model.md).
 """
 
 from __future__ import annotations

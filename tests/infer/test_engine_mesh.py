@@ -63,10 +63,11 @@ def test_a_mesh_of_eight_gives_the_tokens_of_one_device(config, moe, single, kin
     ("kind", "shape"),
     [
         ("test-moe", {}),
-        pytest.param("test", {"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
-        pytest.param("test-moe", {"expert": 4, "tensor": 2}, marks=pytest.mark.slow),
+        ("test", {"data": 2, "fsdp": 2, "tensor": 2}),
+        ("test-moe", {"expert": 4, "tensor": 2}),
     ],
 )
+@pytest.mark.slow
 def test_turns_in_their_rows_are_those_that_begin_anew(config, moe, single, kind, shape):
     """The routing too; three new tokens of each dialogue are prefilled."""
     prompts, weights, _ = single

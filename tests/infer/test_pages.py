@@ -94,6 +94,27 @@ def test_a_pool_that_shrinks_moves_the_pages_that_are_used():
     assert [pages.share(key) for key in keys] == [None, 0, 1]
 
 
+def test_pages_that_a_waiting_turn_needs_are_given_up_last_and_move():
+    pages = PagePool(6, lambda count: next(n for n in (4, 6) if n >= count))
+    keys = page_keys([*range(12)], 4)
+    pages.take(4)
+    for page, key in zip((3, 1, 0), keys, strict=True):
+        pages.register(key, page)
+    pages.release(range(4))  # 2 holds nothing
+    pages.keep(keys[0], True)
+    assert (list(pages.unused), list(pages.kept)) == ([0, 1], [3])
+    assert pages.take(4) == [0, 1, 2, 4] and pages.width == 6, "it grows before it gives up"
+    assert list(pages.kept) == [3] and pages.available == 2
+    pages.release([0, 1, 2])
+    assert pages.shrink(2) == {3: 0, 4: 1} and pages.share(keys[0]) == 0
+    pages.release([0])
+    pages.keep(keys[0], True)
+    pages.keep(keys[0], False)
+    assert (list(pages.unused), list(pages.kept)) == ([0], [])
+    pages.keep(keys[0], True)
+    assert len(pages.take(5)) == 5 and not pages.kept and pages.share(keys[0]) is None
+
+
 def test_samples_and_turns_prefill_once_and_later_ones_copy(make):
     engine = make(cache="paged", page_size=8)
     states = engine.submit(Request([*range(20)], max_tokens=12, stop_ids=()).samples(3))

@@ -15,7 +15,7 @@ from qwen3.infer.engine import Engine
 from qwen3.model.sizes import ModelConfig
 from qwen3.rewards.judge import JudgeCase, prompt
 from qwen3.rewards.judge_backends import JudgeSettings
-from qwen3.rewards.judge_check import check_judge
+from qwen3.rewards.judge_check import check_judge, hostile_cases
 from qwen3.stages import grpo, judges
 from qwen3.stages.reward_kinds import FamilyReward
 
@@ -83,14 +83,14 @@ class DictatedEngine(Engine):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random model that reads the judge's questions in a few hundred tokens."""
+    """A random model whose tokenizer knows the judge's questions and replies."""
     path = tmp_path_factory.mktemp("judge")
-    case = JudgeCase("How many legs do two cats have together?", "They have eight legs.")
-    texts = [prompt(case, order) for order in (0, 1)]
-    texts += [prompt(replace(case, reference="8"), order) for order in (0, 1)]
-    tokenizer = Tokenizer.train(["user assistant\n", *texts] * 3, size=540)
+    cases = [*hostile_cases(), JudgeCase("q1", "an e or two"), JudgeCase("q2", "a b")]
+    texts = [prompt(case, order) for case in cases for order in (0, 1)]
+    replies = [verdict_on(text) for text in texts]
+    tokenizer = Tokenizer.train(["user assistant\n", *texts, *replies], size=700)
     model = ModelConfig(
-        "judge", 2, 32, 64, 2, 1, head_dim=16, vocab=576, tied=True, max_length=1024
+        "judge", 2, 32, 64, 2, 1, head_dim=16, vocab=704, tied=True, max_length=512
     )
     post.save_hf(path, model)
     tokenizer.save(path)
@@ -99,7 +99,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, folder, tmp_path):
-    """run(name, **changes of JudgeSettings) -> (workdir, the judge) of a GRPO run of two steps."""
+    """run(name, **changes of JudgeSettings) -> (workdir, the judge) of a GRPO run of a step."""
     post.one_device(monkeypatch, grpo)
     monkeypatch.setitem(rewards.TASKS, "letters", post.letters)
     opened, open_judge = [], judges.open_judge
@@ -111,7 +111,7 @@ def run(monkeypatch, folder, tmp_path):
         settings = JudgeSettings(**{"model": folder, "max_tokens": 8, "slots": 64, **changes})
         table = (FamilyReward("letters", ("judge",)),)
         work = tmp_path / name
-        grpo.run(post.grpo_config(steps=2, rewards=table, judge=settings), work)
+        grpo.run(post.grpo_config(steps=1, rewards=table, judge=settings), work)
         return work, opened[-1]
 
     return grpo_run

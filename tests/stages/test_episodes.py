@@ -86,7 +86,6 @@ def test_an_episode_is_the_same_alone_in_a_batch_and_again(engine, tokenizer):
         assert same_sequences(one.completion, other.completion)
 
 
-@pytest.mark.slow
 def test_episodes_are_the_same_in_pages(engine, tokenizer):
     """Room for one conversation and a half; a turn goes on in the pages of the turns before it."""
     pages = engine(cache="paged", buckets=None, page_size=16, cache_tokens=192)
@@ -113,7 +112,7 @@ def counts(answers, prompts):
 CACHES = {"rows": {}, "paged": {"cache": "paged", "buckets": None, "page_size": 16}}
 
 
-@pytest.mark.parametrize("form", CACHES)
+@pytest.mark.parametrize("form", ["rows", pytest.param("paged", marks=pytest.mark.slow)])
 def test_a_turn_prefills_only_what_came_since_the_last_one(engine, tokenizer, monkeypatch, form):
     """More episodes than slots; what the policy wrote itself is in the KV cache already."""
     begun, goes_on = starts(tokenizer), engine(**CACHES[form])
