@@ -89,9 +89,7 @@ def folder(tmp_path_factory):
     texts = [prompt(case, order) for case in cases for order in (0, 1)]
     replies = [verdict_on(text) for text in texts]
     tokenizer = Tokenizer.train(["user assistant\n", *texts, *replies], size=700)
-    model = ModelConfig(
-        "judge", 2, 32, 64, 2, 1, head_dim=16, vocab=704, tied=True, max_length=512
-    )
+    model = ModelConfig("judge", 2, 32, 64, 2, 1, head_dim=16, vocab=704, tied=True, max_length=512)
     post.save_hf(path, model)
     tokenizer.save(path)
     return str(path)
