@@ -30,9 +30,7 @@ class CompiledPrograms:
     new: Callable[..., Any]  # (slots, length) -> slots, KV cache
     prefill: Callable[..., Any]  # (parameters, tokens, lengths) -> KV cache, experts
     insert: Callable[..., Any]  # (slots, KV cache, prefilled, Admission) -> slots, KV cache
-    admit: Callable[
-        ..., Any
-    ]  # (slots, Admission) -> slots, whose KV cache holds its tokens already
+    admit: Callable[..., Any]  # (slots, Admission of what the KV cache holds) -> slots
     extend: Callable[..., Any]  # see decode.extend -> KV cache, experts
     decode: Callable[..., Any]  # see decode.decode_steps -> slots, KV cache, DecodeOutput
     resize: Callable[..., Any]  # (slots, KV cache, keep, length=) -> slots, KV cache
