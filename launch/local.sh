@@ -47,9 +47,7 @@ command="${1:-}"
 [[ $# -gt 0 ]] && shift
 case "$command" in
   setup) set_up ;;
-  test)  # a worker that crashes ends the run: xdist would wait for its tests for ever
-    set_up && exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-      --max-worker-restart 0 "$@" ;;
+  test) set_up && exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" ;;
   recipe) set_up && exec .venv/bin/qwen3 recipe "$@" ;;
   docs)
     set_up && .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' &&

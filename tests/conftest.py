@@ -36,6 +36,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(".cache/jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
+def pytest_configure(config):
+    """A worker that crashes ends the run: with `--dist loadfile` others would wait for ever."""
+    if hasattr(config.option, "maxworkerrestart"):  # where pytest-xdist is there
+        config.option.maxworkerrestart = "0"
+
+
 @pytest.fixture(autouse=True)
 def no_folder_of_a_url():
     """Nothing that was meant for an object store may be written beside the program."""
