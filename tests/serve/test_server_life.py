@@ -187,15 +187,25 @@ def test_options_out_of_range_are_refused_before_the_model_is_read(options, mess
     assert message in capsys.readouterr().err
 
 
-def test_the_form_of_the_kv_cache_is_an_option(monkeypatch, capsys):
+def test_the_form_of_the_kv_cache_and_of_weights_are_options(monkeypatch, capsys):
     from qwen3.cli import main
     from qwen3.infer import language_model
 
     class Model:
-        def engine(self, **options):
-            raise ValueError(f"asked for {options['cache']} caches")
+        def __init__(self, execution):
+            self.numerics = (execution.cache_dtype, execution.weights)
 
-    monkeypatch.setattr(language_model, "load", lambda name: Model())
-    for options, cache in (([], "rows"), (["--cache", "paged"], "paged")):
+        def engine(self, **options):
+            raise ValueError(f"asked for {options['cache']} caches, {self.numerics}")
+
+    monkeypatch.setattr(language_model, "load", lambda name, execution: Model(execution))
+    forms = {
+        (): "rows caches, ('', '')",
+        ("--cache", "paged"): "paged caches, ('', '')",
+        ("--cache-dtype", "int8"): "rows caches, ('int8', '')",
+        ("--weights", "int8"): "rows caches, ('', 'int8')",
+        ("--weights", "int4"): "weights 'int4'",
+    }
+    for options, answer in forms.items():
         assert main(["serve", "a-model", *options]) == 2
-        assert f"asked for {cache} caches" in capsys.readouterr().err
+        assert answer in capsys.readouterr().err
