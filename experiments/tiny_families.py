@@ -11,9 +11,9 @@ problems are right.
 
 Command:   python experiments/tiny_families.py --workdir runs/families [--set seed=1]
            [--set recipe=runs/recipe/seed0]
-Hardware:  two cores, about ten minutes.
-Expected:  from a recipe's model the mean rises by 21 to 24 points, 9 or 10 of 15 families by 15 or
-           more, in three seeds (docs/log/2026-11-30-families-without-look-ups.md).
+Hardware:  two cores, about twenty minutes if free (by its rates; 42 to 60 beside other work).
+Expected:  from a recipe's model the mean rises by 34 to 39 points, 13 or 14 of 15 families by 15 or
+           more, in three seeds (docs/log/2026-11-30-families-read-longer.md).
 """
 
 from __future__ import annotations
