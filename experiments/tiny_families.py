@@ -11,7 +11,7 @@ problems are right.
 
 Command:   python experiments/tiny_families.py --workdir runs/families [--set seed=1]
            [--set recipe=runs/recipe/seed0]
-Hardware:  two cores, about twenty minutes if free (by its rates; 42 to 60 beside other work).
+Hardware:  two cores, about twenty minutes if free (by its rates; 43 to 62 beside other work).
 Expected:  from a recipe's model the mean rises by 34 to 39 points, 13 or 14 of 15 families by 15 or
            more, in three seeds (docs/log/2026-11-30-families-read-longer.md).
 """

@@ -227,7 +227,7 @@ class SlotTable(SlotRequests):
         """KV caches of `length` places, in as many slots as that leaves."""
         count = self.cache_lengths.slots_at(length)
         taken = [slot for slot, state in enumerate(self.states) if state is not None]
-        rows = [slot for slot in reversed(self.kept.in_order(self.kept.tokens))]
+        rows = list(reversed(self.kept.in_order(self.kept.tokens)))
         keep = list(range(count)) if count == len(self.states) else [*taken, *rows][:count]
         self._resize(length, keep)
 
