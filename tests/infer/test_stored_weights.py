@@ -14,6 +14,10 @@ from qwen3.ops.linear import linear
 RUN = Execution.for_mesh(scan=False, weights="int8")
 
 
+def size(x):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(x))
+
+
 @pytest.mark.parametrize("outputs_first", [False, True])
 @pytest.mark.parametrize("inputs", [1, 2])
 def test_a_product_with_int8_is_off_by_half_of_each_outputs_scale(outputs_first, inputs):
@@ -45,7 +49,6 @@ def test_an_engine_of_int8_weights_answers_nearly_as_one_of_floats(make, params,
         assert w.numbers.dtype == jnp.int8 and w.scales.nbytes < w.numbers.nbytes
     floats = [engine.params["embed"], layer["mlp_norm"], layer["attention"]["key_norm"]]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
-    size = lambda x: sum(leaf.nbytes for leaf in jax.tree.leaves(x))  # noqa: E731
     mlp, scales = full.params["layers"][0]["mlp"], 4 * (2 * 64 + 32)
     assert size(layer["mlp"]) == size(mlp) / 4 + scales
     for one, other in zip(full.generate(requests), engine.generate(requests), strict=True):

@@ -204,6 +204,7 @@ def test_forward_of_a_dense_model_and_its_text():
         ("--model 4b --topology v5p:2x2x1 --step nap", "there are train, forward"),
         ("--model 4b --topology v5p:2x2x1 --remat some", "there are none, full"),
         ("--model 4b --topology v5p:2x2x1 --batch-per-device 0.3", "1.2 rows"),
+        ("--model 4b --topology v5p:2x2x1 --weights int8", "prefill and decode, not train"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_choices(arguments, complaint, capsys):

@@ -101,17 +101,13 @@ class PagedSlotTable(SlotRequests):
 
         Returns those whose own data cannot be put there, with the error; the others are.
         """
-        new = admission.empty(len(self.states), self.layout.max_length)
-        failures: list[tuple[RequestState, Exception]] = []
-        for state in states:
+
+        def place(state: RequestState) -> tuple[int, int]:
             assert state.shard is not None
-            slot = self.free_slots(state.shard)[0]
-            try:
-                new = admission.add(new, state, 0, slot)
-            except Exception as error:
-                failures.append((state, error))
-                continue
-            state.slot, self.states[slot] = slot, state
+            return 0, self.free_slots(state.shard)[0]
+
+        empty = admission.empty(len(self.states), self.layout.max_length)
+        new, failures = self._admit(empty, states, place)
         self.slots = self.programs.insert(self.slots, new)
         return failures
 

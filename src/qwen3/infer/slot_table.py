@@ -21,7 +21,7 @@ from qwen3.infer.kept_rows import KeptRows
 from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.requests import MOST_ALTERNATIVES
-from qwen3.infer.slots import KVCache, Slots
+from qwen3.infer.slots import Admission, KVCache, Slots
 
 
 class SlotRequests(abc.ABC):
@@ -75,6 +75,26 @@ class SlotRequests(abc.ABC):
             if state.allowed is not None:
                 rows[state.slot] = state.allowed
         return rows
+
+    def _admit(
+        self,
+        new: Admission,
+        states: Sequence[RequestState],
+        place: Callable[[RequestState], tuple[int, int]],
+    ) -> tuple[Admission, list[tuple[RequestState, Exception]]]:
+        """(`new` with these requests in slots, those whose own data cannot be put there with the
+        error). place: of a request (its row of the prefilled batch, a slot that is free now).
+        """
+        failures: list[tuple[RequestState, Exception]] = []
+        for state in states:
+            source, slot = place(state)
+            try:
+                new = admission.add(new, state, source, slot)
+            except Exception as error:
+                failures.append((state, error))
+            else:
+                state.slot, self.states[slot] = slot, state
+        return new, failures
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
         """Free the slots of those requests that have one. active: as of `free`."""
@@ -131,17 +151,15 @@ class SlotTable(SlotRequests):
         Returns those whose own data cannot be put there, with the error; the others are.
         """
         free = self.kept.in_order(s for s, state in enumerate(self.states) if state is None)
-        new = admission.empty(len(self.states), batch[0][1].width)
-        failures: list[tuple[RequestState, Exception]] = []
+        prefixes, empty = dict(batch), admission.empty(len(self.states), batch[0][1].width)
+
+        def place(state: RequestState) -> tuple[int, int]:
+            return prefixes[state].row, next(slot for slot in free if self.states[slot] is None)
+
+        new, failures = self._admit(empty, list(prefixes), place)
         for state, prefix in batch:
-            slot = free[int(new.count)]
-            try:
-                new = admission.add(new, state, prefix.row, slot)
-            except Exception as error:
-                failures.append((state, error))
-                continue
-            state.slot, self.states[slot] = slot, state
-            if prefix.expert_ids is not None and not state.expert_ids:
+            is_placed = state.slot is not None
+            if is_placed and prefix.expert_ids is not None and not state.expert_ids:
                 prompt_ids = prefix.expert_ids[:, prefix.row, : len(state.sequence) - 1]
                 state.expert_ids.append(prompt_ids.swapaxes(0, 1))
         self.slots, self.kv_cache = self.compiled.insert(
@@ -167,18 +185,12 @@ class SlotTable(SlotRequests):
             tokens[row, : len(new_ids)], lengths[row] = new_ids, len(new_ids)
         arrays = (tokens, lengths, starts, slots)
         self.kv_cache, expert_ids = self.compiled.extend(params, self.kv_cache, *arrays)
-        new, failures = admission.empty(count, self.cache_length), []
+        empty = admission.empty(count, self.cache_length)
+        new, failures = self._admit(empty, batch, lambda state: (0, kept.slot_of[state]))
         for row, state in enumerate(batch):
-            slot = int(slots[row])
-            try:
-                new = admission.add(new, state, 0, slot)
-            except Exception as error:
-                failures.append((state, error))
-                continue
-            state.slot, self.states[slot] = slot, state
-            if slot in kept.experts:
+            if state.slot in kept.experts:
                 ids = np.asarray(expert_ids, np.uint8)[:, row, : lengths[row]].swapaxes(0, 1)
-                state.expert_ids = [kept.experts[slot], ids]
+                state.expert_ids = [kept.experts[state.slot], ids]
         self.slots = self.compiled.admit(self.slots, new)
         kept.drop([int(slot) for slot in slots[: len(batch)]])
         return failures

@@ -126,6 +126,10 @@ def setting(args: argparse.Namespace) -> Setting:
         raise ValueError(
             "plan wants --model and --topology or --type, or the file of an experiment"
         )
+    if (args.cache_dtype or args.weights) and args.step not in ("prefill", "decode"):
+        raise ValueError(
+            f"--cache-dtype and --weights are of the steps prefill and decode, not {args.step}"
+        )
     names = ("transport", "expert_bound", "cache_dtype", "weights")
     changes = {name: getattr(args, name) for name in names}
     return Setting(
