@@ -17,6 +17,7 @@ from qwen3.model.sizes import DualChunkConfig
 
 def layout(**changes):
     settings = {"slots": 8, "batch_ways": 2, "max_length": 300, "cache_tokens": 2400, "block": 8}
+    settings |= {"host_tokens": 1200}
     return PageLayout(**settings | {"chunk": 512, "page_size": 32} | changes)
 
 
@@ -24,6 +25,8 @@ def test_a_sequence_takes_what_it_uses_rounded_up_to_pages():
     pages = layout()
     assert [pages.pages_of(n) for n in (0, 1, 32, 33, 300)] == [0, 1, 1, 2, 10]
     assert pages.most == 38  # of one of two shards
+    assert pages.host_pages == 37  # of both
+    assert layout(chunk=128).chunk_pages == 4
     for wrong in ({"page_size": 24}, {"chunk": 100}, {"chunk": 16}, {"page_size": 64}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} {next(iter(wrong.values()))}"):
             layout(**wrong)

@@ -96,6 +96,24 @@ def test_episodes_are_the_same_in_pages(engine, tokenizer):
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("size", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_in_pages_an_episode_has_the_same_bits_alone_in_a_batch_and_preempted(
+    engine, tokenizer, size
+):
+    """Log-probabilities too: what was decoded comes back from the host, see `host_pages`."""
+    options = {"cache": "paged", "buckets": None, "page_size": size, "block": 2}
+    begun = starts(tokenizer)
+    together = play(engine(**options), tokenizer, begun)
+    tight = engine(**options, cache_tokens=136, host_tokens=4096)
+    preempted = play(tight, tokenizer, begun)
+    assert tight.stats["pages_from_host"] > 0 and (size > 4 or tight.stats["preemptions"] > 0)
+    for number, (one, other) in enumerate(zip(together, preempted, strict=True)):
+        alone = play(engine(**options), tokenizer, begun[number : number + 1])[0]
+        for same in (other, alone):
+            assert same_sequences(one.completion, same.completion)
+            assert (one.score, one.transcript) == (same.score, same.transcript)
+
+
 def counts(answers, prompts):
     """(tokens that are new to the cache, tokens of all turns): what must be prefilled, and what is
     where every turn begins anew. prompts: requests of the first turns that share no prefill."""

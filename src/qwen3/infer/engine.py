@@ -68,6 +68,8 @@ class Engine:
         page_size: places of a page, a power of two; None for 32, and for 64 on a TPU.
         chunk: most tokens of a prompt that are prefilled into pages between two decode calls, a
             power of two; None for 512.
+        host_tokens: places of given-up pages in the host's memory, for turns of dialogues and
+            preempted requests to go on in; None for as many as cache_tokens, 0 to prefill again.
         block: maximum decode steps per device call, i.e. between two scheduling points.
         seed: of the random numbers of requests without a seed of their own.
         version: of the parameters, e.g. the optimizer step.
@@ -91,6 +93,7 @@ class Engine:
         buckets: Sequence[int] | None = None,
         page_size: int | None = None,
         chunk: int | None = None,
+        host_tokens: int | None = None,
         block: int = 32,
         seed: int = 0,
         version: int = 0,
@@ -119,7 +122,7 @@ class Engine:
         self.stats: Counter[str] = Counter()
         options: dict[str, dict[str, Any]] = {
             "rows": {"buckets": buckets},
-            "paged": {"page_size": page_size, "chunk": chunk},
+            "paged": {"page_size": page_size, "chunk": chunk, "host_tokens": host_tokens},
         }
         self.caches = self._caches(cache, options, slots=slots, cache_tokens=cache_tokens)
         self.slots = self.caches.slots

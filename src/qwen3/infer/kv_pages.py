@@ -109,6 +109,15 @@ def resize(pool: KVCache, source_M: jax.Array) -> KVCache:
     return _each_layer(shard, (pool,), (source_M,))
 
 
+def put(pool: KVCache, pages: KVCache, target_B: jax.Array) -> KVCache:
+    """The pool with one page of each shard at its target, NO_PAGE for one to drop."""
+
+    def shard(pool: LayerCache, pages: LayerCache, target_1: jax.Array) -> LayerCache:
+        return jax.tree.map(lambda x, new: x.at[target_1].set(new, mode="drop"), pool, pages)
+
+    return _each_layer(shard, (pool, pages), (target_B,))
+
+
 def store(pool: KVCache, rows: KVCache, pages_RW: jax.Array, *, places_last: bool) -> KVCache:
     """The pool with rows of W x P places, each cut into its pages; NO_PAGE for those to drop."""
 

@@ -4,17 +4,21 @@ The samples of a prompt (GRPO's group) and the turns of a dialogue share the pre
 have in common: each page of tokens is prefilled once and kept after use, until its place is needed.
 A page that an answer goes on behind is its own: the first one to come takes over the page itself,
 any other a copy, which the next decode call makes. A long prompt is prefilled a chunk at a time
-between decode calls, which it does not hold up.
+between decode calls, which it does not hold up. Pages that a turn or a preempted request comes back
+for are copied to the host's memory before others take their place, and back when they are needed.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qwen3.infer.host_pages import HostPages, PageTransfer
 from qwen3.infer.kv_pages import NO_PAGE
 from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.page_pool import PagePool, page_keys
@@ -45,23 +49,36 @@ class PageCache:
     """The page pools of all shards, and the requests that are being prefilled.
 
     prefill: (parameters, tokens, lengths, pages, starts and prefix or nothing) -> experts or None,
-    which changes the device's pool.
+    which changes the device's pool. transfer, stats: of `HostPages`.
     """
 
-    def __init__(self, layout: PageLayout, prefill: Callable[..., Any], *, record_experts: bool):
+    def __init__(
+        self,
+        layout: PageLayout,
+        prefill: Callable[..., Any],
+        transfer: PageTransfer,
+        stats: Counter[str],
+        *,
+        record_experts: bool,
+    ):
         self.layout, self.prefill, self.record_experts = layout, prefill, record_experts
+        self.transfer, self.stats = transfer, stats
         self.reset()
 
     def reset(self) -> None:
         """Empty pools, and nothing being prefilled."""
         layout = self.layout
-        self.pools = [PagePool(layout.most, layout.width) for _ in range(layout.batch_ways)]
+        ways = layout.batch_ways
+        self.host_pages = HostPages(layout.host_pages, ways, self.transfer, self.stats)
+        give = [functools.partial(self.host_pages.give, shard) for shard in range(ways)]
+        self.pools = [PagePool(layout.most, layout.width, give[shard]) for shard in range(ways)]
         self.filling: list[RequestState] = []
         self.generation = 0  # of the weights; pages that older ones wrote are not shared
 
     def clear(self) -> None:
         """Forget what old weights prefilled; the requests that were being prefilled begin again."""
         self.generation += 1
+        self.host_pages.clear()
         for state in self.filling:
             self.leave(state)
             state.generation = self.generation
@@ -82,17 +99,17 @@ class PageCache:
         return pool.available + len(held - pool.owned) >= missing
 
     def known(self, state: RequestState, shard: int) -> int:
-        """Pages that a later turn of a dialogue goes on behind in a shard; 0 for other requests."""
-        if not state.request.turn:
-            return 0
-        page_of = self.pools[shard].page_of
-        return sum(1 for _ in itertools.takewhile(page_of.__contains__, self._keys(state)))
+        """Pages that a shard has of a later turn of a dialogue or of a preempted request; 0 for
+        other requests.
+        """
+        return self._known(state, shard) if state.goes_on else 0
 
     def keep(self, state: RequestState, needed: bool) -> None:
         """Whether a turn waits for the pages that it goes on behind: they are given up last."""
         for shard, pool in enumerate(self.pools):
             for key in self._keys(state)[: self.known(state, shard)]:
                 pool.keep(key, needed)
+                self.host_pages.touch(shard, key)
 
     def begin(self, state: RequestState, shard: int) -> None:
         """Prefill a request from the next `advance` on."""
@@ -117,17 +134,21 @@ class PageCache:
             self.pools[state.shard].release(page for i, page in state.copies if page != own[i])
         state.copies = []
 
-    def end(self, state: RequestState) -> None:
-        """Take a request out, with its whole pages left for others to find."""
+    def end(self, state: RequestState, *, preempted: bool = False) -> None:
+        """Take a request out, with its whole pages left for others to find; those of one that is
+        preempted, or the turn of a dialogue, are wanted again.
+        """
         if state.shard is None:
             return
         if state.generation == self.generation and state.completion.error is None:
             size, pool = self.layout.page_size, self.pools[state.shard]
-            stored = state.sequence[: (len(state.sequence) - 1) // size * size]
+            count = len(state.sequence) - 1
+            stored = state.sequence[: count if preempted else count // size * size]
+            wanted = preempted or state.request.turn is not None
             experts = np.concatenate(state.expert_ids) if state.expert_ids else None
             for i, key in enumerate(page_keys(stored, size)[: len(state.pages)]):
                 chosen = None if experts is None else experts[i * size : (i + 1) * size]
-                pool.register(key, state.pages[i], chosen)
+                pool.register(key, state.pages[i], chosen, wanted=wanted)
         self.leave(state)
         if state in self.filling:
             self.filling.remove(state)
@@ -181,7 +202,7 @@ class PageCache:
         claimed: set[tuple[int | None, bytes]] = set()
         for state in sorted(self.filling, key=lambda state: state.arrival):
             if not self._match(state):
-                key = (state.shard, self._keys(state)[len(state.pages)])
+                key = (state.shard, self._chunk_key(state))
                 chunk = None if key in claimed else self._chunk(state)
                 if chunk is not None:
                     claimed.add(key)
@@ -213,16 +234,48 @@ class PageCache:
             state.keys = page_keys(state.sequence[:-1], self.layout.page_size)
         return state.keys
 
+    def _chunk_key(self, state: RequestState) -> bytes:
+        """The key of the next chunk's last page."""
+        return self._keys(state)[len(state.pages) :][: self.layout.chunk_pages][-1]
+
+    def _known(self, state: RequestState, shard: int) -> int:
+        """Pages from its first one on that a request has or can share in a shard."""
+        page_of, at_hand = self.pools[shard].page_of, len(state.pages)
+
+        def has(key: bytes) -> bool:
+            return key in page_of or (shard, key) in self.host_pages
+
+        return at_hand + sum(1 for _ in itertools.takewhile(has, self._keys(state)[at_hand:]))
+
     def _match(self, state: RequestState) -> bool:
-        """Share the pages that are known; whether that is all of the prompt."""
+        """Share the pages that are known; whether that is all of the prompt.
+
+        An episode's first turn shares no part of a chunk: where its chunks begin would depend on
+        what other episodes left, and with it the last bits of keys and values.
+        """
         assert state.shard is not None
         keys, pool = self._keys(state), self.pools[state.shard]
-        while len(state.pages) < len(keys):
-            page = pool.share(keys[len(state.pages)])
+        known = self._known(state, state.shard)
+        if known < len(keys) and state.request.turn == 0 and not state.goes_on:
+            known -= known % self.layout.chunk_pages
+        for key in keys[len(state.pages) : known]:
+            page = pool.share(key)
+            if page is None:
+                page = self._bring(state.shard, key)
             if page is None:
                 return False
             state.pages.append(page)
-        return True
+        return len(state.pages) == len(keys)
+
+    def _bring(self, shard: int, key: bytes) -> int | None:
+        """A page that comes back from the host; None for one that is not there, or has no place."""
+        pool = self.pools[shard]
+        taken = pool.take(1) if (shard, key) in self.host_pages else None
+        if taken is None:
+            return None
+        host_page = self.host_pages.bring(shard, key, taken[0])
+        pool.register(key, taken[0], host_page.experts, wanted=True)
+        return taken[0]
 
     def _own(self, state: RequestState) -> bool:
         """Give a request pages of its own for those that it shares; False where too few are

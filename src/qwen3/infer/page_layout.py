@@ -31,6 +31,7 @@ class PageLayout:
     block: int  # most decode steps between two scheduling points
     chunk: int  # most tokens of a prompt that are prefilled between two decode calls
     page_size: int  # places of a page
+    host_tokens: int  # places of pages in the host's memory, of all shards together
     smallest_prefill: int = SMALLEST_PREFILL  # width of the narrowest prefill batch, tokens
 
     @staticmethod
@@ -39,10 +40,12 @@ class PageLayout:
         *,
         page_size: int | None = None,
         chunk: int | None = None,
+        host_tokens: int | None = None,
         **sizes: int,
     ) -> PageLayout:
         """The layout for the kernels of an execution. page_size, chunk: None for the default
-        ones; without cache_tokens there are pages for the longest sequence in every slot.
+        ones; host_tokens: None for as many as in the pools; without cache_tokens there are pages
+        for the longest sequence in every slot.
         """
         narrowest = SMALLEST_SPLASH if execution.attention == "splash" else SMALLEST_PREFILL
         if page_size is None:
@@ -52,6 +55,7 @@ class PageLayout:
         return PageLayout(
             page_size=page_size,
             chunk=CHUNK if chunk is None else chunk,
+            host_tokens=sizes["cache_tokens"] if host_tokens is None else host_tokens,
             smallest_prefill=narrowest,
             **sizes,
         )
@@ -66,6 +70,8 @@ class PageLayout:
         for name, value in (("page_size", self.page_size), ("chunk", self.chunk)):
             if value < 1 or value & (value - 1):
                 raise ValueError(f"{name} {value}: wanted a power of two")
+        if self.host_tokens < 0:
+            raise ValueError(f"host_tokens {self.host_tokens}: wanted at least 0")
         if self.smallest_prefill % self.page_size:
             raise ValueError(f"page_size {self.page_size}: wanted at most {self.smallest_prefill}")
         if self.chunk < self.smallest_prefill:
@@ -79,6 +85,11 @@ class PageLayout:
     def most(self) -> int:
         """Pages of one shard's pool, at most."""
         return self.pages_of(self.cache_tokens // self.batch_ways)
+
+    @property
+    def host_pages(self) -> int:
+        """Pages in the host's memory, of all shards together."""
+        return self.host_tokens // self.page_size
 
     @property
     def slots_a_shard(self) -> int:
@@ -116,6 +127,11 @@ class PageLayout:
         while widths[-1] < min(self.chunk, self.max_length):
             widths.append(2 * widths[-1])
         return tuple(widths)
+
+    @property
+    def chunk_pages(self) -> int:
+        """Pages of a whole chunk."""
+        return self.prefill_widths[-1] // self.page_size
 
     def prefill_width(self, tokens: int) -> int:
         """The narrowest prefill batch for so many tokens."""

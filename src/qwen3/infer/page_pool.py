@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from qwen3.infer.host_pages import GivenUp
+
 
 def page_keys(tokens: Sequence[int], page_size: int) -> list[bytes]:
     """The hash of the tokens up to each page's end, the last part page included."""
@@ -30,11 +32,14 @@ def page_keys(tokens: Sequence[int], page_size: int) -> list[bytes]:
 class PagePool:
     """Reference counts, owners and prefixes of up to `most` pages.
 
-    grown: (pages) -> the next larger length of the pool that has as many.
+    grown: (pages) -> the next larger length of the pool that has as many. give: called with each
+    page that is given up and that somebody comes back for.
     """
 
-    def __init__(self, most: int, grown: Callable[[int], int]):
-        self.most, self.grown = most, grown
+    def __init__(
+        self, most: int, grown: Callable[[int], int], give: Callable[[GivenUp], None] | None = None
+    ):
+        self.most, self.grown, self.give = most, grown, give
         self.width = 0  # pages that there are so far
         self.free: list[int] = []  # a heap
         self.users: dict[int, int] = {}  # of pages that have any
@@ -44,6 +49,7 @@ class PagePool:
         self.experts: dict[int, np.ndarray] = {}  # uint8 [places, L, A] of those, where recorded
         self.unused: OrderedDict[int, None] = OrderedDict()  # of those, without users; oldest first
         self.kept: OrderedDict[int, None] = OrderedDict()  # the same, which a waiting turn needs
+        self.wanted: set[int] = set()  # pages that somebody comes back for
 
     @property
     def available(self) -> int:
@@ -105,8 +111,14 @@ class PagePool:
                 else:
                     heapq.heappush(self.free, page)
 
-    def register(self, key: bytes, page: int, experts: np.ndarray | None = None) -> None:
-        """Let others find a page by its prefix, unless another page holds the same."""
+    def register(
+        self, key: bytes, page: int, experts: np.ndarray | None = None, *, wanted: bool = False
+    ) -> None:
+        """Let others find a page by its prefix, unless another page holds the same. wanted: some
+        request will come back for it, see `host_pages`.
+        """
+        if wanted:
+            self.wanted.add(self.page_of.get(key, page))
         if key not in self.page_of:
             self.page_of[key] = page
             self.keys_of.setdefault(page, []).append(key)
@@ -138,14 +150,19 @@ class PagePool:
         self.experts.clear()
         self.unused.clear()
         self.kept.clear()
+        self.wanted.clear()
 
     def _give_up(self, page: int) -> None:
         """Free a page that has no users and forget what it holds."""
         self.unused.pop(page, None)
         self.kept.pop(page, None)
-        for key in self.keys_of.pop(page):
+        keys, experts = self.keys_of.pop(page), self.experts.pop(page, None)
+        for key in keys:
             del self.page_of[key]
-        self.experts.pop(page, None)
+        if page in self.wanted:
+            self.wanted.remove(page)
+            if self.give is not None:
+                self.give(GivenUp(keys, page, experts))
         heapq.heappush(self.free, page)
 
     def _rename(self, moved: dict[int, int]) -> None:
@@ -153,9 +170,10 @@ class PagePool:
         for old, new in moved.items():
             if old in self.users:
                 self.users[new] = self.users.pop(old)
-            if old in self.owned:
-                self.owned.remove(old)
-                self.owned.add(new)
+            for pages in (self.owned, self.wanted):
+                if old in pages:
+                    pages.remove(old)
+                    pages.add(new)
             if old in self.keys_of:
                 self.keys_of[new] = self.keys_of.pop(old)
                 self.page_of.update(dict.fromkeys(self.keys_of[new], new))

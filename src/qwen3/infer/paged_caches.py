@@ -15,6 +15,7 @@ import numpy as np
 
 from qwen3.infer import compiled, paged_programs
 from qwen3.infer.decode import DecodeOutput
+from qwen3.infer.host_pages import PageTransfer
 from qwen3.infer.kv_caches import CacheSettings, enough
 from qwen3.infer.page_cache import PageCache
 from qwen3.infer.page_layout import PageLayout
@@ -23,10 +24,17 @@ from qwen3.infer.request_state import RequestState
 
 
 class PagedCaches:
-    """See `kv_caches.KVCaches`. page_size, chunk: of `PageLayout.for_execution`."""
+    """See `kv_caches.KVCaches`. page_size, chunk, host_tokens: of
+    `PageLayout.for_execution`.
+    """
 
     def __init__(
-        self, settings: CacheSettings, *, page_size: int | None = None, chunk: int | None = None
+        self,
+        settings: CacheSettings,
+        *,
+        page_size: int | None = None,
+        chunk: int | None = None,
+        host_tokens: int | None = None,
     ):
         s = self.settings = settings
         self.waiting, self.stats, self.slots = s.waiting, s.stats, s.slots
@@ -34,6 +42,7 @@ class PagedCaches:
             s.execution,
             page_size=page_size,
             chunk=chunk,
+            host_tokens=host_tokens,
             slots=s.slots,
             batch_ways=compiled.batch_ways(s.mesh),
             max_length=s.max_length,
@@ -45,7 +54,14 @@ class PagedCaches:
         self.slot_table = PagedSlotTable(
             paged_programs.build(*program), self.layout, s.tokenizer, s.config.vocab
         )
-        self.page_cache = PageCache(self.layout, self._prefill, record_experts=s.record_experts)
+        table = self.slot_table
+        self.page_cache = PageCache(
+            self.layout,
+            self._prefill,
+            PageTransfer(table.read_pages, table.write_pages),
+            s.stats,
+            record_experts=s.record_experts,
+        )
 
     @property
     def requests(self) -> list[RequestState]:
@@ -105,9 +121,13 @@ class PagedCaches:
         self.slot_table.warm_up(params, self.page_cache.batches())
 
     def _resize(self, width: int, source: np.ndarray | None = None) -> None:
-        """A pool of another length, see `PagedSlotTable.resize`."""
+        """A pool of another length, see `PagedSlotTable.resize`. Pages go to the host before it and
+        come from there after it.
+        """
+        self.page_cache.host_pages.save()
         self.stats["resizes"] += width != self.slot_table.width
         self.slot_table.resize(width, source)
+        self.page_cache.host_pages.load()
 
     def _prefill(self, params: Any, *arrays: np.ndarray) -> Any:
         self._resize(max(self.page_cache.width, self.slot_table.width))
@@ -180,6 +200,6 @@ class PagedCaches:
         state = max(states, key=lambda state: state.arrival)
         if state.slot is not None:
             self.slot_table.preempt(state)
-        self.page_cache.end(state)
+        self.page_cache.end(state, preempted=True)
         self.waiting.appendleft(state)
         self.stats["preemptions"] += 1

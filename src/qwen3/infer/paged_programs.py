@@ -30,6 +30,10 @@ class PagedPrograms:
     store: Callable[..., Any]  # (pool, rows, pages) -> pool
     rows_of: Callable[..., Any]  # (pool, pages, lengths, more=) -> rows
     resize: Callable[..., Any]  # (one layer of a pool, sources) -> a layer of another length
+    read: Callable[..., Any]  # (pool, a page of each shard) -> these pages
+    write: Callable[..., Any]  # (pool, pages, where to in each shard) -> pool
+    to_host: Callable[..., Any]  # pages -> the same in the host's memory
+    to_device: Callable[..., Any]  # the reverse
     insert: Callable[..., Any]  # (slots, Admission) -> slots
     decode: Callable[..., Any]  # see decode.decode_steps -> slots, pool, DecodeOutput
     release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
@@ -83,6 +87,7 @@ def build(
 
     layer = at.kv_cache if isinstance(at.kv_cache, LayerCache) else at.kv_cache[0]
     state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
+    in_host_memory = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), at.kv_cache)
     return PagedPrograms(
         new=in_mesh(jax.jit(new, static_argnums=(0, 1, 2), out_shardings=state)),
         prefill=rows_programs.prefill,
@@ -90,6 +95,10 @@ def build(
         store=in_mesh(jax.jit(store, donate_argnums=0, out_shardings=at.kv_cache)),
         rows_of=in_mesh(jax.jit(rows_of, static_argnames=("more",), out_shardings=at.kv_cache)),
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
+        read=in_mesh(jax.jit(kv_pages.resize, out_shardings=at.kv_cache)),
+        write=in_mesh(jax.jit(kv_pages.put, donate_argnums=0, out_shardings=at.kv_cache)),
+        to_host=lambda pages: jax.device_put(pages, in_host_memory),
+        to_device=lambda pages: jax.device_put(pages, at.kv_cache),
         insert=rows_programs.admit,
         decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,

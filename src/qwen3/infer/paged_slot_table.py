@@ -13,7 +13,7 @@ import numpy as np
 
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer import admission
-from qwen3.infer.kv_pages import PageTable
+from qwen3.infer.kv_pages import NO_PAGE, PageTable
 from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.paged_programs import PagedPrograms
 from qwen3.infer.request_state import RequestState
@@ -75,6 +75,14 @@ class PagedSlotTable(SlotRequests):
         for i in range(len(pool)):  # a layer's old pages are let go before the next are copied
             pool[i] = self.programs.resize(pool[i], source_M)
         self.pool = pool[0] if stacked else tuple(pool)
+
+    def read_pages(self, source: np.ndarray) -> KVCache:
+        """A page of each shard, in the host's memory."""
+        return self.programs.to_host(self.programs.read(self.pool, source))
+
+    def write_pages(self, pages: KVCache, target: np.ndarray) -> None:
+        """Copy what `read_pages` gave to a page of each shard, NO_PAGE for none."""
+        self.pool = self.programs.write(self.pool, self.programs.to_device(pages), target)
 
     def prefill(
         self,
@@ -179,5 +187,8 @@ class PagedSlotTable(SlotRequests):
             for arrays in prefills:
                 self.prefill(params, *arrays)
             self._decode(params, 0, 1, None)
+            if layout.host_pages:
+                nowhere = np.full(layout.batch_ways, NO_PAGE, np.int32)
+                self.write_pages(self.read_pages(np.zeros_like(nowhere)), nowhere)
         self.resize(layout.widths[0])
         self.slots = self.programs.release(self.slots, np.ones(len(self.states), bool))

@@ -84,6 +84,11 @@ class RequestState:
         return self.completion.finish is not None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it comes back for what was decoded: a later turn of a dialogue, or preempted."""
+        return bool(self.request.turn) or bool(self.completion.tokens)
+
+    @property
     def key(self) -> bytes:
         """What the prefix cache must hold before the next token can be generated: all tokens but
         the last, which is the first input of the decode loop.
