@@ -45,6 +45,11 @@ def test_decode_holds_weights_and_caches_and_changes_the_caches_in_place():
     assert step.flops_ratio == pytest.approx(1.0, abs=0.05)
 
 
+def test_decode_reads_caches_in_rows_once_though_parts_of_them_are_fetched_ahead():
+    step = plan(setting(step="decode", length=16 * LENGTH))
+    assert step.bytes_accessed < 1.4 * step.memory["arguments"]
+
+
 def test_decode_reads_the_pages_that_there_are_and_writes_them_in_place():
     """A pool of three quarters of what rows would take, for the kernel of a TPU."""
     step = plan(setting(step="decode", cache="paged", cache_tokens=16 * LENGTH * 3 // 4))

@@ -79,6 +79,78 @@ def test_a_slice_of_int8_in_another_tiling_of_the_same_bytes_is_no_more_than_a_s
     assert traffic.hbm_bytes(hlo.parse(TILED.replace("ALIASING", ""))) == 9 * KILOBYTE
 
 
+SLICED = """HloModule sliced, is_scheduled=true
+
+%doubled (p: f32[64]) -> f32[64] {
+  %p = f32[64]{0:T(256)} parameter(0)
+  ROOT %d = f32[64]{0:T(256)} add(%p, %p)
+}
+
+ENTRY %main (a: f32[8,256], n: f32[1,256], b: f32[64]) -> f32[64] {
+  %a = f32[8,256]{1,0:T(8,128)} parameter(0)
+  %n = f32[1,256]{1,0:T(8,128)} parameter(1)
+  %b = f32[64]{0:T(256)} parameter(2)
+  %z = s32[]{:T(128)} constant(0)
+BODY
+}
+"""
+A, ROW = "f32[8,256]{1,0:T(8,128)}", "f32[1,256]{1,0:T(8,128)}"
+ROW_IN_VMEM, TWO_IN_VMEM = "f32[1,256]{1,0:T(8,128)S(1)}", "f32[2,256]{1,0:T(8,128)S(1)}"
+FIRST, SECOND = "slice={[0:1], [0:256]}", "slice={[1:2], [0:256]}"
+
+
+@pytest.mark.parametrize(
+    "body, moved",
+    [
+        # Fetched ahead: read from HBM once, in parts that are one array without a copy.
+        (
+            f"%s = (({A}), {ROW_IN_VMEM}, s32[]{{:S(2)}}) slice-start(%a), {FIRST}\n"
+            f"  %t = (({A}), {ROW_IN_VMEM}, s32[]{{:S(2)}}) slice-start(%a), {SECOND}\n"
+            f"  %u = {ROW_IN_VMEM} slice-done(%s)\n  %v = {ROW_IN_VMEM} slice-done(%t)\n"
+            f'  ROOT %w = {TWO_IN_VMEM} custom-call(%u, %v), custom_call_target="ConcatBitcast"',
+            2 * KILOBYTE,
+        ),
+        # To another place of HBM: read and written.
+        (
+            f"%s = (({A}), {ROW}, s32[]{{:S(2)}}) slice-start(%a), {FIRST}\n"
+            f"  ROOT %u = {ROW} slice-done(%s)",
+            2 * KILOBYTE,
+        ),
+        (
+            f"%s = (({A}, s32[], s32[]), {ROW_IN_VMEM}, s32[]{{:S(2)}}) "
+            f"dynamic-slice-start(%a, %z, %z)\n  ROOT %u = {ROW_IN_VMEM} dynamic-slice-done(%s)",
+            KILOBYTE,
+        ),
+        (
+            f"%s = (({A}, {ROW}, s32[], s32[]), {A}, s32[]{{:S(2)}}) "
+            f"dynamic-update-slice-start(%a, %n, %z, %z)\n"
+            f"  ROOT %u = {A} dynamic-update-slice-done(%s)",
+            2 * KILOBYTE,
+        ),
+        # What an asynchronous call or fusion does counts, once: 64 numbers read and written.
+        (
+            "%s = ((f32[64]{0:T(256)}), f32[64]{0:T(256)}, s32[]{:S(2)}) call-start(%b), "
+            "to_apply=%doubled\n  ROOT %u = f32[64]{0:T(256)} call-done(%s)",
+            3 * KILOBYTE / 4,  # the sum reads its operand twice
+        ),
+        (
+            "%s = ((f32[64]{0:T(256)}), f32[64]{0:T(256)}, s32[]{:S(2)}) fusion-start(%b), "
+            "kind=kLoop, calls=%doubled\n  ROOT %u = f32[64]{0:T(256)} fusion-done(%s)",
+            2 * KILOBYTE / 4,
+        ),
+        (
+            f"%s = ({ROW}, f32[4,256]{{1,0:T(8,128)}}) all-gather-start(%n), channel_id=1\n"
+            "  ROOT %u = f32[4,256]{1,0:T(8,128)} all-gather-done(%s)",
+            5 * KILOBYTE,
+        ),
+        (f"%s = {ROW} all-reduce-start(%n)\n  ROOT %u = {ROW} all-reduce-done(%s)", 2 * KILOBYTE),
+    ],
+)
+def test_what_starts_asynchronously_moves_what_it_does_at_once(body, moved):
+    program = hlo.parse(SLICED.replace("BODY", "  " + body))
+    assert traffic.hbm_bytes(program) == moved
+
+
 @pytest.mark.parametrize(
     "groups, count",
     [

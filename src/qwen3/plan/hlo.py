@@ -140,12 +140,13 @@ class Program:
         computation = self.computations[name]
         for instruction in computation.instructions.values():
             yield computation, instruction, times
-            if instruction.opcode == "fusion" and not fused:
+            opcode = instruction.opcode.removesuffix("-start")
+            if opcode == "fusion" and not fused:
                 continue
             if instruction.opcode == "while":
                 trips = self.trips(instruction)
                 yield from self._walk(called(instruction)[0], times * trips, fused)
-            elif instruction.opcode in ("fusion", "call", "conditional", "async-start"):
+            elif opcode in ("fusion", "call", "conditional", "async"):
                 for inner in called(instruction):
                     yield from self._walk(inner, times, fused)
 
