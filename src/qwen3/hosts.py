@@ -33,6 +33,7 @@ for protocol in ("gcs", "gs"):
     fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
 MILLISECONDS = 3_600_000  # to wait for another host's word; one that dies ends all before that
+EXCHANGES = 64  # after so many at most, what was told in earlier ones is deleted
 FAILED = "qwen3/failed"  # key under which a process that fails says why
 HOST_FOLDER = "QWEN3_HOST_DIR"  # environment variable of a launcher
 
@@ -44,18 +45,20 @@ spent: dict[str, float] = {}  # seconds of this process by what they went into: 
 
 
 class FirstHostError(RuntimeError):
-    """Process 0 could not decide; the message is its own."""
+    """The process that decides could not; the message is its own."""
 
 
-def decided(decide: Callable[[], str]) -> str:
-    """decide() of process 0, in every process; all must call it.
+def decided(decide: Callable[[], str], process: int = 0) -> str:
+    """decide() of one process, in every process; all must call it.
 
-    An exception of process 0 is raised there as it is, and in the others as FirstHostError.
+    An exception of that process is raised there as it is, and in the others as FirstHostError.
     """
     if jax.process_count() == 1:
         return decide()
     number, failure = next(_exchanges), None
-    if jax.process_index() == 0:
+    if number % EXCHANGES == 0:
+        gathered_words("")
+    if jax.process_index() == process:
         try:
             text = "=" + decide()
         except Exception as error:
@@ -63,7 +66,7 @@ def decided(decide: Callable[[], str]) -> str:
         _tell_hosts(number, text)
     if failure is not None:
         raise failure
-    text = _told(number, 0)
+    text = _told(number, process)
     if text.startswith("!"):
         raise FirstHostError(text[1:])
     return text[1:]

@@ -3,7 +3,8 @@
 python stage_run.py FOLDER DATA STAGE...
 
 A stage's workdir is FOLDER/STAGE; DATA is a file of conversations. Off-policy distillation reads
-what the stage "logits" wrote, on-policy distillation has the teacher FOLDER/teacher.
+what the stage "logits" wrote, on-policy distillation has the teacher FOLDER/teacher. STAGE/STEPS is
+a stage that ends earlier, and goes on where its name comes again.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments import WORLDS
 from qwen3.losses.distill import Distill
 from qwen3.stages import distill, grpo, pretrain, sft, teacher_logits
+from qwen3.stages.async_rollouts import AsyncCollect
 from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
@@ -95,6 +97,37 @@ def on_policy(folder, data):
     )
 
 
+def samplers_apart(folder, data, samplers=2, **changes):
+    """Rollouts on the last devices; the first ones train."""
+    config = reinforcement(folder, data)
+    apart = {"mesh": MeshConfig(), "rollout_devices": samplers, "steps": 3}
+    return dataclasses.replace(config, tasks=(Share("letters"),), **apart, **changes)
+
+
+def asynchronous(folder, data):
+    """A step behind, of two blocks of the engine, with a KV cache in pages."""
+    config = samplers_apart(folder, data, staleness=1)
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, cache="paged"))
+
+
+def teacher_apart(folder, data):
+    config = on_policy(folder, data)
+    return dataclasses.replace(config, mesh=MeshConfig(), teacher_devices=2, steps=3)
+
+
+def one_sampler(folder, data):
+    """Three devices train: the second of two hosts does both."""
+    tokens = MeshConfig(fsdp=1, context=3)
+    return dataclasses.replace(samplers_apart(folder, data, samplers=1), mesh=tokens, length=768)
+
+
+def two_blocks(collect, value):
+    """What the engine does while the trainer works, whatever time that takes."""
+    for _ in range(2):
+        if collect._flying:
+            collect._step()
+
+
 STAGES = {
     "pretrain": (pretrain.run, pretraining),
     "experts": (pretrain.run, experts),
@@ -103,6 +136,10 @@ STAGES = {
     "logits": (teacher_logits.run, logits),
     "off_policy": (sft.run, off_policy),
     "on_policy": (distill.run, on_policy),
+    "samplers_apart": (grpo.run, samplers_apart),
+    "asynchronous": (grpo.run, asynchronous),
+    "teacher_apart": (distill.run, teacher_apart),
+    "one_sampler": (grpo.run, one_sampler),
 }
 
 if __name__ == "__main__":
@@ -110,8 +147,11 @@ if __name__ == "__main__":
     rewards.TASKS["letters"] = post.letters
     jax.config.update("jax_default_matmul_precision", "highest")
     folder, data, *names = sys.argv[1:]
-    for name in names:
+    AsyncCollect.sample_until = two_blocks
+    for word in names:
+        name, _, steps = word.partition("/")
         run, config = STAGES[name]
         # A host that gets no time to beat, on a machine that others load, is not lost.
         words = ["--workdir", f"{folder}/{name}", "--heartbeat-timeout", "3600"]
-        main(run, config(folder, data), words)
+        settings = config(folder, data)
+        main(run, dataclasses.replace(settings, steps=int(steps)) if steps else settings, words)

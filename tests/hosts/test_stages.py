@@ -14,6 +14,8 @@ from qwen3.curate.files import write_problems
 from qwen3.train.checkpoint import load_params
 
 STAGES = ("pretrain", "sft", "grpo", "logits", "off_policy", "on_policy")
+SAMPLE = ("grpo", "on_policy")
+APART = ("samplers_apart", "asynchronous", "teacher_apart", "one_sampler")
 STEPS = {"pretrain": 6}
 
 
@@ -74,7 +76,7 @@ def assert_same_stage(stage, one, other):
     for file in [*one.glob("samples/*.jsonl"), *one.glob("evaluation.jsonl")]:
         lines = [(work / file.relative_to(one)).read_text().splitlines() for work in (one, other)]
         assert_close(*([json.loads(line) for line in part] for part in lines), file.name)
-    if stage in ("grpo", "on_policy"):
+    if stage in (*SAMPLE, *APART):
         assert list(one.glob("samples/*.jsonl"))
     if stage in ("pretrain", "experts"):
         records = [json.loads((work / "evaluation.json").read_text()) for work in (one, other)]
@@ -87,12 +89,12 @@ def assert_as_one(folder, stages, count, devices):
     together = start(folder / "several", stages, count, devices)
     try:
         for hosts in (alone, together):
-            texts = "\n".join(map(hosts.text, range(len(hosts.processes))))
-            assert set(hosts.codes()) == {0}, texts or hosts.text(0)
+            codes = hosts.codes()
+            assert set(codes) == {0}, "\n".join(map(hosts.text, range(len(codes))))
     finally:
         alone.kill()
         together.kill()
-    for stage in stages:
+    for stage in {name.partition("/")[0] for name in stages}:
         assert_same_stage(stage, folder / "one" / stage, folder / "several" / stage)
 
 
@@ -105,3 +107,29 @@ def test_every_stage_on_several_hosts_is_as_on_one(count, tmp_path):
 @pytest.mark.parametrize("count", [2, 4])
 def test_experts_on_several_hosts_are_as_on_one(count, tmp_path):
     assert_as_one(tmp_path, ["experts"], count, 2)
+
+
+def apart(stage, *marks):
+    return pytest.param(stage, marks=marks, id=stage)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        apart("asynchronous"),
+        apart("samplers_apart", pytest.mark.slow),
+        apart("teacher_apart", pytest.mark.slow),
+        apart("one_sampler", pytest.mark.slow),  # the second host has devices of both meshes
+    ],
+)
+def test_meshes_of_other_hosts_are_as_on_one_that_has_all(stage, tmp_path):
+    """The last devices of four, which are the second host's where there are two, sample or hold the
+    teacher. Each run is stopped and gone on with.
+    """
+    assert_as_one(tmp_path, [f"{stage}/2", stage], 2, 2)
+    lines = [json.loads(x) for x in (tmp_path / f"several/{stage}/metrics.jsonl").open()]
+    if stage == "asynchronous":
+        ages = [line["staleness_most"] for line in lines if "staleness_most" in line]
+        assert ages == [0, 1, 1]
+    if stage != "teacher_apart":
+        assert all(line["sync_max"] < 1e-4 for line in lines if "sync_max" in line)

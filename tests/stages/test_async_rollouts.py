@@ -123,8 +123,8 @@ class Run:
         self.collect = AsyncCollect(
             changes.pop("prompts", Prompts((Share("letters"),), tokenizer, seed=0)),
             StreamingSampler(
-                lambda state: self._begin(tokenizer, int(state.step), **changes),
-                lambda state: f"weights {int(state.step)}",
+                lambda state: self._begin(tokenizer, state.steps, **changes),
+                lambda state: f"weights {state.steps}",
                 config.sampling,
                 score,
                 overlaps=True,
@@ -146,7 +146,7 @@ class Run:
     def batches(self, steps, first=0, looks=3):
         """The minibatches of these steps, each of which takes so many blocks of the backend."""
         return [
-            self.source(SimpleNamespace(step=Step(first + i, looks), params=None))
+            self.source(SimpleNamespace(step=Step(first + i, looks), steps=first + i, params=None))
             for i in range(steps)
         ]
 

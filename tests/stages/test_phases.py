@@ -41,7 +41,7 @@ class Table:
     def __call__(self, state, prompts):
         self.asked += [prompt.number for prompt in prompts]
         return [
-            self.rollout(prompt, number, text, int(state.step))
+            self.rollout(prompt, number, text, state.steps)
             for prompt in prompts
             for number, text in enumerate(self._rows[prompt.number])
         ]
@@ -90,7 +90,7 @@ class Collecting:
 
     def __call__(self, step=0):
         """(minibatches, lines of samples/, metrics) of the phase of `step`."""
-        parts = self.collect(SimpleNamespace(step=step, params=None))
+        parts = self.collect(SimpleNamespace(steps=step, params=None))
         lines = (self.folder / f"{step:06d}.jsonl").read_text().splitlines()
         return parts, list(map(json.loads, lines)), self.report._pending.pop(step + 1)
 
@@ -129,7 +129,7 @@ def test_a_phase_goes_on_from_a_checkpoint_where_it_stood(tokenizer, tmp_path):
     options = {"refill": {"oversample": 2.0}, "minibatches": 2}
     collect, _ = collecting(tokenizer, rows, tmp_path, **options)
     again, table = collecting(tokenizer, rows, tmp_path, **options)
-    state = SimpleNamespace(step=0, params=None)
+    state = SimpleNamespace(steps=0, params=None)
     source = phases.RolloutSource(collect.collect, list)
     first = source(state)
     restored = phases.RolloutSource(again.collect, list, json.loads(json.dumps(source.extra())))

@@ -156,7 +156,7 @@ def test_weights_are_moved_once_an_update_and_the_copy_is_let_go():
     handover = WeightHandover(mesh, np.float32)
     shapes = nn.meta.unbox(transformer.abstract(model))
     params = jax.tree.map(lambda x: np.full(x.shape, x.ndim, x.dtype), shapes)
-    state = SimpleNamespace(step=3, params=params)
+    state = SimpleNamespace(steps=3, params=params)
 
     def params_of(state):
         return state.params

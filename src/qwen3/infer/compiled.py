@@ -36,6 +36,7 @@ class CompiledPrograms:
     resize: Callable[..., Any]  # (slots, KV cache, keep, length=) -> slots, KV cache
     release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
     shapes: Callable[..., Any]  # (slots, length) -> ShapeDtypeStructs: parameters, slots, KV cache
+    replicated: NamedSharding  # of tables that every program may read
 
 
 class Shardings(NamedTuple):
@@ -102,6 +103,7 @@ def build(
         resize=in_mesh(jax.jit(slots_.resize, static_argnames=("length",), out_shardings=state)),
         release=in_mesh(jax.jit(release, donate_argnums=0, out_shardings=at.slots)),
         shapes=shapes,
+        replicated=at.replicated,
     )
 
 

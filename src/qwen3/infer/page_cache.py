@@ -24,6 +24,7 @@ from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.page_pool import PagePool, page_keys
 from qwen3.infer.prefix_cache import ROWS
 from qwen3.infer.request_state import RequestState
+from qwen3.train import across
 
 
 class Chunk(NamedTuple):
@@ -354,7 +355,7 @@ class PageCache:
             for _, chunk in placed:
                 self._pool(chunk).release(chunk.pages)
             return {chunk.state: error for _, chunk in placed}
-        experts = np.asarray(expert_ids, np.uint8) if self.record_experts else None
+        experts = across.read(expert_ids).astype(np.uint8) if self.record_experts else None
         for row, chunk in placed:
             first = len(chunk.state.pages)
             for i, page in enumerate(chunk.pages):

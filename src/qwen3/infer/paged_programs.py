@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from qwen3.infer import compiled, decode, kv_pages
 from qwen3.infer import slots as slots_
@@ -39,6 +39,7 @@ class PagedPrograms:
     release: Callable[..., Any]  # (slots, keep) -> slots, active only where `keep`
     # (slots, pages, page size) -> ShapeDtypeStructs: parameters, slots, pool
     shapes: Callable[..., Any]
+    replicated: NamedSharding  # of tables that every program may read
 
 
 @functools.lru_cache(maxsize=32)
@@ -103,4 +104,5 @@ def build(
         decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,
         shapes=lambda *sizes: compiled.abstract(config, execution, at, lambda: new(*sizes)),
+        replicated=at.replicated,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from qwen3.data.tokenizer import Tokenizer
@@ -21,6 +20,7 @@ from qwen3.infer.slot_table import SlotRequests
 from qwen3.infer.slots import KVCache, Slots
 from qwen3.model.layers import LayerCache
 from qwen3.ops.paged_attention import Pages
+from qwen3.train import across
 
 BEYOND = 2**30  # first place of a page that belongs to no slot
 
@@ -35,7 +35,7 @@ class PagedSlotTable(SlotRequests):
         tokenizer: Tokenizer | None,
         vocab: int,
     ):
-        super().__init__(programs.release, tokenizer, vocab)
+        super().__init__(programs, tokenizer, vocab)
         self.programs, self.layout = programs, layout
         self.reset()
 
@@ -171,7 +171,7 @@ class PagedSlotTable(SlotRequests):
         """Take a request out of its slot; it keeps what it needs to go on later."""
         slot = state.slot
         assert slot is not None  # it is being decoded
-        automaton = jax.device_get(self.slots.automaton)._asdict()
+        automaton = across.read(self.slots.automaton)._asdict()
         state.automaton = {name: field[slot].item() for name, field in automaton.items()}
         self.free([slot])
         state.slot = None

@@ -15,6 +15,7 @@ from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.slots import KVCache
+from qwen3.train import across
 
 ROWS = (8, 1)  # prompts in a prefill batch, times what the mesh divides rows into
 AHEAD = 8  # a batch that prefills waiting requests too is at most this part of the caches
@@ -137,7 +138,7 @@ class PrefixCache:
             tokens[row, len(ids) :] = ids[-1] if ids else 0
             tokens[row, : len(ids)], lengths[row] = ids, len(ids)
         kv_cache, expert_ids = self.compiled.prefill(params, tokens, lengths)
-        experts = np.asarray(expert_ids, np.uint8) if self.record_experts else None
+        experts = across.read(expert_ids).astype(np.uint8) if self.record_experts else None
         for row, key in enumerate(prompts):
             self.entries[key] = CachedPrefix(kv_cache, row, width, experts)
         self.stats["prefills"] += len(prompts)

@@ -9,7 +9,6 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from qwen3.data.tokenizer import Tokenizer
@@ -18,23 +17,28 @@ from qwen3.infer.cache_lengths import CacheLengths
 from qwen3.infer.compiled import CompiledPrograms
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.kept_rows import KeptRows
+from qwen3.infer.paged_programs import PagedPrograms
 from qwen3.infer.prefix_cache import CachedPrefix
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.requests import MOST_ALTERNATIVES
 from qwen3.infer.slots import Admission, KVCache, Slots
+from qwen3.train import across
 
 
 class SlotRequests(abc.ABC):
-    """Which request each slot serves. release: the program that stops slots."""
+    """Which request each slot serves. programs: of which one stops slots."""
 
     slots: Slots  # the device's state
 
-    def __init__(self, release: Callable[..., Slots], tokenizer: Tokenizer | None, vocab: int):
-        self.release = release
+    def __init__(
+        self, programs: CompiledPrograms | PagedPrograms, tokenizer: Tokenizer | None, vocab: int
+    ):
+        self.release: Callable[..., Slots] = programs.release
         self.states: list[RequestState | None] = []  # the request in each slot
-        self.budget_tables = jax.device_put(budget.tables(tokenizer, vocab))
+        self.budget_tables = across.place(budget.tables(tokenizer, vocab), programs.replicated)
         allowed = np.ones(vocab, bool) if tokenizer is None else ~tokenizer.never_sampled(vocab)
-        self.allowed = jax.device_put(allowed)  # bool [V]: ids that may be sampled
+        # bool [V]: ids that may be sampled
+        self.allowed = across.place(allowed, programs.replicated)
 
     @property
     def requests(self) -> list[RequestState]:
@@ -62,7 +66,7 @@ class SlotRequests(abc.ABC):
         # What a grammar lets follow is known once the next token is.
         most = self.steps if allowed is None else 1
         output = self._decode(params, most, finish, allowed, **options)
-        return jax.device_get((output, self.slots.active))
+        return across.read((output, self.slots.active))
 
     def _grammars(self) -> np.ndarray | None:
         """uint32 [S, words]: the tokens that each slot's grammar allows next; None for no grammar
@@ -125,7 +129,7 @@ class SlotTable(SlotRequests):
         tokenizer: Tokenizer | None,
         vocab: int,
     ):
-        super().__init__(compiled.release, tokenizer, vocab)
+        super().__init__(compiled, tokenizer, vocab)
         self.compiled, self.cache_lengths = compiled, cache_lengths
         self.reset()
 
@@ -187,10 +191,13 @@ class SlotTable(SlotRequests):
         self.kv_cache, expert_ids = self.compiled.extend(params, self.kv_cache, *arrays)
         empty = admission.empty(count, self.cache_length)
         new, failures = self._admit(empty, batch, lambda state: (0, kept.slot_of[state]))
-        for row, state in enumerate(batch):
-            if state.slot in kept.experts:
-                ids = np.asarray(expert_ids, np.uint8)[:, row, : lengths[row]].swapaxes(0, 1)
-                state.expert_ids = [kept.experts[state.slot], ids]
+        recording = [row for row, state in enumerate(batch) if state.slot in kept.experts]
+        experts = across.read(expert_ids).astype(np.uint8) if recording else None
+        for row in recording:
+            slot = batch[row].slot
+            assert slot is not None and experts is not None
+            ids = experts[:, row, : lengths[row]].swapaxes(0, 1)
+            batch[row].expert_ids = [kept.experts[slot], ids]
         self.slots = self.compiled.admit(self.slots, new)
         kept.drop([int(slot) for slot in slots[: len(batch)]])
         return failures
@@ -227,7 +234,7 @@ class SlotTable(SlotRequests):
         by_age = sorted(self.requests, key=lambda state: state.arrival)
         preempted = by_age[self.cache_lengths.slots_at(length) :]
         if preempted:
-            automaton = jax.device_get(self.slots.automaton)._asdict()
+            automaton = across.read(self.slots.automaton)._asdict()
             for state in preempted:
                 slot = state.slot
                 assert slot is not None  # it is being decoded

@@ -126,7 +126,7 @@ def _block(
             return np.ascontiguousarray(tensors[0].map()[index])
         return np.stack([tensor.map()[index[1:]] for tensor in tensors[index[0]]], dtype=dtype)
 
-    return jax.make_array_from_callback(shape, sharding, slice_of)
+    return jax.make_array_from_callback(shape, sharding, slice_of, dtype=dtype)
 
 
 def _check_names(stored: dict[str, StoredTensor], config: ModelConfig, folder: Any) -> None:

@@ -37,6 +37,7 @@ from qwen3.stages.phases import Collect, Group, Method, Phase, PromptSource
 from qwen3.stages.prompts import Prompt
 from qwen3.stages.rollout_metrics import PhaseMetrics
 from qwen3.stages.rollouts import Rollout, Sampling, by_prompt, request_for
+from qwen3.train import across
 from qwen3.train.state import TrainState
 from qwen3.train.workdir import Workdir
 
@@ -124,24 +125,23 @@ class AsyncCollect(Collect):
         if self._sampler.overlaps:
             self.sample_until(state.step)
         self._update(state)
-        self._next_phase = int(state.step) + left
+        self._next_phase = state.steps + left
         self._submit()
 
     def sample_until(self, value: jax.Array) -> None:
         """Have the engine work while `value` is not computed yet."""
-        pending: Any = value  # its stub does not name is_ready
-        while self._flying and not pending.is_ready():
+        while self._flying and not across.computed(value):
             self._step()
 
     def __call__(self, state: TrainState) -> list[Group]:
         parts = super().__call__(state)
-        version = int(state.step)
+        version = state.steps
         self._report.add(version + 1, staleness_metrics(parts, version))
         return parts
 
     def _gather(self, state: TrainState) -> Phase:
         """The next phase. A stop signal loses nothing: all that is sampled stays where it is."""
-        version = int(state.step)
+        version = state.steps
         carried = self._in_turn()
         while self._in_turn() < self._wanted and self._flying:
             self._step()
@@ -207,8 +207,8 @@ class AsyncCollect(Collect):
             backend = self._sampler.begin(state)
             assert isinstance(backend, TurnBackend), backend
             self._backend = backend
-        elif self._backend.version != int(state.step):
-            self._backend.update(self._sampler.weights(state), int(state.step))
+        elif self._backend.version != state.steps:
+            self._backend.update(self._sampler.weights(state), state.steps)
 
     def _submit(self) -> None:
         """Draw prompts for all phases that may train on what the sampler's weights write now."""

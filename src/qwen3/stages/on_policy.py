@@ -171,7 +171,7 @@ class Setup:
                 execution=self.rollout_execution,
                 length=config.length,
                 seed=config.seed,
-                version=int(state.step),
+                version=state.steps,
                 record_experts=record_experts,
             )
 
@@ -212,7 +212,7 @@ class Setup:
         )
 
         def backend(state: TrainState) -> RolloutBackend:
-            server.update(params(state), int(state.step))
+            server.update(params(state), state.steps)
             return server
 
         return backend

@@ -134,11 +134,11 @@ class PairMeasure:
 
     def before(self, state: TrainState) -> dict[str, float]:
         """The measurement before the first step of a run; {} for one that goes on."""
-        return {} if int(state.step) else self.measure(state)
+        return {} if state.steps else self.measure(state)
 
     def measure(self, state: TrainState) -> dict[str, float]:
         """Accuracies for the record of the step, also written with every pair's scores."""
-        step = int(state.step)
+        step = state.steps
         scores = pair_scores(self._score, state.params, self._sequences)
         report = scores.report(self._pairs)
         if jax.process_index() == 0:

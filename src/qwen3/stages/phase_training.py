@@ -81,7 +81,7 @@ def train_in_phases(
         work,
         config.log,
         stage=config.name,
-        step=int(state.step),
+        step=state.steps,
         until=config.steps,
         flops_per_token=flops_per_token(config.model, config.length),
         derived=derived,

@@ -146,7 +146,7 @@ class Collect:
     def _sampled(self, state: TrainState) -> Phase:
         """Sample, and again with new prompts while groups are missing."""
         refill = self._method.refill
-        phase = Phase(int(state.step), list(self.memory["carry"]))
+        phase = Phase(state.steps, list(self.memory["carry"]))
         phase.carried = len(phase.groups)
         for _ in range(refill.rounds):
             missing = self._wanted - len(phase.groups)

@@ -141,7 +141,7 @@ def run(config: Config, workdir: str) -> TrainState:
         borders = itertools.accumulate(stage.steps for stage in config.stages)
         plans = zip(config.stages, sources, meshes, borders, strict=True)
         for stage, batches, mesh, until in plans:
-            if int(state.step) > until:
+            if state.steps > until:
                 continue
             with jax.set_mesh(mesh):
                 state = moved(state, config.model, tx, mesh)
@@ -178,7 +178,7 @@ def _train_stage(
     save: Hook,
 ) -> TrainState:
     """From `state` to the stage's last step, `until`, and what a stop kept from being measured."""
-    first, step = until - stage.steps, int(state.step)
+    first, step = until - stage.steps, state.steps
     # ABF (adjusted base frequency) is nothing more than this: the weights stay, the base changes.
     model = replace(config.model, rope_theta=stage.rope_theta)
     apply = transformer.bind(model, Execution.for_mesh(mesh, **config.execution))

@@ -108,7 +108,7 @@ class ProblemMeasure:
         """What `measure` gives for the model before the first step of a run, or before that with
         which a run goes on whose measurement a stop signal cut short; else {}.
         """
-        step = int(state.step)
+        step = state.steps
         if step and not (self._due(step, until) and hosts.decided(lambda: self._missing(step))):
             return {}
         return self.measure(state)
@@ -125,7 +125,7 @@ class ProblemMeasure:
         "eval/pairs/FAMILY" of those that hold both twins of pairs, and "eval/SUITE.ARM" of each
         suite, also written.
         """
-        step, backend = int(state.step), self._backend(state)
+        step, backend = state.steps, self._backend(state)
         record: dict[str, Any] = {"step": step}
         answers: list[ScoredAnswer] = []
         if self._problems:

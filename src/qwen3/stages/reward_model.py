@@ -118,7 +118,7 @@ def run(config: Config, workdir: str) -> TrainState:
             work,
             config.log,
             stage=config.name,
-            step=int(state.step),
+            step=state.steps,
             until=config.steps,
             tokens_per_step=config.batch * config.length,
             flops_per_token=flops_per_token(config.model, config.length),

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from qwen3.data import rows
 from qwen3.data.rows import TokenSequence
 from qwen3.infer.compiled import batch_ways
+from qwen3.train import across
 from qwen3.train.placement import place_whole
 
 
@@ -88,12 +88,6 @@ class RolloutBatches:
     ) -> list[dict[str, np.ndarray]]:
         """Values by name, [B, T, ...] of the batch of `sequences`, as [n, ...] of each of them."""
         where = rows.layout([len(sequence) for sequence in sequences], self._length)
-        columns = [rows.read_back(everywhere(v), sequences, where) for v in values.values()]
+        arrays = across.read({name: across.replicated(v) for name, v in values.items()})
+        columns = [rows.read_back(v, sequences, where) for v in arrays.values()]
         return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def everywhere(value: jax.Array) -> np.ndarray:
-    """The whole array on every host."""
-    if jax.process_count() == 1:
-        return np.asarray(value)
-    return np.asarray(multihost_utils.process_allgather(value, tiled=True))

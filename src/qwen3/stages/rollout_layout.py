@@ -20,6 +20,7 @@ from qwen3.config import MeshConfig
 from qwen3.mesh import make_mesh
 from qwen3.model import transformer
 from qwen3.model.sizes import ModelConfig
+from qwen3.train import across
 from qwen3.train.state import TrainState
 
 
@@ -27,8 +28,7 @@ def training_devices(rollout_devices: int, teacher_devices: int = 0) -> list[Any
     """Devices of the training mesh: all but the last `rollout_devices`, and of the others all but
     the last `teacher_devices`; None for all.
 
-    Raises ValueError where none would be left, or where several processes would have to share out
-    the other devices.
+    Raises ValueError where none would be left.
     """
     apart = {"rollout_devices": rollout_devices, "teacher_devices": teacher_devices}
     count = sum(apart.values())
@@ -37,12 +37,6 @@ def training_devices(rollout_devices: int, teacher_devices: int = 0) -> list[Any
     devices, named = jax.devices(), " and ".join(f"{k} {v}" for k, v in apart.items() if v)
     if count >= len(devices):
         raise ValueError(f"{named} of {len(devices)} devices leave none to train on")
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{named} with {jax.process_count()} processes: each reads all answers back and runs "
-            "all programs, so that it needs devices in every mesh; set rollout_mesh, and leave the "
-            "teacher on the training mesh"
-        )
     return devices[:-count]
 
 
@@ -103,11 +97,11 @@ class WeightHandover:
         self, model: ModelConfig, params_of: Callable[[TrainState], Any], state: TrainState
     ) -> Any:
         """The weights params_of(state) of a `model`, on the sampler's mesh."""
-        key = (params_of, int(state.step))
+        key = (params_of, state.steps)
         if self._moved is None or self._moved[0] != key:
             params = jax.block_until_ready(params_of(state))
             start = time.perf_counter()
-            moved = jax.device_put(_cast(params, self._dtype), _shardings(model, self._mesh))
+            moved = across.move(_cast(params, self._dtype), _shardings(model, self._mesh))
             self._moved = (key, jax.block_until_ready(moved))
             self._seconds += time.perf_counter() - start
         return self._moved[1]

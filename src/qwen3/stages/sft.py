@@ -112,7 +112,7 @@ def run(config: Config, workdir: str) -> TrainState:
             work,
             config.log,
             stage=config.name,
-            step=int(state.step),
+            step=state.steps,
             until=config.steps,
             tokens_per_step=config.batch * config.length,
             flops_per_token=flops_per_token(config.model, config.length),
@@ -129,7 +129,7 @@ def run(config: Config, workdir: str) -> TrainState:
                 train_step(config, execution, tx, trainable),
                 # Adaptive mode weights depend on the previous step's losses, so batches are built
                 # on demand instead of prefetched.
-                (lambda state: batches[int(state.step)]) if adaptive else batches,
+                (lambda state: batches[state.steps]) if adaptive else batches,
                 frozen=trainable.frozen(()),
                 until=config.steps,
                 hooks=[*measures, *hooks, *([weighting.hook()] if adaptive else []), save],
@@ -218,7 +218,7 @@ def evaluation_hooks(
             execution=execution,
             length=config.length + most,
             seed=config.seed,
-            version=int(state.step),
+            version=state.steps,
         )
 
     measure = ProblemMeasure(

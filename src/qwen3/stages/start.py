@@ -54,15 +54,20 @@ def begin(
     template = states.abstract(abstract_parameters(model, mesh), tx)
     restored = work.restore(template)
     if restored is not None:
-        log.info("resumed %s at step %d", work.path, int(restored.state.step))
+        log.info("resumed %s at step %d", work.path, restored.state.steps)
         return Begun(restored.state, restored.extra)
     if init_from:
         params = parameters(init_from, model, mesh, seed=seed)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
         begun = jax.jit(lambda p: states.create(p, tx), out_shardings=shardings, donate_argnums=0)
         return Begun(begun(params), {})
-    key = jax.random.key(seed)
-    return Begun(states.fresh(lambda: transformer.init(model, key), tx, template), {})
+
+    def init() -> Any:
+        # The key is made in the program: outside it would be an array of the mesh, which a process
+        # without its devices cannot take in.
+        return transformer.init(model, jax.random.key(seed))
+
+    return Begun(states.fresh(init, tx, template), {})
 
 
 def moved(

@@ -25,6 +25,7 @@ from qwen3.model.execution import Execution
 from qwen3.model.sizes import ModelConfig
 from qwen3.stages import builders, teacher
 from qwen3.stages.on_policy import Setup
+from qwen3.train import across
 
 
 def teacher_mesh(
@@ -94,7 +95,7 @@ class RemoteTeacher:
         by_row = meshes.spec("batch", "length", None)
         self._target = NamedSharding(setup.mesh, by_row)
         self._lay_out = None
-        if mesh.size == setup.mesh.size:
+        if jax.process_count() == 1 and mesh.size == setup.mesh.size:
             # The student's layout on the teacher's devices: each shard then has one destination.
             same = Mesh(
                 mesh.devices.reshape(setup.mesh.devices.shape),
@@ -103,7 +104,7 @@ class RemoteTeacher:
             )
             self._lay_out = jax.jit(lambda x: x, out_shardings=NamedSharding(same, by_row))
         by_id = NamedSharding(setup.mesh, meshes.spec("vocab", "embed"))
-        self.frozen = {"teacher_head": jax.device_put(transformer.head(self.params), by_id)}
+        self.frozen = {"teacher_head": across.move(transformer.head(self.params), by_id)}
         self.loss = builders.handed_over(settings.model, setup.execution, divergence)
         self._clock = ThreadPoolExecutor(1, thread_name_prefix="teacher")
         self._times: deque[Future] = deque()  # of the batches whose metrics were not read yet
@@ -113,11 +114,10 @@ class RemoteTeacher:
         begin = time.perf_counter()
         reads = {name: batch[name] for name in builders.TEACHER_READS}
         with jax.set_mesh(self._mesh):
-            hidden = self._forward(
-                self.params, jax.device_put(reads, meshes.batch_sharding(self._mesh))
-            )
+            there = dict.fromkeys(reads, meshes.batch_sharding(self._mesh))
+            hidden = self._forward(self.params, across.move(reads, there))
             laid_out = hidden if self._lay_out is None else self._lay_out(hidden)
-        moved = jax.device_put(laid_out, self._target)
+        moved = across.move(laid_out, self._target)
         self._times.append(self._clock.submit(_times, begin, hidden, moved))
         return {**batch, "teacher_hidden": moved}
 

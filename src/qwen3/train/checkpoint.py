@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from qwen3 import hosts
 from qwen3.config import digest
+from qwen3.train.array_files import ArrayWriter
 from qwen3.train.checkpoint_folder import (
     TEMPORARY,
     CheckpointError,
@@ -93,15 +93,7 @@ class Checkpoints:
         self._saving: dict = {}  # manifest of the save under way, {} if there is none
         self._swept = False
         self._primary = jax.process_index() == 0
-        self._orbax = self._writer()
-
-    def _writer(self) -> ocp.AsyncCheckpointer:
-        options = ocp.options.AsyncOptions(
-            post_finalization_callback=self._write_manifest,
-            # Else threads wait for a directory that cannot be made, and the process with them.
-            create_directories_asynchronously=False,
-        )
-        return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+        self._writer = ArrayWriter(self._write_manifest)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that were written to the end, oldest first."""
@@ -121,7 +113,7 @@ class Checkpoints:
             self._start(state, extra, metrics)
 
     def _start(self, state: TrainState, extra: dict | None, metrics: dict | None) -> None:
-        step = int(state.step)
+        step = state.steps
         path = self.directory / str(step)
         with self._explained(step):
             # All processes wait for the verdict: none may write to what process 0 still removes.
@@ -134,7 +126,7 @@ class Checkpoints:
                 "config_digest": digest(self._config.plain),
                 **self._config.stored(),
             }
-            self._orbax.save(path, args=ocp.args.PyTreeSave(state))
+            self._writer.save(path, state)
 
     def _prepare(self, path: epath.Path, state: TrainState) -> str:
         """Make room for a checkpoint at `path`, in process 0; STORED if it is there, undamaged."""
@@ -144,7 +136,7 @@ class Checkpoints:
             if sealed(path) and problem(path) is None:
                 return STORED
             set_aside(path)
-        self._refuse_full_disk(state)
+        self._refuse_full_disk(path.name, state)
         return ""
 
     def hook(self, every: int, extra: Callable[[int], dict], *, minutes: float = 0.0) -> Hook:
@@ -166,7 +158,7 @@ class Checkpoints:
         if step is None:
             return
         with self._explained(step):
-            self._orbax.wait_until_finished()
+            self._writer.wait()
             if self._primary:
                 sync_unlisted(self.directory / str(step))
                 sync(self.directory)
@@ -177,7 +169,7 @@ class Checkpoints:
 
     def close(self) -> None:
         self.wait()
-        self._orbax.close()
+        self._writer.close()
 
     def restore(self, template: TrainState) -> Restored | None:
         """The newest undamaged checkpoint, placed as `template` (`state.abstract`) says, or None.
@@ -252,7 +244,7 @@ class Checkpoints:
 
     def _replace_writer(self) -> None:
         """Orbax's writer repeats an old failure at the next save, so a failed one is closed."""
-        failed, self._orbax = self._orbax, self._writer()
+        failed, self._writer = self._writer, ArrayWriter(self._write_manifest)
         self._saving, self._swept = {}, False
         for _ in range(2):  # the first call may raise the failure again before it closes anything
             with contextlib.suppress(Exception):
@@ -261,7 +253,7 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 self._sweep()
 
-    def _refuse_full_disk(self, state: TrainState) -> None:
+    def _refuse_full_disk(self, step: str, state: TrainState) -> None:
         if remote(self.directory):
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -269,7 +261,7 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < COMPRESSION * need:
             raise CheckpointError(
-                f"disk full: checkpoint {int(state.step)} needs {need / 1e9:.3g} GB and "
+                f"disk full: checkpoint {step} needs {need / 1e9:.3g} GB and "
                 f"{self.directory} has {free / 1e9:.3g} GB left; {advice(errno.ENOSPC)}. "
                 f"{self._intact()}"
             )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from qwen3 import hosts
+from qwen3.train import across
 from qwen3.train.preemption import STOPPED, Stopped, stop_requests
 from qwen3.train.prefetch import Prefetch
 from qwen3.train.state import TrainState
@@ -77,7 +78,7 @@ def train(
     exceptions of source and hooks pass.
     """
     seen = _Hooks(hooks)
-    taken = int(state.step)
+    taken = state.steps
     prefetch = None if callable(source) else Prefetch(source, taken, until)
     clock = time.perf_counter()
     with stop_requests() as stop:
@@ -152,7 +153,7 @@ class _Hooks:
         record = self._record
         due = self._due(hooks, record) if record is not None else []
         if record is not None and due:
-            metrics = {**jax.device_get(record.metrics), **record.times}
+            metrics = {**across.read(record.metrics), **record.times}
             for hook in due:
                 self._called.add(id(hook))
                 hook.call(record.step, state, metrics)

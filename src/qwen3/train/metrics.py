@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from qwen3.data import jsonl
+from qwen3.train import across
 from qwen3.train.loop import Hook
 from qwen3.train.writing import explained
 
@@ -142,8 +143,9 @@ class Meter:
         record: dict[str, float | str] = {
             name: float(value) for name, value in metrics.items() if np.ndim(value) == 0
         }
-        # Step n was taken at the rate of the schedule's place n - 1.
-        record |= {name: float(function(step - 1)) for name, function in self._derived.items()}
+        with across.alone():
+            # Step n was taken at the rate of the schedule's place n - 1.
+            record |= {name: float(function(step - 1)) for name, function in self._derived.items()}
         self._write(step, {**record, **self._labels, **self._speed()})
         self._steps, self._tokens, self._seconds, self._wait = 0, 0.0, 0.0, 0.0
 

@@ -50,7 +50,8 @@ def place(batch: Mapping[str, np.ndarray], mesh: Mesh, rows: int) -> dict[str, j
             return value[local[index[0]]][:, *index[1:]]
 
         sharding = NamedSharding(mesh, spec(*axes))
-        return jax.make_array_from_callback((rows, *value.shape[1:]), sharding, shard)
+        shape = (rows, *value.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, shard, dtype=value.dtype)
 
     return {name: globally(name, np.asarray(value)) for name, value in batch.items()}
 

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from qwen3.config import differences
+from qwen3.train import array_files
 from qwen3.train.checkpoint_folder import CheckpointError, absolute, newest
 from qwen3.train.manifest import MANIFEST
 from qwen3.train.state import TrainState
@@ -40,9 +41,9 @@ def load_params(directory: Any, template: Any = None) -> Any:
         item = {"params": template}
         _refuse_other_shapes(path, item, stored)
         restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
     with _readable(path):
-        return _reader().restore(path, args=args)["params"]
+        tree = array_files.read(path, item, restore_args=restore_args, partial_restore=True)
+        return tree["params"]
 
 
 def read_state(path: epath.Path, template: TrainState) -> TrainState:
@@ -52,18 +53,13 @@ def read_state(path: epath.Path, template: TrainState) -> TrainState:
     """
     _refuse_other_shapes(path, template, _stored(path))
     restore_args = ocp.checkpoint_utils.construct_restore_args(template)
-    args = ocp.args.PyTreeRestore(template, restore_args=restore_args)
-    return _reader().restore(path, args=args)
-
-
-def _reader() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    return array_files.read(path, template, restore_args=restore_args)
 
 
 def _stored(path: epath.Path) -> Any:
     """Shapes of the stored arrays, as a tree; nothing else is read."""
     with _readable(path):
-        return _reader().metadata(path).item_metadata.tree
+        return array_files.metadata(path)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from flax import struct
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from qwen3.train import across
+
 
 class TrainState(struct.PyTreeNode):
     """What the optimizer moves. A reference or a teacher is not in here: they are `frozen`."""
@@ -19,6 +21,11 @@ class TrainState(struct.PyTreeNode):
     step: jax.Array  # optimizer steps taken, int32 scalar
     params: Any
     opt_state: optax.OptState
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken, in every process; all must ask for it alike."""
+        return int(across.read(self.step))
 
 
 def create(params: Any, tx: optax.GradientTransformation) -> TrainState:

@@ -75,9 +75,10 @@ class Workdir:
     def restore(self, template: TrainState) -> Restored | None:
         """The newest undamaged checkpoint (see Checkpoints.restore); cuts metrics.jsonl there."""
         restored = self.checkpoints.restore(template)
+        step = restored.state.steps if restored else -1
         if jax.process_index() == 0:
             # A run that begins anew measures its first state, step 0, again.
-            cut_back(self.metrics, int(restored.state.step) if restored else -1)
+            cut_back(self.metrics, step)
         return restored
 
     def close(self) -> None:
