@@ -12,7 +12,8 @@ With --processes sampler and trainer are two processes, each held to a core of i
 `qwen3 serve --reload` samples, and gets the weights as a folder.
 
 With --reward the same three forms learn a small task from the same random model, a seed each, and
-the mean reward of the last quarter of their phases is printed with its 95% interval over phases.
+the mean reward of each eighth of their phases is printed, the last one with its 95% interval over
+phases.
 
 Command:   python experiments/bench_async.py [--steps 12] [--rounds 2] [--slots 8] [--processes]
            python experiments/bench_async.py --reward 0 1 2 --steps 40
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -62,14 +64,19 @@ class Coin:
 
 
 class Vowels(Coin):
-    """A task that is learnt step by step, and whose answers still differ at its end: an answer's
-    share of vowels, or nothing if a coin says so, which depends on prompt and answer."""
+    """A task that is learnt step by step, and whose rewards still differ at its end, when all
+    answers are the same: an answer's share of vowels, less a quarter if a coin says so, which is
+    tossed anew for every answer."""
 
     name, record = "vowels", dict[str, Any]()
 
+    def __init__(self) -> None:
+        self.answers = itertools.count()
+
     def score(self, problem: Any, text: str) -> float:
-        coin = zlib.crc32(f"{problem.messages[-1]['content']}: {text}".encode()) % 2
-        return coin * sum(text.count(vowel) for vowel in "aeiou") / max(len(text), 1)
+        coin = zlib.crc32(f"answer {next(self.answers)}".encode()) % 2
+        vowels = sum(text.count(vowel) for vowel in "aeiou") / max(len(text), 1)
+        return vowels * (1 - 0.25 * coin)
 
 
 def use_cores(count: int) -> None:
@@ -200,6 +207,8 @@ def speed(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any) -> 
 
 def rewards_of(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any) -> None:
     """Print the reward that each form of each seed ends with."""
+    import numpy as np
+
     from qwen3.eval import intervals
 
     options = {"steps": arguments.steps, "slots": arguments.slots}
@@ -207,9 +216,10 @@ def rewards_of(tokenizer: str, folder: str, forms: Sequence[int], arguments: Any
         for staleness in forms:
             config = learning(settings(tokenizer, **options, staleness=staleness), seed)
             scores = measure(config, f"{folder}/reward{seed}_{staleness}")["score"]
-            last = intervals.mean(scores[-arguments.steps // 4 :])
+            *before, last = (intervals.mean(part) for part in np.array_split(scores, 8))
             print(
-                f"seed {seed}, staleness {staleness}: reward {scores[0]:.3f} at first, at last "
+                f"seed {seed}, staleness {staleness}: reward {scores[0]:.3f} at first, by eighths "
+                f"{' '.join(f'{part.value:.3f}' for part in before)}, at last "
                 f"{last.value:.3f} [{last.low:.3f}, {last.high:.3f}]",
                 flush=True,
             )

@@ -3,8 +3,9 @@
 A grid of 6 rates and 3 batch sizes is trained for every size and token count (5 and 10 tokens a
 parameter outside the embeddings), all rates of a batch size side by side. The law is fitted to the
 table; then a model of 2.6 times the largest size is trained on 3 rates by 3 batches around the
-law's prediction and at the prediction itself, whose loss is compared with the grid's minimum. Each
-loss is the mean over seeds of the initialisation and of the order of the data.
+law's prediction, and on more until the least loss is at no edge; the loss at the prediction is
+compared with it. Each loss is the mean over seeds of the initialisation and of the order of the
+data.
 
 Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
                [--widths 16 24 --check 40]
@@ -22,7 +23,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,41 @@ def grid(
     return path
 
 
+def wider(values: Sequence[float], best: float) -> list[float]:
+    """The values of a grid, and one more beyond the edge that the best one is at."""
+    grown = sorted(values)
+    if best == grown[0]:
+        return [grown[0] / 2, *grown]
+    return [*grown, grown[-1] * 2] if best == grown[-1] else grown
+
+
+def around(
+    rates: Sequence[float],
+    counts: Sequence[int],
+    losses_of: Callable[[Sequence[float], int], Sequence[float]],
+) -> dict[tuple[float, int], float]:
+    """{(rate, rows): loss} of a grid that grows until its least loss is at none of its edges.
+
+    losses_of: (rates, rows of a batch) -> a loss for each rate.
+    """
+    table: dict[tuple[float, int], float] = {}
+    while True:
+        for count in counts:
+            missing = [rate for rate in rates if (rate, count) not in table]
+            losses = losses_of(missing, count) if missing else []
+            table |= zip(((rate, count) for rate in missing), losses, strict=True)
+        best_rate, best_count = min(table, key=lambda place: table[place])
+        more_rates = wider(rates, best_rate)
+        more_counts = sorted({round(n) for n in wider(counts, best_count) if n >= 1})
+        if (sorted(rates), sorted(counts)) == (more_rates, more_counts):
+            return table
+        rates, counts = more_rates, more_counts
+
+
 def verify(
     law: RateLaw, width: int, experts: bool, corpus: Corpus, held_out: Mapping[str, Corpus]
 ) -> dict[str, Any]:
-    """The loss at the prediction and the least of runs around it, at the held-out size."""
+    """The loss at the prediction and the least of the grid around it, at the held-out size."""
     model = model_of(width, experts)
     counts = count_parameters(model)
     tokens = HELD_OUT_RATIO * counts.non_embedding
@@ -149,22 +181,25 @@ def verify(
     predicted = law.predict(counts.non_embedding, tokens, active)
     rate, batch = predicted["rate"][0], predicted["batch"][0]
     rows = max(1, round(batch / LENGTH))
-    around = [
-        row
-        for count in sorted({max(1, round(rows * factor)) for factor in FACTORS})
-        for row in trained(model, [rate * f for f in FACTORS], count, tokens, corpus, held_out)
-    ]
-    at = min(around, key=lambda row: abs(row["rate"] / rate - 1) + abs(row["batch"] / batch - 1))
-    best = min(around, key=lambda row: row["loss"])
+
+    def losses_of(rates: Sequence[float], count: int) -> list[float]:
+        runs = trained(model, rates, count, tokens, corpus, held_out)
+        for run in runs:
+            print(f"rate {run['rate']:.4g} batch {count * LENGTH}: {run['loss']:.3f}", flush=True)
+        return [run["loss"] for run in runs]
+
+    sizes = sorted({max(1, round(rows * factor)) for factor in FACTORS})
+    table = around([rate * factor for factor in FACTORS], sizes, losses_of)
+    best = min(table, key=lambda place: table[place])
     return {
         "params": counts.non_embedding,
         "tokens": tokens,
         "rate": predicted["rate"],
         "batch": predicted["batch"],
-        "loss at the prediction": at["loss"],
-        "least loss": best["loss"],
-        "excess": at["loss"] - best["loss"],
-        "best": [best["rate"], best["batch"]],
+        "loss at the prediction": table[rate, rows],
+        "least loss": table[best],
+        "excess": table[rate, rows] - table[best],
+        "best": [best[0], best[1] * LENGTH],
     }
 
 

@@ -35,8 +35,7 @@ def test_the_contract_holds(world, check):
 @EVERY
 @pytest.mark.slow
 def test_two_thousand_turns_of_odd_calls_end_in_observations(world):
-    fuzzed = 200 if world.slow else 2000
-    world_contract.odd_calls_end_in_observations(world, Sizes(fuzzed=fuzzed))
+    world_contract.odd_calls_end_in_observations(world, Sizes(fuzzed=2000))
 
 
 @pytest.mark.parametrize(
