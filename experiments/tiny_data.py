@@ -43,7 +43,7 @@ from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 VOCAB, LENGTH, BATCH = 512, 128, 16
 PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
 TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
-PROXIES, OF_SOURCES, UNSEEN = 28, 10, 12  # members of the swarms; mixtures that the law must rank
+PROXIES, OF_SOURCES, UNSEEN = 56, 10, 12  # members of the swarms; mixtures that the law must rank
 BANDS = 2  # of quality, of equal tokens
 PROXY_STEPS, TARGET_STEPS = 150, 200
 PROXY_PEAK, TARGET_PEAK = 8e-3, 6e-3

@@ -13,27 +13,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from qwen3.infer.host_pages import HostPages, PageTransfer
-from qwen3.infer.kv_pages import NO_PAGE
 from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.page_pool import PagePool, page_keys
-from qwen3.infer.prefix_cache import ROWS
+from qwen3.infer.page_prefill import Chunk, PagePrefill
 from qwen3.infer.request_state import RequestState
-from qwen3.train import across
-
-
-class Chunk(NamedTuple):
-    """Tokens of one request that are prefilled next."""
-
-    state: RequestState
-    start: int  # tokens before them
-    tokens: list[int]
-    pages: list[int]  # where they go
 
 
 class PrefillProgress(NamedTuple):
@@ -49,20 +38,17 @@ class PrefillProgress(NamedTuple):
 class PageCache:
     """The page pools of all shards, and the requests that are being prefilled.
 
-    prefill: (parameters, tokens, lengths, pages, starts and prefix or nothing) -> experts or None,
-    which changes the device's pool. transfer, stats: of `HostPages`.
+    transfer, stats: of `HostPages`.
     """
 
     def __init__(
         self,
         layout: PageLayout,
-        prefill: Callable[..., Any],
+        prefill: PagePrefill,
         transfer: PageTransfer,
         stats: Counter[str],
-        *,
-        record_experts: bool,
     ):
-        self.layout, self.prefill, self.record_experts = layout, prefill, record_experts
+        self.layout, self.prefill = layout, prefill
         self.transfer, self.stats = transfer, stats
         self.reset()
 
@@ -311,79 +297,18 @@ class PageCache:
         return None if pages is None else Chunk(state, start, tokens, pages)
 
     def _run(self, params: Any, chunks: Sequence[Chunk]) -> dict[RequestState, Exception]:
-        """Prefill chunks in batches of one shape, full ones first."""
-        groups: dict[tuple[int, int], list[list[Chunk]]] = {}
-        layout, ways = self.layout, self.layout.batch_ways
-        for chunk in chunks:
-            if chunk.start:
-                prefix = layout.prefix_width(layout.pages_of(chunk.start))
-                shape = (layout.suffix_width(len(chunk.tokens)), prefix)
-            else:
-                shape = (layout.prefill_width(len(chunk.tokens)), 0)
-            groups.setdefault(shape, [[] for _ in range(ways)])
-            assert chunk.state.shard is not None
-            groups[shape][chunk.state.shard].append(chunk)
-        errors: dict[RequestState, Exception] = {}
-        for (width, prefix), shards in groups.items():
-            while any(shards):
-                longest = max(map(len, shards))
-                rows = 1 if prefix else next(r for r in ROWS if r <= longest or r == 1)
-                batch = [shard[:rows] for shard in shards]
-                shards = [shard[rows:] for shard in shards]
-                errors.update(self._run_batch(params, batch, rows, width, prefix))
+        """Prefill chunks, and let others find their pages; the errors of those that failed."""
+        experts, errors = self.prefill.run(params, chunks)
+        for state, start, _, pages in chunks:
+            assert state.shard is not None
+            pool = self.pools[state.shard]
+            if state not in errors:
+                size, first, chosen = self.layout.page_size, len(state.pages), experts.get(state)
+                assert first * size == start
+                for i, page in enumerate(pages):
+                    part = None if chosen is None else chosen[i * size : (i + 1) * size]
+                    pool.register(self._keys(state)[first + i], page, part)
+                # The request gets its pages by their keys, as all others do.
+                self._match(state)
+            pool.release(pages)
         return errors
-
-    def _run_batch(
-        self, params: Any, shards: Sequence[Sequence[Chunk]], rows: int, width: int, prefix: int
-    ) -> dict[RequestState, Exception]:
-        layout = self.layout
-        arrays = self.arrays(rows, width, prefix)
-        placed = [(i * rows + r, c) for i, shard in enumerate(shards) for r, c in enumerate(shard)]
-        for row, chunk in placed:
-            tokens, lengths, pages, *behind = arrays
-            # Padded with a token of its own: masked places have weight 0, but 0 * NaN is NaN, and
-            # the embedding of another token need not be finite.
-            tokens[row] = chunk.tokens[-1]
-            tokens[row, : len(chunk.tokens)], lengths[row] = chunk.tokens, len(chunk.tokens)
-            pages[row, : len(chunk.pages)] = chunk.pages
-            if prefix:
-                behind[0][row] = chunk.start
-                behind[1][row, : len(chunk.state.pages)] = chunk.state.pages
-        try:
-            expert_ids = self.prefill(params, *arrays)
-        except Exception as error:
-            for _, chunk in placed:
-                self._pool(chunk).release(chunk.pages)
-            return {chunk.state: error for _, chunk in placed}
-        experts = across.read(expert_ids).astype(np.uint8) if self.record_experts else None
-        for row, chunk in placed:
-            first = len(chunk.state.pages)
-            for i, page in enumerate(chunk.pages):
-                at = slice(i * layout.page_size, (i + 1) * layout.page_size)
-                chosen = None if experts is None else experts[:, row, at].swapaxes(0, 1)
-                self._pool(chunk).register(self._keys(chunk.state)[first + i], page, chosen)
-        # The request gets its pages by their keys, as all others do.
-        for _, chunk in placed:
-            self._match(chunk.state)
-            self._pool(chunk).release(chunk.pages)
-        return {}
-
-    def arrays(self, rows: int, width: int, prefix: int) -> list[np.ndarray]:
-        """The host arrays of an empty prefill batch, `rows` a shard."""
-        rows *= self.layout.batch_ways
-        pages = np.full((rows, width // self.layout.page_size), NO_PAGE, np.int32)
-        arrays = [np.zeros((rows, width), np.int32), np.zeros(rows, np.int32), pages]
-        if prefix:
-            arrays += [np.zeros(rows, np.int32), np.zeros((rows, prefix), np.int32)]
-        return arrays
-
-    def batches(self) -> list[list[np.ndarray]]:
-        """The arrays of an empty prefill batch of every shape."""
-        widths = self.layout.prefill_widths
-        whole = [self.arrays(rows, width, 0) for rows in ROWS for width in widths]
-        ends = sorted({widths[0], widths[-1]})
-        return whole + [self.arrays(1, w, prefix) for w in ends for prefix in self.layout.prefixes]
-
-    def _pool(self, chunk: Chunk) -> PagePool:
-        assert chunk.state.shard is not None
-        return self.pools[chunk.state.shard]

@@ -19,6 +19,7 @@ from qwen3.infer.host_pages import PageTransfer
 from qwen3.infer.kv_caches import CacheSettings, enough
 from qwen3.infer.page_cache import PageCache
 from qwen3.infer.page_layout import PageLayout
+from qwen3.infer.page_prefill import PagePrefill
 from qwen3.infer.paged_slot_table import PagedSlotTable
 from qwen3.infer.request_state import RequestState
 
@@ -57,10 +58,9 @@ class PagedCaches:
         table = self.slot_table
         self.page_cache = PageCache(
             self.layout,
-            self._prefill,
+            PagePrefill(self.layout, self._prefill, record_experts=s.record_experts),
             PageTransfer(table.read_pages, table.write_pages),
             s.stats,
-            record_experts=s.record_experts,
         )
 
     @property
@@ -118,7 +118,7 @@ class PagedCaches:
         """Compiles a decode program for each length of the pool, prefill programs for each width of
         a batch and each length of a prefix, and small ones that cut pages into rows and back.
         """
-        self.slot_table.warm_up(params, self.page_cache.batches())
+        self.slot_table.warm_up(params, self.page_cache.prefill.batches())
 
     def _resize(self, width: int, source: np.ndarray | None = None) -> None:
         """A pool of another length, see `PagedSlotTable.resize`. Pages go to the host before it and
