@@ -153,6 +153,8 @@ def served(config: Any, folder: str) -> Iterator[Any]:
 def learning(config: Any, seed: int) -> Any:
     """The same settings for --reward: a smaller model, shorter answers, a task to be learnt."""
     from qwen3.config import OptimConfig
+    from qwen3.losses.grpo_config import Grpo
+    from qwen3.stages.entropy import EntropyTarget
     from qwen3.stages.prompts import Share
 
     return dataclasses.replace(
@@ -160,6 +162,9 @@ def learning(config: Any, seed: int) -> Any:
         model=config.model.replace(layers=2, hidden=64, ffn=192, heads=2, kv_heads=1, head_dim=32),
         tasks=(Share("vowels"),),
         optim=OptimConfig(peak=3e-3, schedule="constant", warmup=0),
+        # Without it a policy may settle on any answer that is better than its neighbours.
+        policy=Grpo(entropy=True),
+        entropy=EntropyTarget(1.5, 0.2, relative=False),
         sampling=dataclasses.replace(config.sampling, max_tokens=24),
         length=48,
         seed=seed,
