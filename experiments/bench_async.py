@@ -16,7 +16,7 @@ the mean reward of each eighth of their phases is printed, the last one with its
 phases.
 
 Command:   python experiments/bench_async.py [--steps 12] [--rounds 2] [--slots 8] [--processes]
-           python experiments/bench_async.py --reward 0 1 2 --steps 40
+           python experiments/bench_async.py --reward 0 1 2 --steps 320 --staleness 1 --slots 64
 Hardware:  two cores, both free for the first; some minutes each.
 Expected:  see docs/log/2026-11-30-asynchronous-rollouts.md.
 """
