@@ -101,12 +101,13 @@ def samplers_apart(folder, data, samplers=2, **changes):
     """Rollouts on the last devices; the first ones train."""
     config = reinforcement(folder, data)
     apart = {"mesh": MeshConfig(), "rollout_devices": samplers, "steps": 3}
-    return dataclasses.replace(config, tasks=(Share("letters"),), **apart, **changes)
+    return dataclasses.replace(config, **{"tasks": (Share("letters"),), **apart, **changes})
 
 
 def asynchronous(folder, data):
     """A step behind, of two blocks of the engine, with a KV cache in pages."""
-    config = samplers_apart(folder, data, staleness=1)
+    tasks = (Share("letters"), Share("talk"))  # single answers, and episodes of three turns
+    config = samplers_apart(folder, data, tasks=tasks, staleness=1)
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, cache="paged"))
 
 

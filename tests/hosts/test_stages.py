@@ -130,6 +130,6 @@ def test_meshes_of_other_hosts_are_as_on_one_that_has_all(stage, tmp_path):
     lines = [json.loads(x) for x in (tmp_path / f"several/{stage}/metrics.jsonl").open()]
     if stage == "asynchronous":
         ages = [line["staleness_most"] for line in lines if "staleness_most" in line]
-        assert ages == [0, 1, 1]
+        assert ages == [0, 1, 0]  # what was on its way is sampled again by the newest weights
     if stage != "teacher_apart":
         assert all(line["sync_max"] < 1e-4 for line in lines if "sync_max" in line)

@@ -1,11 +1,14 @@
 """Asynchronous phases without a model: a backend that writes one token of every answer a block."""
 
 import json
+import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import post
 import pytest
+import talk_world
 
 from qwen3 import environments, rewards
 from qwen3.data.tokenizer import Tokenizer
@@ -31,12 +34,13 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     monkeypatch.setitem(rewards.TASKS, "letters", post.letters)
+    monkeypatch.setitem(environments.WORLDS, "talk", talk_world.WORLD)
 
 
 class Backend:
     """Writes a token of each of `slots` answers a block, the older requests first."""
 
-    max_length = 64
+    max_length = 512
 
     def __init__(self, tokenizer, version, *, flat=FLAT, slots=5):
         self.tokenizer, self.version, self._flat, self._slots = tokenizer, version, flat, slots
@@ -50,7 +54,9 @@ class Backend:
     def _ids(self, request):
         good = "x" if request.prompt_id in self._flat or request.sample % 2 else "ee"
         length = 2 + 7 * request.prompt_id % 5 + request.sample
-        return (self.tokenizer.encode(good) * length)[:length]
+        if request.turn is None:
+            return (self.tokenizer.encode(good) * length)[:length]
+        return [*self.tokenizer.encode(good), self.tokenizer.im_end]  # a turn of an episode
 
     def step(self):
         self.blocks += 1
@@ -113,6 +119,7 @@ class Run:
             refill=Refill(rounds=3),
             alarms=grpo.Alarms(mismatch=1.0),
         )
+        shares = changes.pop("tasks", (Share("letters"),))
         self.folder, self.backend, self.report = folder, None, PhaseMetrics(dict)
         batches = SimpleNamespace(
             values=lambda function, params, sequences: [
@@ -121,7 +128,7 @@ class Run:
         )
         method = grpo.RewardedPhase(config, batches, None, lambda state: None)
         self.collect = AsyncCollect(
-            changes.pop("prompts", Prompts((Share("letters"),), tokenizer, seed=0)),
+            Prompts(shares, tokenizer, seed=0),
             StreamingSampler(
                 lambda state: self._begin(tokenizer, state.steps, **changes),
                 lambda state: f"weights {state.steps}",
@@ -212,14 +219,16 @@ def test_the_next_phase_is_sampled_while_this_one_trains(tokenizer, tmp_path):
     assert slow.metrics(5)["staleness_tokens"] == 1.0 > fast.metrics(5)["staleness_tokens"]
 
 
+@pytest.mark.parametrize("tasks", [(Share("letters"),), (Share("letters"), Share("talk"))])
 @pytest.mark.parametrize("at", range(1, 7))
-def test_a_killed_run_loses_and_repeats_no_prompt(tokenizer, tmp_path, at):
-    first = Run(tokenizer, tmp_path, staleness=3, minibatches=2)
+def test_a_killed_run_loses_and_repeats_no_prompt(tokenizer, tmp_path, at, tasks):
+    options = {"staleness": 3, "minibatches": 2, "tasks": tasks}
+    first = Run(tokenizer, tmp_path, **options)
     before = first.batches(at)
     stored = json.loads(json.dumps(first.source.extra()))
     flying = set(first.collect._flying)
     first.batches(2, first=at)  # lost with the process
-    again = Run(tokenizer, tmp_path, staleness=3, minibatches=2, stored=stored)
+    again = Run(tokenizer, tmp_path, **options, stored=stored)
     after = again.batches(12 - at, first=at)
     numbers = prompts_of(before + after)
     assert sorted(numbers) == [n for n in range(max(numbers) + 1) if n not in FLAT]
@@ -268,10 +277,88 @@ def test_a_probe_compares_sampler_and_trainer_where_all_answers_are_stale(tokeni
     assert all(run.metrics(step)["sync_max"] == 0.25 for step in probed)
 
 
-def test_worlds_of_several_turns_are_refused(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setitem(environments.WORLDS, "letters", post.letters)
-    with pytest.raises(ValueError, match="'letters' is a world of several turns, whose staleness"):
-        Run(tokenizer, tmp_path).batches(1)
+MIXTURE = (Share("letters"), Share("talk"))
+
+
+def episodes(batches):
+    return [r for batch in batches for r in batch if r.answer.transcript is not None]
+
+
+@pytest.mark.parametrize("staleness, minibatches", [(1, 1), (2, 2), (3, 2)])
+def test_episodes_run_ahead_of_the_trainer_within_the_bound(
+    tokenizer, tmp_path, staleness, minibatches
+):
+    run = Run(tokenizer, tmp_path, staleness=staleness, minibatches=minibatches, tasks=MIXTURE)
+    batches = run.batches(12, looks=12)
+    numbers = prompts_of(batches)
+    assert sorted(numbers) == [n for n in range(max(numbers) + 1) if n not in FLAT]
+    assert max(ages(batches)) == staleness  # of episodes' tokens too
+    played = episodes(batches)
+    assert 20 < len(played) < sum(map(len, batches))
+    assert all(r.answer.transcript.stop == "answered" for r in played)
+    assert {len(r.answer.transcript.turns) for r in played} == {talk_world.TURNS}
+    carried = [run.metrics(step)["carried_in"] for step in range(minibatches, 12, minibatches)]
+    assert max(carried) > 0  # sampled while the phase before was trained on
+
+
+def test_an_episode_goes_on_over_new_weights_and_each_token_has_its_version(tokenizer, tmp_path):
+    run = Run(tokenizer, tmp_path, staleness=2, tasks=MIXTURE)
+    batches = run.batches(8)
+    played = episodes(batches)
+    assert any(len(set(r.completion.versions)) > 1 for r in played)
+    for rollout in played:
+        completion, turns = rollout.completion, rollout.answer.transcript.turns
+        assert len(completion.versions) == len(completion.tokens) == len(completion.forced)
+        assert completion.versions == sorted(completion.versions)
+        for (_, end), (start, _) in zip(turns, turns[1:], strict=False):
+            assert all(completion.forced[end:start]) and start > end
+            assert set(completion.versions[end:start]) == {completion.versions[end - 1]}
+    # What the backend wrote, it wrote with the version that the token says.
+    written = {(r.prompt, r.completion.request.sample): r for r in played}
+    for state in run.backend.states:
+        request = state.completion.request
+        rollout = written.get((request.prompt_id, request.sample))
+        if rollout is not None:
+            start, end = rollout.answer.transcript.turns[request.turn]
+            assert rollout.completion.versions[start:end] == state.completion.versions
+
+
+def test_a_slow_environment_is_not_waited_for_while_the_trainer_works(
+    tokenizer, tmp_path, monkeypatch
+):
+    """It answers only after the sampler has looked at the trainer, which it does between blocks."""
+    open_, is_ready = threading.Event(), Step.is_ready
+
+    def late(problem, state, turns):
+        assert open_.wait(5), "the sampler waits for the environment"
+        return talk_world.reply(problem, state, turns)
+
+    def looked(step):
+        ready = is_ready(step)
+        if ready:
+            open_.set()
+        return ready
+
+    world = replace(talk_world.WORLD, slow=True, reply=late)
+    monkeypatch.setitem(environments.WORLDS, "talk", world)
+    monkeypatch.setattr(Step, "is_ready", looked)
+    run = Run(tokenizer, tmp_path, staleness=2, tasks=(Share("talk"),))
+    open_.set()
+    batches = run.batches(1)
+    for step in range(1, 4):
+        open_.clear()
+        batches += run.batches(1, first=step, looks=30)
+    numbers = prompts_of(batches)
+    assert numbers == [n for n in range(max(numbers) + 1) if n not in FLAT]
+    assert {r.answer.transcript.stop for r in episodes(batches)} == {"answered"}
+    assert 0 < max(ages(batches)) <= 2
+
+
+def test_episodes_are_probed_by_the_turn_that_is_being_written(tokenizer, tmp_path):
+    run = Run(tokenizer, tmp_path, staleness=2, tasks=(Share("talk"),))
+    run.batches(6, looks=4)
+    probed = [run.metrics(step)["sync_max"] for step in range(6)]
+    assert probed == [0.25] * 6
 
 
 @pytest.mark.parametrize(

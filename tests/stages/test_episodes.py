@@ -258,3 +258,39 @@ def test_a_world_that_cannot_run_here_is_refused_before_anything_is_sampled(monk
     monkeypatch.setattr(Engine, "__init__", None)
     with pytest.raises(RuntimeError, match="no sandbox here"):
         grpo.run(config(), tmp_path / "run")
+
+
+@pytest.mark.parametrize("form", ["rows", pytest.param("paged", marks=pytest.mark.slow)])
+def test_episodes_are_sampled_ahead_and_the_trainer_knows_each_tokens_weights(tmp_path, form):
+    """Over new weights a conversation is read anew by them; the trainer agrees with the sampler on
+    what the newest weights wrote.
+    """
+    sampling = replace(config().sampling, samples=4, slots=8, cache=form, block=4)
+    grpo.run(config(staleness=3, steps=8, sampling=sampling), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    phases = [line for line in lines if "staleness_most" in line]
+    assert phases[0]["staleness_most"] < max(p["staleness_most"] for p in phases) <= 3
+    assert all(phase["sync_max"] < 1e-4 for phase in phases)
+    assert all(0.5 < line["correction"] <= 2.0 for line in lines)
+    answers = [
+        json.loads(line)
+        for file in sorted(tmp_path.glob("samples/*.jsonl"))
+        for line in file.read_text().splitlines()[:-1]
+    ]
+    talks = [answer for answer in answers if answer["task"] == "talk"]
+    assert {answer["stop"] for answer in talks} == {"answered"}
+    assert any(len(answer["versions"]) > 1 for answer in talks)
+    assert len({(a["prompt_id"], a["sample"]) for a in answers}) == len(answers)
+
+
+@pytest.mark.slow
+def test_a_run_of_episodes_ahead_that_is_stopped_trains_on_each_prompt_once(tmp_path):
+    sampling = replace(config().sampling, samples=4, slots=8, block=4)
+    chosen = config(staleness=3, steps=8, sampling=sampling)
+    with post.stopping_at(3), pytest.raises(Stopped):
+        grpo.run(chosen, tmp_path)
+    grpo.run(chosen, tmp_path)
+    files = sorted(tmp_path.glob("samples/*.jsonl"))
+    trained = [json.loads(file.read_text().splitlines()[-1])["trained"] for file in files]
+    numbers = sum(trained, [])
+    assert len(trained) == 4 and len(set(numbers)) == len(numbers) > 0

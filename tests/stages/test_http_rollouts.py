@@ -83,7 +83,8 @@ def test_the_next_answers_are_sampled_by_the_server_while_this_process_trains(se
     assert sorted(trained) == sorted(set(trained)) and len(trained) == 10
 
 
-def test_episodes_of_several_turns_are_sampled_by_a_server(serve, tmp_path, monkeypatch):
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_episodes_of_several_turns_are_sampled_by_a_server(serve, tmp_path, monkeypatch, staleness):
     tokenizer = Tokenizer.load(post.tokenizer_folder())
     turns = talk_world.ShortTurns(tokenizer, post.model().vocab)
     monkeypatch.setitem(WORLDS, "talk", talk_world.WORLD)
@@ -93,14 +94,16 @@ def test_episodes_of_several_turns_are_sampled_by_a_server(serve, tmp_path, monk
         sampling=Sampling(samples=4, max_tokens=40, slots=4),
         prompts=2,
         length=127,
-        steps=2,
+        steps=2 + staleness,
+        staleness=staleness,
         server=settings,
     )
     grpo.run(config, str(tmp_path / "run"))
     rows = post.records(tmp_path / "run")
+    assert max(row.get("staleness_most", 0) for row in rows) == staleness
     assert {row["turns"] for row in rows} == {talk_world.TURNS}
     assert {row["stop/answered"] for row in rows} == {1.0}
-    assert all(row["sync_max"] < 1e-4 for row in rows), rows
+    assert "sync_max" in rows[0] and all(row.get("sync_max", 0) < 1e-4 for row in rows), rows
 
 
 def test_whole_answers_ratios_need_a_correction_for_a_servers_numerics(tmp_path):

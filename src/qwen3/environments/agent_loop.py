@@ -165,7 +165,9 @@ def outcome_of(trajectory: Trajectory, call: TimedCall) -> Outcome:
 
 
 class AgentLoop:
-    """Episodes on their way to an end; see the module's docstring."""
+    """Episodes on their way to an end; see the module's docstring. `run` takes some to theirs; who
+    has the backend work on other requests too calls `begin`, and `go_on` after its steps.
+    """
 
     def __init__(
         self, backend: TurnBackend, tokenizer: Tokenizer, *, enable_thinking: bool | None = None
@@ -181,18 +183,35 @@ class AgentLoop:
         backend could not finish.
         """
         try:
-            self._submit(trajectories)
+            self.begin(trajectories)
             while self._sampling or len(self._pool):
                 if self._sampling:
                     self._backend.step()
-                for state in [state for state in self._sampling if state.done]:
-                    self._take(self._sampling.pop(state), state.completion)
-                for trajectory, outcome in self._outcomes():
-                    self._observe(trajectory, outcome)
+                self.go_on()
         finally:
             self._backend.abort(list(self._sampling))
 
-    def _submit(self, trajectories: Sequence[Trajectory]) -> None:
+    @property
+    def decoding(self) -> bool:
+        """Whether the backend works on a turn."""
+        return bool(self._sampling)
+
+    def turn_of(self, trajectory: Trajectory) -> RequestState | None:
+        """The turn of a trajectory that is being decoded; None while it waits for its world."""
+        states = (state for state, owner in self._sampling.items() if owner is trajectory)
+        return next(states, None)
+
+    def go_on(self, *, wait: bool = True) -> None:
+        """After a step of the backend: turns that are finished go to their environments, and what
+        these have answered goes on. wait: for an answer, where no turn is being decoded.
+        """
+        for state in [state for state in self._sampling if state.done]:
+            self._take(self._sampling.pop(state), state.completion)
+        for trajectory, outcome in self._outcomes(wait):
+            self._observe(trajectory, outcome)
+
+    def begin(self, trajectories: Sequence[Trajectory]) -> None:
+        """Submit the next turn of each."""
         requests = [trajectory.next_request(self._tokenizer) for trajectory in trajectories]
         states = self._backend.submit(requests)
         self._sampling.update(zip(states, trajectories, strict=True))
@@ -219,7 +238,7 @@ class AgentLoop:
         else:
             self._steps.append((trajectory, parsed))
 
-    def _outcomes(self) -> list[tuple[Trajectory, Outcome]]:
+    def _outcomes(self, wait: bool) -> list[tuple[Trajectory, Outcome]]:
         """What environments answered by now, in a fixed order where no slow world is among them."""
         steps, self._steps = self._steps, []
         if jax.process_count() > 1:
@@ -232,7 +251,7 @@ class AgentLoop:
             else:
                 call.start()
                 outcomes.append((trajectory, outcome_of(trajectory, call)))
-        late = self._pool.finished(block=not self._sampling and not outcomes)
+        late = self._pool.finished(block=wait and not self._sampling and not outcomes)
         return outcomes + [(owner, outcome_of(owner, call)) for owner, call in late]
 
     def _observe(self, trajectory: Trajectory, outcome: Outcome) -> None:
@@ -248,7 +267,7 @@ class AgentLoop:
             trajectory.end("context")
         else:
             trajectory.add_observation(ids, outcome.messages)
-            self._submit([trajectory])
+            self.begin([trajectory])
 
     def _observation(self, trajectory: Trajectory, outcome: Outcome) -> list[int] | None:
         """The tokens of the environment's messages; None for messages that are none, logged."""

@@ -86,6 +86,10 @@ def build(
     def rows_of(pool: KVCache, pages: jax.Array, lengths: jax.Array, *, more: int) -> KVCache:
         return kv_pages.rows_of(pool, pages, lengths, more=more, places_last=last)
 
+    def put(pages: KVCache, where: Any) -> KVCache:
+        with jax.set_mesh(mesh):  # in a process without its devices this is a program
+            return jax.device_put(pages, where)
+
     layer = at.kv_cache if isinstance(at.kv_cache, LayerCache) else at.kv_cache[0]
     state, prefilled = (at.slots, at.kv_cache), (at.kv_cache, at.replicated)
     in_host_memory = jax.tree.map(lambda s: s.with_memory_kind("pinned_host"), at.kv_cache)
@@ -98,8 +102,8 @@ def build(
         resize=in_mesh(jax.jit(kv_pages.resize, out_shardings=layer)),
         read=in_mesh(jax.jit(kv_pages.resize, out_shardings=at.kv_cache)),
         write=in_mesh(jax.jit(kv_pages.put, donate_argnums=0, out_shardings=at.kv_cache)),
-        to_host=lambda pages: jax.device_put(pages, in_host_memory),
-        to_device=lambda pages: jax.device_put(pages, at.kv_cache),
+        to_host=functools.partial(put, where=in_host_memory),
+        to_device=functools.partial(put, where=at.kv_cache),
         insert=rows_programs.admit,
         decode=in_mesh(compiled.decode_program(decode_block, at)),
         release=rows_programs.release,

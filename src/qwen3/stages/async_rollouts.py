@@ -8,7 +8,9 @@ s + M - 1 - staleness or later have sampled, because its prompts are submitted n
 take groups in the order of their prompts, not as they finish, so that short answers are not
 preferred; a group without a difference is replaced by one new prompt. Answers that are unfinished
 when weights arrive go on over their KV cache, and each token keeps its version (in-flight updates,
-PipelineRL, arXiv 2509.19128; bounded staleness, AReaL, arXiv 2505.24298).
+PipelineRL, arXiv 2509.19128; bounded staleness, AReaL, arXiv 2505.24298). So does an episode of
+several turns: what comes after is sampled by newer weights, what an environment says has the
+version of the turn before it.
 
 One thread does it all: JAX only queues a step, and until its devices are done with it, the engine
 works on devices of its own. Where both have the same devices nothing overlaps, but no phase waits
@@ -27,12 +29,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from qwen3 import environments
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.backend import RolloutBackend, TurnBackend
-from qwen3.infer.request_state import RequestState
-from qwen3.infer.requests import Completion
-from qwen3.rewards.answers import ScoredAnswer, Scorer, scored_answers
+from qwen3.rewards.answers import Scorer
+from qwen3.stages.answers_in_flight import AnswersInFlight, GroupInFlight, copied
 from qwen3.stages.phases import Collect, Group, Method, Phase, PromptSource
 from qwen3.stages.prompts import Prompt
 from qwen3.stages.rollout_metrics import PhaseMetrics
@@ -52,17 +52,6 @@ class StreamingSampler(NamedTuple):
     sampling: Sampling
     score: Scorer
     overlaps: bool  # whether it has devices of its own
-
-
-class GroupInFlight(NamedTuple):
-    """The answers to one prompt on their way."""
-
-    prompt: Prompt
-    states: list[RequestState]
-
-    @property
-    def done(self) -> bool:
-        return all(state.done for state in self.states)
 
 
 class AsyncCollect(Collect):
@@ -102,6 +91,7 @@ class AsyncCollect(Collect):
         # Optimizer steps that a token may be old when its phase begins.
         self._bound = staleness - (least - 1)
         self._backend: TurnBackend | None = None
+        self._answers: AnswersInFlight | None = None  # what the backend works on
         self._flying: dict[int, GroupInFlight] = {}
         self._again: list[int] = []  # prompts that were in flight when the run ended
         self._aside: list[Rollout] = []  # since the last phase, and not to be trained on
@@ -131,7 +121,7 @@ class AsyncCollect(Collect):
     def sample_until(self, value: jax.Array) -> None:
         """Have the engine work while `value` is not computed yet."""
         while self._flying and not across.computed(value):
-            self._step()
+            self._step(wait=False)
 
     def __call__(self, state: TrainState) -> list[Group]:
         parts = super().__call__(state)
@@ -185,19 +175,14 @@ class AsyncCollect(Collect):
 
     def _fresh(self, version: int) -> Group:
         finished = [rollout.answer for group in self.memory["carry"] for rollout in group]
-        unfinished = [
-            ScoredAnswer(group.prompt.problem, state.completion, "")
-            for group in self._flying.values()
-            for state in group.states
-            if not state.expert_ids  # routing is told of finished answers alone
-        ]
+        unfinished = [answer for group in self._flying.values() for answer in group.so_far]
         answers = [
             answer
             for answer in [*finished, *unfinished]
             if answer.completion.versions[:1] == [version]
         ]
         return [
-            Rollout(replace(answer, completion=_copy(answer.completion)), advantage=0.0)
+            Rollout(replace(answer, completion=copied(answer.completion)), advantage=0.0)
             for answer in answers[:PROBES]
         ]
 
@@ -207,6 +192,7 @@ class AsyncCollect(Collect):
             backend = self._sampler.begin(state)
             assert isinstance(backend, TurnBackend), backend
             self._backend = backend
+            self._answers = AnswersInFlight(backend, self._tokenizer, self._sampler.score)
         elif self._backend.version != state.steps:
             self._backend.update(self._sampler.weights(state), state.steps)
 
@@ -225,22 +211,19 @@ class AsyncCollect(Collect):
             self._launch(prompt)
 
     def _launch(self, prompt: Prompt) -> None:
-        task = prompt.problem.task
-        if task in environments.WORLDS:
-            raise ValueError(
-                f"task {task!r} is a world of several turns, whose staleness must be 0"
-            )
-        assert self._backend is not None
+        assert self._answers is not None
         sampling = self._sampler.sampling
         requests = request_for(prompt, sampling).samples(sampling.samples)
-        self._flying[prompt.number] = GroupInFlight(prompt, self._backend.submit(requests))
+        self._flying[prompt.number] = self._answers.begin(prompt, requests)
 
-    def _step(self) -> None:
-        """A block of tokens; finished groups are scored at once, and flat ones replaced."""
-        assert self._backend is not None
-        self._backend.step()
+    def _step(self, *, wait: bool = True) -> None:
+        """A block of tokens; finished groups are scored at once, and flat ones replaced. wait: for
+        an environment, where there is nothing to decode.
+        """
+        assert self._answers is not None
+        self._answers.step(wait=wait)
         for number in [number for number, group in self._flying.items() if group.done]:
-            rollouts = self._scored(self._flying[number])
+            rollouts = [Rollout(answer) for answer in self._flying[number].answers()]
             groups, flat = self._method.select(rollouts)
             self._flat.update(flat)
             if not groups:
@@ -249,24 +232,6 @@ class AsyncCollect(Collect):
                 insort(self.memory["carry"], group, key=lambda group: group[0].prompt)
             del self._flying[number]
         self._submit()
-
-    def _scored(self, group: GroupInFlight) -> Group:
-        completions = [state.completion for state in group.states]
-        owners = [group.prompt.problem] * len(completions)
-        score = self._sampler.score
-        answers = scored_answers(self._tokenizer, owners, completions, score=score)
-        return [Rollout(answer) for answer in answers]
-
-
-def _copy(completion: Completion) -> Completion:
-    """What there is of an answer now."""
-    return replace(
-        completion,
-        tokens=list(completion.tokens),
-        log_probs=list(completion.log_probs),
-        forced=list(completion.forced),
-        versions=list(completion.versions),
-    )
 
 
 def _refuse(state: TrainState, prompts: Sequence[Prompt]) -> list[Rollout]:
