@@ -23,8 +23,10 @@ from qwen3.config import MeshConfig
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.environments import WORLDS
 from qwen3.losses.distill import Distill
+from qwen3.model.lora import LoraConfig
 from qwen3.stages import distill, grpo, pretrain, sft, teacher_logits
 from qwen3.stages.async_rollouts import AsyncCollect
+from qwen3.stages.entropy import EntropyTarget
 from qwen3.stages.problem_evaluation import ProblemEvaluation
 from qwen3.stages.prompts import Share
 from qwen3.stages.rollouts import Sampling
@@ -116,6 +118,18 @@ def teacher_apart(folder, data):
     return dataclasses.replace(config, mesh=MeshConfig(), teacher_devices=2, steps=3)
 
 
+def adapters_apart(folder, data):
+    """With a reference and steered entropy."""
+    start, config = f"{folder}/teacher", samplers_apart(folder, data)
+    policy = dataclasses.replace(config.policy, kl="k2", kl_coef=0.01, entropy=True)
+    changes = {"init_from": start, "reference": start, "lora": LoraConfig(rank=4)}
+    return dataclasses.replace(config, **changes, policy=policy, entropy=EntropyTarget(0.5))
+
+
+def teacher_samples(folder, data):
+    return dataclasses.replace(teacher_apart(folder, data), sampled_by="teacher")
+
+
 def one_sampler(folder, data):
     """Three devices train: the second of two hosts does both."""
     tokens = MeshConfig(fsdp=1, context=3)
@@ -141,6 +155,8 @@ STAGES = {
     "asynchronous": (grpo.run, asynchronous),
     "teacher_apart": (distill.run, teacher_apart),
     "one_sampler": (grpo.run, one_sampler),
+    "adapters_apart": (grpo.run, adapters_apart),
+    "teacher_samples": (distill.run, teacher_samples),
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from qwen3.train.checkpoint import load_params
 
 STAGES = ("pretrain", "sft", "grpo", "logits", "off_policy", "on_policy")
 SAMPLE = ("grpo", "on_policy")
-APART = ("samplers_apart", "asynchronous", "teacher_apart", "one_sampler")
+TEACHERS = ("teacher_apart", "teacher_samples")
+APART = ("samplers_apart", "asynchronous", "one_sampler", "adapters_apart", *TEACHERS)
 STEPS = {"pretrain": 6}
 
 
@@ -118,7 +119,9 @@ def apart(stage, *marks):
     [
         apart("asynchronous"),
         apart("samplers_apart", pytest.mark.slow),
+        apart("adapters_apart", pytest.mark.slow),
         apart("teacher_apart", pytest.mark.slow),
+        apart("teacher_samples", pytest.mark.slow),
         apart("one_sampler", pytest.mark.slow),  # the second host has devices of both meshes
     ],
 )
@@ -131,5 +134,5 @@ def test_meshes_of_other_hosts_are_as_on_one_that_has_all(stage, tmp_path):
     if stage == "asynchronous":
         ages = [line["staleness_most"] for line in lines if "staleness_most" in line]
         assert ages == [0, 1, 0]  # what was on its way is sampled again by the newest weights
-    if stage != "teacher_apart":
+    if stage not in TEACHERS:
         assert all(line["sync_max"] < 1e-4 for line in lines if "sync_max" in line)
