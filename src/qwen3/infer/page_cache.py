@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from qwen3.infer.host_pages import HostPages, PageTransfer
 from qwen3.infer.page_layout import PageLayout
 from qwen3.infer.page_pool import PagePool, page_keys
 from qwen3.infer.page_prefill import Chunk, PagePrefill
+from qwen3.infer.prefix_cache import AHEAD, ROWS
 from qwen3.infer.request_state import RequestState
 
 
@@ -31,7 +32,7 @@ class PrefillProgress(NamedTuple):
     ready: list[RequestState]  # requests that can be decoded now, with pages of their own
     begun: int  # prompts of which the first chunk was prefilled
     tokens: int  # that were prefilled
-    shards: set[int | None]  # where anything was prefilled
+    shards: set[int]  # where anything was prefilled
     errors: dict[RequestState, Exception]  # of requests that failed
 
 
@@ -86,10 +87,10 @@ class PageCache:
         return pool.available + len(held - pool.owned) >= missing
 
     def known(self, state: RequestState, shard: int) -> int:
-        """Pages that a shard has of a later turn of a dialogue or of a preempted request; 0 for
-        other requests.
+        """Pages that a shard has of a later turn of a dialogue, or of a request that was preempted
+        or prefilled ahead; 0 for other requests.
         """
-        return self._known(state, shard) if state.goes_on else 0
+        return self._known(state, shard) if state.goes_on or state.ahead else 0
 
     def keep(self, state: RequestState, needed: bool) -> None:
         """Whether a turn waits for the pages that it goes on behind: they are given up last."""
@@ -183,8 +184,10 @@ class PageCache:
 
     # --- prefill ---------------------------------------------------------------------------------
 
-    def advance(self, params: Any) -> PrefillProgress:
-        """Prefill one chunk of each prompt. What another request prefills is waited for."""
+    def advance(self, params: Any, ahead: Iterable[RequestState] = ()) -> PrefillProgress:
+        """Prefill one chunk of each prompt. What another request prefills is waited for. ahead:
+        waiting requests, whose prompts fill up batches.
+        """
         chunks: list[Chunk] = []
         claimed: set[tuple[int | None, bytes]] = set()
         for state in sorted(self.filling, key=lambda state: state.arrival):
@@ -194,13 +197,14 @@ class PageCache:
                 if chunk is not None:
                     claimed.add(key)
                     chunks.append(chunk)
+        chunks += self._look_ahead(chunks, ahead, claimed)
         errors = self._run(params, chunks)
         candidates = [state for state in self.filling if state not in errors]
         return PrefillProgress(
             ready=[state for state in candidates if self._match(state) and self._own(state)],
             begun=sum(chunk.start == 0 for chunk in chunks),
             tokens=sum(len(chunk.tokens) for chunk in chunks if chunk.state not in errors),
-            shards={chunk.state.shard for chunk in chunks},
+            shards={chunk.shard for chunk in chunks},
             errors=errors,
         )
 
@@ -294,21 +298,56 @@ class PageCache:
         start = len(state.pages) * self.layout.page_size
         tokens = state.sequence[:-1][start : start + self.layout.prefill_widths[-1]]
         pages = self.pools[state.shard].take(self.layout.pages_of(len(tokens)))
-        return None if pages is None else Chunk(state, start, tokens, pages)
+        return None if pages is None else Chunk(state, state.shard, start, tokens, pages)
+
+    def _look_ahead(
+        self,
+        chunks: Sequence[Chunk],
+        ahead: Iterable[RequestState],
+        claimed: set[tuple[int | None, bytes]],
+    ) -> list[Chunk]:
+        """Whole prompts of waiting requests that make full batches of some of these chunks."""
+        width_of, full, added = self.layout.prefill_width, ROWS[0], list[Chunk]()
+        batches = Counter((c.shard, width_of(len(c.tokens))) for c in chunks if not c.start)
+        waiting = list(itertools.islice(ahead, 4 * full)) if batches else []
+        for (shard, width), count in batches.items():
+            pool, missing = self.pools[shard], -count % full
+            prompts: dict[bytes, RequestState] = {}
+            for state in waiting:
+                if not state.goes_on and self._is_whole(state, width):
+                    key = self._keys(state)[-1]
+                    if key not in pool.page_of and (shard, key) not in claimed:
+                        prompts.setdefault(key, state)
+            room = pool.available // AHEAD
+            if missing <= len(prompts) and missing * self.layout.pages_of(width) <= room:
+                for state in itertools.islice(prompts.values(), missing):
+                    state.ahead, tokens = True, state.sequence[:-1]
+                    pages = pool.take(self.layout.pages_of(len(tokens)))
+                    assert pages is not None  # there is room
+                    added.append(Chunk(state, shard, 0, tokens, pages))
+        return added
+
+    def _is_whole(self, state: RequestState, width: int) -> bool:
+        """Whether all of a prompt is prefilled in one batch of this width."""
+        tokens, widths = len(state.sequence) - 1, self.layout.prefill_widths
+        return 0 < tokens <= widths[-1] and self.layout.prefill_width(tokens) == width
 
     def _run(self, params: Any, chunks: Sequence[Chunk]) -> dict[RequestState, Exception]:
         """Prefill chunks, and let others find their pages; the errors of those that failed."""
         experts, errors = self.prefill.run(params, chunks)
-        for state, start, _, pages in chunks:
-            assert state.shard is not None
-            pool = self.pools[state.shard]
+        for state, shard, start, _, pages in chunks:
+            pool = self.pools[shard]
             if state not in errors:
-                size, first, chosen = self.layout.page_size, len(state.pages), experts.get(state)
-                assert first * size == start
+                size, chosen = self.layout.page_size, experts.get(state)
+                first = start // size
                 for i, page in enumerate(pages):
                     part = None if chosen is None else chosen[i * size : (i + 1) * size]
                     pool.register(self._keys(state)[first + i], page, part)
                 # The request gets its pages by their keys, as all others do.
-                self._match(state)
+                if state.shard is not None:
+                    self._match(state)
             pool.release(pages)
-        return errors
+            if state.shard is None:
+                self.keep(state, True)
+        # A waiting request is no part of what failed: it is prefilled when its turn has come.
+        return {state: error for state, error in errors.items() if state.shard is not None}

@@ -18,6 +18,7 @@ class Chunk(NamedTuple):
     """Tokens of one request that are prefilled next."""
 
     state: RequestState
+    shard: int  # of the pool
     start: int  # tokens before them
     tokens: list[int]
     pages: list[int]  # where they go
@@ -42,10 +43,9 @@ class PagePrefill:
         groups: dict[tuple[int, int], list[list[Chunk]]] = {}
         for chunk in chunks:
             shards = groups.setdefault(
-                self._shape(chunk), [[] for _ in range(self.layout.batch_ways)]
+                self.shape(chunk), [[] for _ in range(self.layout.batch_ways)]
             )
-            assert chunk.state.shard is not None
-            shards[chunk.state.shard].append(chunk)
+            shards[chunk.shard].append(chunk)
         experts: dict[RequestState, np.ndarray] = {}
         errors: dict[RequestState, Exception] = {}
         for (width, prefix), shards in groups.items():
@@ -60,7 +60,7 @@ class PagePrefill:
                     errors |= {chunk.state: error for shard in batch for chunk in shard}
         return experts, errors
 
-    def _shape(self, chunk: Chunk) -> tuple[int, int]:
+    def shape(self, chunk: Chunk) -> tuple[int, int]:
         """(tokens, pages before them) of the batches that a chunk may be in."""
         if not chunk.start:
             return self.layout.prefill_width(len(chunk.tokens)), 0

@@ -101,7 +101,7 @@ class PagedCaches:
 
     def finish(self, states: Sequence[RequestState], active: np.ndarray | None) -> None:
         for state in states:
-            if state.shard is None and state.request.turn:
+            if state.shard is None and (state.request.turn or state.ahead):
                 self.page_cache.keep(state, False)
             self.page_cache.end(state)
         self.slot_table.finish(states, active)
@@ -162,7 +162,7 @@ class PagedCaches:
 
     def _admit(self, params: Any) -> dict[RequestState, Exception]:
         """Prefill a chunk of each prompt, and put the requests that are through into slots."""
-        ready, begun, tokens, shards, errors = self.page_cache.advance(params)
+        ready, begun, tokens, shards, errors = self.page_cache.advance(params, self.waiting)
         self.stats["prefills"] += begun
         self.stats["prefilled_tokens"] += tokens
         if not ready:
@@ -177,7 +177,7 @@ class PagedCaches:
         self.stats["admitted"] += len(ready) - len(failures)
         return {**errors, **failures}
 
-    def _unblock(self, shards: set[int | None]) -> None:
+    def _unblock(self, shards: set[int]) -> None:
         """Preempt a request in every shard where prompts wait for each other's pages: no answer
         will free any, and nothing was prefilled (as it was in `shards`).
         """

@@ -76,6 +76,7 @@ class RequestState:
         self.pages: list[int] = []  # in the shard's pool
         self.copies: list[tuple[int, int]] = []  # for the next decode call: which of them, of what
         self.generation = 0  # of the weights that its first page is of
+        self.ahead = False  # whether it was prefilled while it waited in the queue
         self.keys: list[bytes] | None = None  # of the pages of all tokens but the last
         self.expert_ids: list[np.ndarray] = []  # [tokens, L, A] of each block, where recorded
 
