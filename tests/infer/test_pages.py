@@ -224,6 +224,53 @@ def test_the_memory_of_pages_is_near_that_of_the_tokens_alive(config, params):
     assert held <= 1.3 * alive < rows / 2
 
 
+def spied(engine):
+    """The numbers of rows of an engine's prefill batches, as they come."""
+    rows, prefill = [], engine.caches.page_cache.prefill
+    run = prefill.prefill
+    prefill.prefill = lambda params, tokens, *more: (
+        rows.append(len(tokens)) or run(params, tokens, *more)
+    )
+    return rows
+
+
+def test_waiting_prompts_fill_up_a_batch_and_are_not_read_again(make):
+    requests = [Request([n, *range(20)], max_tokens=3 + n, stop_ids=()) for n in range(12)]
+    engine = make(cache="paged", page_size=8, cache_tokens=16 * LENGTH)
+    rows = spied(engine)
+    states = engine.submit(requests)
+    engine.step()
+    assert rows == [8]
+    assert [state.ahead for state in states] == [False] * 4 + [True] * 4 + [False] * 4
+    pool = engine.caches.page_cache.pools[0]
+    assert len(pool.kept) == 4 * 3, "they are given up last"
+    unused = len(pool.unused)
+    engine.abort(states[5:6])
+    assert len(pool.kept) == 3 * 3 and len(pool.unused) == unused + 3
+    while not all(state.done for state in states):
+        engine.step()
+    assert rows == [8, 1, 1, 1, 1] and engine.stats["prefills"] == 12 and clean(engine)
+    want = make().generate(requests)
+    for state, answer in zip(states, want, strict=True):
+        if state is not states[5]:
+            assert state.completion.tokens == answer.tokens
+
+
+def test_nothing_is_read_ahead_without_room_or_for_episodes(make):
+    def batches(turn=None, **options):
+        engine = make(cache="paged", page_size=8, **options)
+        rows = spied(engine)
+        engine.submit([Request([n, *range(20)], turn=turn, stop_ids=()) for n in range(12)])
+        engine.step()
+        return rows
+
+    assert batches(cache_tokens=16 * LENGTH) == [8]
+    assert batches(cache_tokens=4 * LENGTH) == [1] * 4
+    assert batches(turn=0, cache_tokens=16 * LENGTH) == [1] * 4
+    assert batches(turn=0, slots=16, cache_tokens=16 * LENGTH) == [1] * 12
+    assert batches(slots=12, cache_tokens=16 * LENGTH) == [8] + [1] * 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["rows", "paged"])
 def test_a_kv_cache_in_bfloat16_takes_half_and_is_near(make, requests, cache):

@@ -308,17 +308,18 @@ class PageCache:
     ) -> list[Chunk]:
         """Whole prompts of waiting requests that make full batches of some of these chunks."""
         width_of, full, added = self.layout.prefill_width, ROWS[0], list[Chunk]()
-        batches = Counter((c.shard, width_of(len(c.tokens))) for c in chunks if not c.start)
+        together = [c for c in chunks if self.prefill.most_rows(c) == full]
+        batches = Counter((c.shard, width_of(len(c.tokens))) for c in together)
         waiting = list(itertools.islice(ahead, 4 * full)) if batches else []
         for (shard, width), count in batches.items():
             pool, missing = self.pools[shard], -count % full
             prompts: dict[bytes, RequestState] = {}
             for state in waiting:
-                if not state.goes_on and self._is_whole(state, width):
+                if self._may_be_ahead(state, width):
                     key = self._keys(state)[-1]
                     if key not in pool.page_of and (shard, key) not in claimed:
                         prompts.setdefault(key, state)
-            room = pool.available // AHEAD
+            room = min(pool.most // AHEAD, pool.available // 2)
             if missing <= len(prompts) and missing * self.layout.pages_of(width) <= room:
                 for state in itertools.islice(prompts.values(), missing):
                     state.ahead, tokens = True, state.sequence[:-1]
@@ -327,10 +328,11 @@ class PageCache:
                     added.append(Chunk(state, shard, 0, tokens, pages))
         return added
 
-    def _is_whole(self, state: RequestState, width: int) -> bool:
-        """Whether all of a prompt is prefilled in one batch of this width."""
+    def _may_be_ahead(self, state: RequestState, width: int) -> bool:
+        """Whether all of a request is prefilled in one batch of this width, beside others."""
         tokens, widths = len(state.sequence) - 1, self.layout.prefill_widths
-        return 0 < tokens <= widths[-1] and self.layout.prefill_width(tokens) == width
+        is_whole = 0 < tokens <= widths[-1] and self.layout.prefill_width(tokens) == width
+        return is_whole and state.request.turn is None and not state.goes_on
 
     def _run(self, params: Any, chunks: Sequence[Chunk]) -> dict[RequestState, Exception]:
         """Prefill chunks, and let others find their pages; the errors of those that failed."""

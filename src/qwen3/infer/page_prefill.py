@@ -40,18 +40,17 @@ class PagePrefill:
         """Prefill chunks in batches of one shape, full ones first: (uint8 [places, L, A] of each,
         where recorded, the errors of those that failed).
         """
-        groups: dict[tuple[int, int], list[list[Chunk]]] = {}
+        groups: dict[tuple[int, int, int], list[list[Chunk]]] = {}
+        ways = self.layout.batch_ways
         for chunk in chunks:
-            shards = groups.setdefault(
-                self.shape(chunk), [[] for _ in range(self.layout.batch_ways)]
-            )
-            shards[chunk.shard].append(chunk)
+            shape = (*self._shape(chunk), self.most_rows(chunk))
+            groups.setdefault(shape, [[] for _ in range(ways)])[chunk.shard].append(chunk)
         experts: dict[RequestState, np.ndarray] = {}
         errors: dict[RequestState, Exception] = {}
-        for (width, prefix), shards in groups.items():
+        for (width, prefix, most), shards in groups.items():
             while any(shards):
                 longest = max(map(len, shards))
-                rows = 1 if prefix else next(r for r in ROWS if r <= longest or r == 1)
+                rows = next(r for r in ROWS if r <= min(longest, most) or r == 1)
                 batch = [shard[:rows] for shard in shards]
                 shards = [shard[rows:] for shard in shards]
                 try:
@@ -60,7 +59,14 @@ class PagePrefill:
                     errors |= {chunk.state: error for shard in batch for chunk in shard}
         return experts, errors
 
-    def shape(self, chunk: Chunk) -> tuple[int, int]:
+    @staticmethod
+    def most_rows(chunk: Chunk) -> int:
+        """Rows of a shard's batches with a chunk, at most. Products of more rows add in another
+        order, so the turns of an episode are computed alone, whoever else is there.
+        """
+        return 1 if chunk.start or chunk.state.request.turn is not None else ROWS[0]
+
+    def _shape(self, chunk: Chunk) -> tuple[int, int]:
         """(tokens, pages before them) of the batches that a chunk may be in."""
         if not chunk.start:
             return self.layout.prefill_width(len(chunk.tokens)), 0
