@@ -14,7 +14,7 @@ Command:   python experiments/bench_generate.py [--rounds 5] [--core 1] [--tunix
 Hardware:  one core; some minutes.
 Expected:  decode 2.2x transformers with its better cache, which is reached, and 3x Tunix, which is
            reached without AVX-512 alone (docs/log/2026-11-28-decode-speed.md); refill 1.8 to 1.9x
-           static batches in rows and 2.0x in pages, goal 2.1
+           static batches in rows and 2.16x in pages, goal 2.1
            (docs/log/2026-11-30-paged-kv-cache.md); sharing saves 87% of prefill, goal 80%.
 """
 
