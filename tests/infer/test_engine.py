@@ -120,13 +120,24 @@ def test_stop_strings_are_found_inside_cut_characters(tokenizer):
     assert watch.feed(tokenizer.encode("!")) == 0
 
 
-def test_nothing_is_compiled_after_the_warm_up(make, requests, params, tight):
+@pytest.fixture
+def backend_compiles():
+    """Call it for a list that grows with every program that is compiled from then on."""
+
+    def begin():
+        compiled = []
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+        )
+        return compiled
+
+    return begin
+
+
+def test_nothing_is_compiled_after_the_warm_up(make, requests, params, tight, backend_compiles):
     engine = make(**tight)
     engine.warm_up([len(completion.prompt) for completion in requests])
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-    )
+    compiled = backend_compiles()
     engine.generate(requests)
     engine.update(params, 1)
     engine.generate(requests[::-1])
@@ -137,6 +148,19 @@ def test_nothing_is_compiled_after_the_warm_up(make, requests, params, tight):
     with pytest.raises(ValueError, match="being worked on"):
         engine.submit(requests)
         engine.warm_up()
+
+
+def test_nothing_is_compiled_for_turns_after_the_warm_up(make, tight, backend_compiles):
+    engine = make(**tight)
+    engine.warm_up([10], turns=[3])
+    compiled = backend_compiles()
+    rules = {"max_tokens": 4, "stop_ids": ()}
+    first = engine.generate([Request([n, *range(9)], turn=0, **rules) for n in range(2)])
+    dialogues = [[*answer.request.prompt, *answer.tokens, 7, 8, 9] for answer in first]
+    before = engine.stats["prefilled_tokens"]
+    engine.generate([Request(ids, turn=1, **rules) for ids in dialogues])
+    assert engine.stats["prefilled_tokens"] - before < len(dialogues[0])
+    assert not compiled
 
 
 def test_an_update_in_mid_answer_marks_each_token_with_its_version(make, config, prompts):

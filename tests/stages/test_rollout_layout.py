@@ -99,6 +99,21 @@ def test_answers_are_sampled_while_the_trainer_works(run_on, shared):
 
 
 @pytest.mark.slow
+def test_four_devices_train_and_four_sample(run_on, shared):
+    layout = {"mesh": MeshConfig(data=1, fsdp=4), "rollout_devices": 4}
+    layout["rollout_mesh"] = MeshConfig(data=2, fsdp=1, tensor=2)
+    own = run_on(8, **layout)
+    assert_same_run(shared, own)
+    assert {tuple(mesh.devices.flat) for mesh in own[2]} == {tuple(jax.devices()[4:])}
+    lines, samples, _ = run_on(8, **layout, staleness=1, steps=5)
+    assert {line["staleness_most"] for line in lines} == {0, 1}
+    answers = [json.loads(line) for text in samples for line in text.splitlines()[:-1]]
+    assert all(sum(count for _, count in a["versions"]) == a["tokens"] for a in answers)
+    checked = [line["sync_max"] for line in lines if "sync_max" in line]
+    assert checked and max(checked) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [{}, {"rollout_devices": 1}])
 def test_a_sampler_in_bf16_is_corrected_for(run_on, shared, layout):
     lines, _, _ = run_on(2, mesh=TWO, rollout_execution={"dtype": "bfloat16"}, **layout)

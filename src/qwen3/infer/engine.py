@@ -261,15 +261,16 @@ class Engine:
             except Exception as error:
                 self._restart(error)
 
-    def warm_up(self, prompts: Sequence[int] = (1,)) -> None:
+    def warm_up(self, prompts: Sequence[int] = (1,), turns: Sequence[int] = ()) -> None:
         """Compile all there is to run for prompts of these lengths: nothing is compiled later.
 
-        ValueError while requests are being worked on. See `warm_up` of `row_caches` and
-        `paged_caches` for the programs.
+        turns: numbers of tokens that are new in the later turns of dialogues. ValueError while
+        requests are being worked on. See `warm_up` of `row_caches` and `paged_caches` for the
+        programs.
         """
         if self.active or self.waiting:
             raise ValueError(f"{self.active + len(self.waiting)} requests are being worked on")
-        self.caches.warm_up(self.params, prompts)
+        self.caches.warm_up(self.params, prompts, turns)
 
     def _decode(self) -> None:
         """Decode a block, hand each request its tokens and finish those at their end."""

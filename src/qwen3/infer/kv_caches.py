@@ -83,8 +83,10 @@ class KVCaches(Protocol):
     def reset(self) -> list[RequestState]:
         """Begin with new, empty caches; the requests that were being worked on."""
 
-    def warm_up(self, params: Any, prompts: Sequence[int]) -> None:
-        """Compile all there is to run for prompts of these lengths."""
+    def warm_up(self, params: Any, prompts: Sequence[int], turns: Sequence[int]) -> None:
+        """Compile all there is to run for prompts of these lengths, and turns with so many new
+        tokens.
+        """
 
 
 def enough(slots: int) -> int:

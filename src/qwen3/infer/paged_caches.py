@@ -114,9 +114,10 @@ class PagedCaches:
         self.slot_table.reset()
         return lost
 
-    def warm_up(self, params: Any, prompts: Sequence[int]) -> None:
+    def warm_up(self, params: Any, prompts: Sequence[int], turns: Sequence[int]) -> None:
         """Compiles a decode program for each length of the pool, prefill programs for each width of
-        a batch and each length of a prefix, and small ones that cut pages into rows and back.
+        a batch and each length of a prefix, and small ones that cut pages into rows and back: for
+        prompts and turns of any length.
         """
         self.slot_table.warm_up(params, self.page_cache.prefill.batches())
 

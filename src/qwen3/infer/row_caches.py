@@ -15,7 +15,7 @@ import numpy as np
 from qwen3.infer import cache_lengths, compiled
 from qwen3.infer.decode import DecodeOutput
 from qwen3.infer.kv_caches import CacheSettings, enough
-from qwen3.infer.prefix_cache import CachedPrefix, PrefixCache, batches
+from qwen3.infer.prefix_cache import ROWS, CachedPrefix, PrefixCache, batches
 from qwen3.infer.request_state import RequestState
 from qwen3.infer.slot_table import SlotTable
 
@@ -102,15 +102,17 @@ class RowCaches:
         self.slot_table.reset()
         return lost
 
-    def warm_up(self, params: Any, prompts: Sequence[int]) -> None:
+    def warm_up(self, params: Any, prompts: Sequence[int], turns: Sequence[int]) -> None:
         """Compiles a decode program for each cache length, a prefill program for each different
-        prefill width, and an insert program for each pair of them. Those with which a turn goes on
-        in its row are compiled by the first such turn.
+        prefill width, and for each pair of them a program to insert, and one with which a turn goes
+        on in its row.
         """
         if self.cache_lengths.tight:  # a preempted answer is prefilled with what it has so far
             prompts = range(1, self.settings.max_length + 1)
-        widths = sorted({self.cache_lengths.prefill_width(length - 1) for length in prompts})
-        self.slot_table.warm_up(params, self.prefix_cache.warm_up(params, widths))
+        width_of, ways = self.cache_lengths.prefill_width, self.cache_lengths.batch_ways
+        widths = sorted({width_of(length - 1) for length in prompts})
+        new = [(rows * ways, width) for rows in ROWS for width in {width_of(n) for n in turns}]
+        self.slot_table.warm_up(params, self.prefix_cache.warm_up(params, widths), new)
 
     def _select(self) -> list[RequestState]:
         """Take from the queue, in order, the requests that slots and memory allow."""

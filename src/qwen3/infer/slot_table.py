@@ -264,8 +264,15 @@ class SlotTable(SlotRequests):
             if state is not None:
                 state.slot = slot
 
-    def warm_up(self, params: Any, prefilled: Sequence[tuple[int, KVCache]]) -> None:
-        """Run every program once per cache length; prefilled: (width, KV cache) of each batch."""
+    def warm_up(
+        self,
+        params: Any,
+        prefilled: Sequence[tuple[int, KVCache]],
+        new: Sequence[tuple[int, int]],
+    ) -> None:
+        """Run every program once per cache length. prefilled: (width, KV cache) of each batch; new:
+        (rows, width) of the batches of turns that go on in their rows.
+        """
         for length in self.cache_lengths.buckets:
             self._resize(length, [])
             for other in self.cache_lengths.buckets:
@@ -275,5 +282,11 @@ class SlotTable(SlotRequests):
                 self.slots, self.kv_cache = self.compiled.insert(
                     self.slots, self.kv_cache, kv_cache, admission.empty(len(self.states), width)
                 )
+            for rows, width in new:
+                arrays = np.zeros((rows, width), np.int32), *np.zeros((2, rows), np.int32)
+                nowhere = np.full(rows, len(self.states), np.int32)
+                self.kv_cache, _ = self.compiled.extend(params, self.kv_cache, *arrays, nowhere)
+                none = admission.empty(len(self.states), length)
+                self.slots = self.compiled.admit(self.slots, none)
             self._decode(params, 0, 1)
         self._resize(self.cache_lengths.buckets[0], [])
