@@ -8,7 +8,8 @@ each. A model five times larger is then trained on equal tokens of the natural m
 proposals, of clean documents alone (the oracle), and of 12 unseen mixtures of cells, which the law
 must rank. --natural is the same without junk.
 
-Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2] [--natural]
+Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2] [--natural] \\
+               [--proxies 56]
 Hardware:  one core, 400 processor seconds a seed.
 Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
 """
@@ -43,7 +44,7 @@ from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 VOCAB, LENGTH, BATCH = 512, 128, 16
 PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
 TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
-PROXIES, OF_SOURCES, UNSEEN = 56, 10, 12  # members of the swarms; mixtures that the law must rank
+PROXIES, OF_SOURCES, UNSEEN = 28, 10, 12  # members of the swarms; mixtures that the law must rank
 BANDS = 2  # of quality, of equal tokens
 PROXY_STEPS, TARGET_STEPS = 150, 200
 PROXY_PEAK, TARGET_PEAK = 8e-3, 6e-3
@@ -180,13 +181,13 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
 
 
-def run(folder: Path, seed: int, natural: bool) -> dict[str, Any]:
+def run(folder: Path, seed: int, natural: bool, proxies: int) -> dict[str, Any]:
     """Both searches and all arms of one seed."""
     start = time.process_time()
     corpus, held_out, accuracy = prepare(folder, seed, natural)
     cells = mixture_search.label_cells(corpus, "all", ["source"], {"quality": BANDS})
     sources = mixture_search.label_cells(corpus, "all", ["source"])
-    law, shares = search(cells, PROXIES, corpus, held_out, seed, folder / "swarm-cells.csv")
+    law, shares = search(cells, proxies, corpus, held_out, seed, folder / "swarm-cells.csv")
     _, of_sources = search(
         sources, OF_SOURCES, corpus, held_out, seed, folder / "swarm-sources.csv"
     )
@@ -232,10 +233,13 @@ def each_seed(args: argparse.Namespace, run: Callable[[Path, int], dict[str, Any
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--natural", action="store_true", help="no document is junk")
+    parser.add_argument(
+        "--proxies", type=int, default=PROXIES, help="members of the swarm of cells"
+    )
     args = parser.parse_args()
     sizes = [count_parameters(model).total for model in (PROXY, TARGET)]
     print(f"{sizes[0]:,} parameters of a small model, {sizes[1]:,} of the large one")
-    each_seed(args, partial(run, natural=args.natural))
+    each_seed(args, partial(run, natural=args.natural, proxies=args.proxies))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ data.
 
 Command:   python experiments/tiny_rates.py --workdir runs/tiny_rates [--experts] \\
                [--widths 16 24 --check 40]
-Hardware:  one core, 1,000 processor seconds by estimate.
-Expected:  not known for means over seeds; with one seed a point and a short warm-up the dense law
-           was .136 nats above the best, where .02 was wanted
-           (docs/log/2026-11-30-mixtures-rates-and-repairs.md).
+Hardware:  one core, half an hour dense and an hour with experts.
+Expected:  at most .005 nats above the best, where .02 is wanted
+           (docs/log/2026-11-30-rates-of-means-over-seeds.md).
 """
 
 from __future__ import annotations
