@@ -1,7 +1,6 @@
 """Every row of the table of suites: read, asked and scored on a small file of its shape."""
 
 import ast
-import shutil
 from pathlib import Path
 
 import jinja2
@@ -18,9 +17,7 @@ from qwen3.eval.suites import SUITES
 UNCALLED = ("bfcl_irrelevance", "bfcl_live_irrelevance")  # no call is right
 EXTRACTIVE = ("xquad", "cmrc2018")  # the answer stands in the text
 LACKING = [
-    f"multipl_e_{name}_base"
-    for name, language in multipl_e.LANGUAGES.items()
-    if not all(map(shutil.which, language.needs))
+    f"multipl_e_{name}_base" for name, language in multipl_e.LANGUAGES.items() if language.missing
 ]
 UNJUDGED = ["arena_hard", "writing_bench", *LACKING]  # no judge, no interpreter: no verdict
 DIALOGUES = [name for name, suite in SUITES.items() if suite.follow is not None]

@@ -179,7 +179,8 @@ def test_rows_that_are_not_neighbours_are_placed_where_they_belong(monkeypatch):
         indices = every_device(sharding, shape)
         return {device: index for device, index in indices.items() if device.id in (0, 1, 4, 5)}
 
-    def make(shape, sharding, shard):
+    def make(shape, sharding, shard, dtype):
+        assert dtype == shard(next(iter(ours(sharding, shape).values()))).dtype
         return [(index, shard(index)) for index in ours(sharding, shape).values()]
 
     monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", ours)

@@ -81,11 +81,18 @@ class ProgrammingLanguage:
     extra: str = ""  # what follows the tests
     own_proc: bool = False  # whether its virtual machine reads /proc
     probe: str = ""  # a program of no tests
+    libraries: tuple[str, ...] = ()  # files that its programs use
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The programs that must be installed."""
         return tuple(c[0] for c in (self.compiler, self.command) if c and "/" not in c[0])
+
+    @property
+    def missing(self) -> list[str]:
+        """Which of its programs and libraries are not installed here."""
+        programs = [name for name in self.needs if shutil.which(name) is None]
+        return programs + [file for file in self.libraries if not Path(file).exists()]
 
 
 JAVATUPLES = "/usr/share/java/javatuples.jar"
@@ -127,6 +134,7 @@ LANGUAGES: Mapping[str, ProgrammingLanguage] = {
         compiler=("javac", *(f"-J{o}" for o in JAVA), "-cp", JAVATUPLES, "Problem.java"),
         command=("java", *JAVA, "-ea", "-cp", f".:{JAVATUPLES}", "Problem"),
         own_proc=True,
+        libraries=(JAVATUPLES,),
         end='System.out.println("\\n{word}");',
         inside=True,
         probe="import org.javatuples.*;\nclass Problem {\n"
@@ -199,7 +207,7 @@ def works(name: str) -> bool:
     sandbox.default().require()
     language = LANGUAGES[name]
     try:
-        return all(map(shutil.which, language.needs)) and run(language, "", language.probe) is True
+        return not language.missing and run(language, "", language.probe) is True
     except sandbox.SandboxUnavailable:  # it does not isolate with the folders of this language
         return False
 
