@@ -9,7 +9,7 @@ proposals, of clean documents alone (the oracle), and of 12 unseen mixtures of c
 must rank. --natural is the same without junk.
 
 Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2] [--natural] \\
-               [--proxies 56]
+               [--proxies 56] [--runs 2]
 Hardware:  one core, 400 processor seconds a seed.
 Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
 """
@@ -181,7 +181,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
 
 
-def run(folder: Path, seed: int, natural: bool, proxies: int) -> dict[str, Any]:
+def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict[str, Any]:
     """Both searches and all arms of one seed."""
     start = time.process_time()
     corpus, held_out, accuracy = prepare(folder, seed, natural)
@@ -200,8 +200,11 @@ def run(folder: Path, seed: int, natural: bool, proxies: int) -> dict[str, Any]:
         "oracle": {"clean": MixturePart(1.0, "all", keep={"clean": (1, None)})},
     }
     mixtures = [*arms.values(), *(parts(cells, x) for x in unseen)]
-    measured = losses_of(TARGET, mixtures, TARGET_STEPS, TARGET_PEAK, corpus, held_out, seed)
-    losses = np.mean(list(measured.values()), axis=0)
+    measured = [
+        losses_of(TARGET, mixtures, TARGET_STEPS, TARGET_PEAK, corpus, held_out, seed + 100 * i)
+        for i in range(runs)
+    ]
+    losses = np.mean([list(each.values()) for each in measured], axis=(0, 1))
     is_best = [cell.name.endswith(f"quality {BANDS - 1}") for cell in cells]
     write_atomically(folder / "mixture.json", mixture_search.to_json(cells, shares))
     return {
@@ -236,10 +239,11 @@ def main() -> None:
     parser.add_argument(
         "--proxies", type=int, default=PROXIES, help="members of the swarm of cells"
     )
+    parser.add_argument("--runs", type=int, default=1, help="of the large model on each mixture")
     args = parser.parse_args()
     sizes = [count_parameters(model).total for model in (PROXY, TARGET)]
     print(f"{sizes[0]:,} parameters of a small model, {sizes[1]:,} of the large one")
-    each_seed(args, partial(run, natural=args.natural, proxies=args.proxies))
+    each_seed(args, partial(run, natural=args.natural, proxies=args.proxies, runs=args.runs))
 
 
 if __name__ == "__main__":
