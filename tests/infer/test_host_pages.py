@@ -47,8 +47,11 @@ def test_a_given_up_page_goes_to_the_host_and_comes_back_elsewhere(pool):
     assert (0, b"b") in pages and (1, b"b") not in pages
     pages.save()
     pool.pages[:] = 0
-    assert pages.bring(1, b"a", 2).experts.tolist() == [1, 1]
-    assert pages.bring(0, b"b", 1).experts is None and not pool.pages.any()
+    assert pages.find(1, b"a").experts.tolist() == [1, 1]
+    assert pages.find(0, b"b").experts is None and pages.find(1, b"b") is None
+    pages.bring(1, pages.find(1, b"a"), 2)
+    pages.bring(0, pages.find(0, b"b"), 1)
+    assert not pool.pages.any()
     pages.load()
     assert pool.pages.tolist() == [[0, 3, 0, 0], [0, 0, 4, 0]]
     assert pages.stats == {"pages_to_host": 2, "pages_from_host": 2}
@@ -59,10 +62,24 @@ def test_a_given_up_page_goes_to_the_host_and_comes_back_elsewhere(pool):
 def test_a_page_can_be_asked_for_before_it_is_saved(pool):
     pages = host(pool, 8)
     pages.give(1, GivenUp([b"a"], 1, None))
-    pages.bring(1, b"a", 3)
+    pages.bring(1, pages.find(1, b"a"), 3)
     pool.pages[1, 1] = 0  # its place is taken
     pages.load()
     assert pool.pages[1].tolist() == [4, 0, 6, 5]
+
+
+def test_a_page_that_is_dropped_as_it_is_saved_is_not_there(pool):
+    pages = host(pool, 1)
+    pages.give(0, GivenUp([b"a"], 0, None))
+    pages.give(0, GivenUp([b"b"], 1, None))
+    assert (0, b"a") in pages and pages.find(0, b"a") is None
+    assert pages.find(0, b"b") is not None
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3])
+def test_little_room_on_the_host_loses_no_request(make, requests, pages):
+    engine = make(**PAGES, host_tokens=8 * pages)
+    assert all(answer.error is None for answer in engine.generate(requests)) and clean(engine)
 
 
 def test_the_page_that_was_not_asked_for_longest_is_dropped_first(pool):

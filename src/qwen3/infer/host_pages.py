@@ -76,14 +76,16 @@ class HostPages:
         if (shard, key) in self.entries:
             self.entries.move_to_end((shard, key))
 
-    def bring(self, shard: int, key: bytes, page: int) -> HostPage:
-        """Have a page of the host copied to one of its shard's pool."""
-        if (shard, key) not in self.entries:
-            self.save()
+    def find(self, shard: int, key: bytes) -> HostPage | None:
+        """A page that is here; None for none."""
+        if (shard, key) in self and (shard, key) not in self.entries:
+            self.save()  # which may drop it again, where there is room for few
         self.touch(shard, key)
-        host_page = self.entries[shard, key]
+        return self.entries.get((shard, key))
+
+    def bring(self, shard: int, host_page: HostPage, page: int) -> None:
+        """Have a page of the host copied to one of its shard's pool."""
         self.coming.append((shard, page, host_page))
-        return host_page
 
     def save(self) -> None:
         """Copy the pages that were given up to the host."""

@@ -261,10 +261,11 @@ class PageCache:
     def _bring(self, shard: int, key: bytes) -> int | None:
         """A page that comes back from the host; None for one that is not there, or has no place."""
         pool = self.pools[shard]
-        taken = pool.take(1) if (shard, key) in self.host_pages else None
-        if taken is None:
+        host_page = self.host_pages.find(shard, key)
+        taken = None if host_page is None else pool.take(1)
+        if host_page is None or taken is None:
             return None
-        host_page = self.host_pages.bring(shard, key, taken[0])
+        self.host_pages.bring(shard, host_page, taken[0])
         pool.register(key, taken[0], host_page.experts, wanted=True)
         return taken[0]
 
