@@ -7,8 +7,9 @@
 The host only schedules. Each `step` is one scheduling point: it admits waiting requests to free
 slots in their order (a finished answer's slot is refilled at once), makes room in the KV caches,
 preempts the youngest requests where there is none, and has the device decode a block of tokens. A
-preempted request waits again and is prefilled with what it has so far. An answer's ids depend on
-its request only, not on slots, order, blocks, pages or preemption.
+preempted request waits again; what it has so far is prefilled, or, in pages, comes back from the
+host's memory. An answer's ids depend on its request only, not on slots, order, blocks, pages or
+preemption.
 
 KV caches have one of two forms behind one interface (`kv_caches`): rows of one length for all slots
 (`row_caches`), or pages (`paged_caches`). The device's programs are pure functions in `slots`,
