@@ -4,10 +4,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("apache_beam")
-
 
 def load():
     path = Path(__file__).parents[2] / "experiments" / "data_full.py"

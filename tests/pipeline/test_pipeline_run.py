@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import time
 
+import apache_beam as beam
 import pytest
 from scripted_server import ScriptedServer
 
@@ -13,7 +14,6 @@ from qwen3.cli import main
 from qwen3.pipeline.data_recipe import DataRecipe
 from qwen3.pipeline.pipeline_run import estimate, run
 
-beam = pytest.importorskip("apache_beam")
 KINDS = ("documents", "dropped")
 
 
