@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import HERE, Pod, end_hosts, hosts_python
+from trial_pods import HERE, Pod, end_hosts, hosts_python
 
 KEYS = {
     "BACKEND": "gke",

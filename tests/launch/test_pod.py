@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, STAND_IN
+from trial_pods import ROOT, STAND_IN
 
 STEP = {
     "fits": True,

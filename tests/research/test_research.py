@@ -11,8 +11,8 @@ import threading
 
 import pypdfium2
 import pytest
-from conftest import model_server
 from made_corpus import BACK, REQUEST, SILENT, TOPICS, ScriptedModel, facts
+from scripted_endpoint import model_server
 
 from qwen3 import cli
 from qwen3.research import research_score
