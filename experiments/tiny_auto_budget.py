@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen3.data.atomic import write_atomically
+from qwen3.environments import episode_answers
 from qwen3.eval import intervals
 from qwen3.infer import language_model, thinking_head
 from qwen3.infer.auto_budget import PromptStates
@@ -99,7 +100,7 @@ def records(
     words = model.tokenizer
     assert words is not None
     engine = model.engine(slots=slots, max_length=512)
-    groups = answers.ask(engine, words, problems, max_tokens=LONGEST, seed=5, **way)
+    groups = episode_answers.ask(engine, words, problems, max_tokens=LONGEST, seed=5, **way)
     return [
         {
             "prompt": words.decode(list(answer.completion.request.prompt)),

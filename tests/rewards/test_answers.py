@@ -4,11 +4,12 @@ import pytest
 
 from qwen3 import rewards
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments.episode_answers import ask
 from qwen3.infer import chat_session
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import Completion
 from qwen3.rewards import Problem, answers
-from qwen3.rewards.answers import ScoredAnswer, ask, prompt_ids
+from qwen3.rewards.answers import ScoredAnswer, prompt_ids
 from qwen3.stages import prompts
 
 

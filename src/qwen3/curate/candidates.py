@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments.episode_answers import ask
 from qwen3.infer.backend import RolloutBackend
 from qwen3.infer.requests import PRESETS, SamplingParams
 from qwen3.rewards import Problem
-from qwen3.rewards.answers import ScoredAnswer, ask
+from qwen3.rewards.answers import ScoredAnswer
 
 MODES = {"think": "thinking", "no_think": "non_thinking"}  # to the report's sampling settings
 

@@ -28,9 +28,11 @@ def ask(
     seed: int = 0,
     **options: Any,
 ) -> list[list[ScoredAnswer]]:
-    """`samples` scored answers to each problem, as `rewards.answers.ask` gives them.
+    """`samples` scored answers to each problem, in the problems' order.
 
-    options: further fields of Request; max_tokens are those of all turns of an episode together.
+    enable_thinking False: the hard switch of the template. options: further fields of
+    `infer.requests.Request` (budget, thinking, ...); max_tokens are those of all turns of an
+    episode together. Raises as `sample_answers` does.
     """
     switch = {"enable_thinking": enable_thinking}
     requests = requests_for(tokenizer, problems, sampling=sampling, seed=seed, **switch, **options)
@@ -53,8 +55,9 @@ def sample_answers(
     """`samples` answers to each request in turn, those to problems of a world as episodes.
 
     Single answers are sampled first, then all episodes together. score: of single answers; an
-    episode is judged by its environment. enable_thinking: as the prompts were rendered. Raises
-    ValueError for episodes on a backend that takes no requests on the way.
+    episode is judged by its environment. enable_thinking: as the prompts were rendered. Raises as
+    `rewards.answers.sample_answers` does, and ValueError for episodes on a backend that takes no
+    requests on the way.
     """
     is_world = [problem.task in environments.WORLDS for problem in problems]
     worlds = [i for i, several in enumerate(is_world) if several]

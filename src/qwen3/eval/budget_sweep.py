@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments.episode_answers import ask
 from qwen3.eval import intervals
 from qwen3.infer.backend import RolloutBackend
 from qwen3.rewards import Problem
-from qwen3.rewards.answers import ScoredAnswer, ask
+from qwen3.rewards.answers import ScoredAnswer
 
 
 def sweep(
@@ -30,7 +31,7 @@ def sweep(
 
     "cut" columns are over the problems whose thought the budget cut, None where it cut none.
     problems: without a mode; the flags are added here. credit: 0..1 of an answer (partial credit
-    for sub-answers). options: as of `rewards.answers.ask`, without samples.
+    for sub-answers). options: as of `environments.episode_answers.ask`, without samples.
     """
 
     def answers_in(mode: str, **more: Any) -> list[ScoredAnswer]:

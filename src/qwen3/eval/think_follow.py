@@ -9,10 +9,10 @@ from typing import Any
 
 from qwen3.data.chat_parse import SWITCHES
 from qwen3.data.tokenizer import Tokenizer
+from qwen3.environments.episode_answers import ask
 from qwen3.eval import intervals
 from qwen3.infer.backend import RolloutBackend
 from qwen3.rewards import Problem
-from qwen3.rewards.answers import ask
 from qwen3.rewards.locks import dialogues
 
 KINDS = ("/think", "/no_think", "none after a flag", "no flag at all")
@@ -32,7 +32,7 @@ def follow(
 ) -> dict[str, intervals.Estimate]:
     """Share of answers in the mode that was asked for: in "total" and by kind of dialogue.
 
-    Kinds without a problem are left out. options: as of `rewards.answers.ask`.
+    Kinds without a problem are left out. options: as of `environments.episode_answers.ask`.
     """
     answers = [group[0] for group in ask(backend, tokenizer, problems, **options)]
     right = [dialogues.followed(answer.problem, answer.text) for answer in answers]

@@ -13,7 +13,7 @@ from qwen3 import rewards
 from qwen3.data.chat_prompt import chat_prompt_ids, turn_opening
 from qwen3.data.tokenizer import Tokenizer
 from qwen3.infer.backend import RolloutBackend
-from qwen3.infer.requests import PRESETS, Completion, Request, SamplingParams
+from qwen3.infer.requests import Completion, Request
 from qwen3.infer.stop_strings import text_before
 from qwen3.rewards import Problem, response
 
@@ -116,34 +116,6 @@ def prompt_ids(
     return chat_prompt_ids(
         tokenizer, problem.messages, tools=problem.tools, enable_thinking=enable_thinking
     )
-
-
-def ask(
-    backend: RolloutBackend,
-    tokenizer: Tokenizer,
-    problems: Sequence[Problem],
-    *,
-    sampling: SamplingParams = PRESETS["greedy"],
-    samples: int = 1,
-    enable_thinking: bool | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> list[list[ScoredAnswer]]:
-    """`samples` scored answers to each problem, in the problems' order.
-
-    enable_thinking False: the hard switch of the template. options: further fields of
-    `infer.requests.Request` (budget, max_tokens, thinking, ...). Raises as `sample_answers` does.
-    """
-    requests = requests_for(
-        tokenizer,
-        problems,
-        enable_thinking=enable_thinking,
-        sampling=sampling,
-        seed=seed,
-        **options,
-    )
-    answers = sample_answers(backend, tokenizer, problems, requests, samples=samples, score=score)
-    return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
 
 def requests_for(

@@ -7,13 +7,14 @@ from dataclasses import replace
 from statistics import mean
 from typing import Any
 
+from qwen3.environments import episode_answers
 from qwen3.eval import budget_sweep, intervals, pass_at_k, think_follow
 from qwen3.eval.accuracy import accuracy
 from qwen3.infer.engine import Engine
 from qwen3.infer.requests import Request, sampling
 from qwen3.recipe.seed_run import CONTEXT, SeedRun
 from qwen3.recipe.world import documents, exams, own_input
-from qwen3.rewards import Problem, answers
+from qwen3.rewards import Problem
 from qwen3.rewards.answers import ScoredAnswer
 from qwen3.rewards.locks import lock, lock_tasks
 from qwen3.stages.prompts import prompt_ids
@@ -29,8 +30,10 @@ def problems(run: SeedRun, count: int = 0, **options: Any) -> list[Problem]:
 def ask(
     run: SeedRun, engine: Engine, tests: Sequence[Problem], **options: Any
 ) -> list[list[ScoredAnswer]]:
-    """`rewards.answers.ask` with the budget's longest answer; greedy unless `sampling` is given."""
-    return answers.ask(engine, run.tokenizer, tests, max_tokens=run.budget.answer, **options)
+    """`episode_answers.ask` with the budget's longest answer; greedy unless `sampling` is given."""
+    return episode_answers.ask(
+        engine, run.tokenizer, tests, max_tokens=run.budget.answer, **options
+    )
 
 
 def mode(
