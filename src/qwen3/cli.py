@@ -64,13 +64,19 @@ def _run(arguments: list[str]) -> int:
     try:
         return parsed.run(parsed) or 0
     except (ValueError, OSError) as error:
-        print(f"qwen3 {parsed.command}: {error}", file=sys.stderr)
+        print(f"{_typed(parsed)}: {error}", file=sys.stderr)
         return 2
     except WorkdirError as error:
-        print(f"qwen3 {parsed.command}: {error}", file=sys.stderr)
+        print(f"{_typed(parsed)}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _typed(parsed: argparse.Namespace) -> str:
+    """The command as it was typed, up to its options: qwen3 data mixture propose."""
+    words = (getattr(parsed, name, None) for name in ("command", "verb", "part"))
+    return " ".join(["qwen3", *(word for word in words if word)])
 
 
 def _needed(arguments: Sequence[str]) -> Iterable[str]:

@@ -121,7 +121,8 @@ def test_the_commands_go_from_a_corpus_to_a_mixture(corpus, tmp_path, capsys):
         search.read_mixture(cells)
     table.write_text("a,b\n1,2\n")
     assert main([*command, "--out", out]) == 2
-    assert "no column ['share:web: law'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("qwen3 data mixture propose: ") and "no column ['share:web: law'" in said
 
 
 @pytest.mark.parametrize(

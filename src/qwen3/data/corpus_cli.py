@@ -14,7 +14,7 @@ from qwen3.data.tokenizer import Tokenizer
 def add_parser(subparsers: Any) -> None:
     """Add `corpus` and its commands; each sets `run`, called with the parsed arguments."""
     parser = subparsers.add_parser("corpus", help="prepare, measure or look at tokenised corpora")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="verb", required=True)
 
     prepare = commands.add_parser("prepare", help="tokenise files into a folder")
     prepare.add_argument("files", nargs="+", help="paths, folders, globs, URLs or tfds:NAME")

@@ -16,7 +16,7 @@ from qwen3.data.unpacked import BadData
 def add_parser(subparsers: Any) -> None:
     """Add `tokenizer` and its commands; each sets `run`, called with the parsed arguments."""
     parser = subparsers.add_parser("tokenizer", help="train, import or show a tokenizer")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="verb", required=True)
 
     train = commands.add_parser("train", help="learn a byte-level BPE from text")
     train.add_argument(

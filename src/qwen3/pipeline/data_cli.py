@@ -15,7 +15,7 @@ from qwen3.pipeline import mixture_cli
 def add_parser(subparsers: Any) -> None:
     """Add `data` and its commands; each sets `run`, called with the parsed arguments."""
     parser = subparsers.add_parser("data", help="clean, deduplicate and look at pretraining data")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="verb", required=True)
 
     run = commands.add_parser("run", help="run a recipe of the data pipeline")
     run.add_argument("recipe", help="JSON file: inputs, steps, shards")
@@ -79,7 +79,7 @@ def _add_labels(commands: Any) -> None:
 
 def _add_rates(commands: Any) -> None:
     rates = commands.add_parser("rates", help="learning rate and batch by laws of small runs")
-    laws = rates.add_subparsers(dest="law", required=True)
+    laws = rates.add_subparsers(dest="part", required=True)
     fit = laws.add_parser("fit", help="from a table of runs to a law")
     fit.add_argument("table", help="CSV: params, [active,] tokens, rate, batch, loss")
     fit.add_argument("--out", required=True, help="law to write (JSON)")

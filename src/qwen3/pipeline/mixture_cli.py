@@ -11,7 +11,7 @@ from qwen3.data.atomic import write_atomically
 def add_commands(commands: Any) -> None:
     """Add `mixture` to the commands of `qwen3 data`."""
     mixture = commands.add_parser("mixture", help="shares of documents by laws of small runs")
-    steps = mixture.add_subparsers(dest="step", required=True)
+    steps = mixture.add_subparsers(dest="part", required=True)
 
     cells = steps.add_parser("cells", help="groups of documents by their labels")
     cells.add_argument("corpora", nargs="+", metavar="NAME=FOLDER", help="tokenised corpora")

@@ -52,7 +52,7 @@ class Checked:
 def add_parser(subparsers: Any) -> None:
     """Registers `task check`."""
     parser = subparsers.add_parser("task", help="check your own rewards and tasks")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="verb", required=True)
     check = commands.add_parser("check", help="which promises of a family they keep")
     check.add_argument(
         "file", type=Path, help="a file with rewards or tasks, or the name of a built-in one"
