@@ -91,3 +91,9 @@ def pytest_collection_modifyitems(items):
         return FIRST.index(name) if name in FIRST else len(FIRST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    """What is there by now stays until the end; the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
