@@ -84,14 +84,18 @@ def assert_same_stage(stage, one, other):
         assert_close(*records, "evaluation")
 
 
+def finish(hosts):
+    codes = hosts.codes()
+    assert set(codes) == {0}, "\n".join(map(hosts.text, range(len(codes))))
+
+
 def assert_as_one(folder, stages, count, devices):
     """`count` hosts of `devices` each, and one host of as many, run all the stages in turn."""
     alone = start(folder / "one", stages, 1, count * devices)
     together = start(folder / "several", stages, count, devices)
     try:
-        for hosts in (alone, together):
-            codes = hosts.codes()
-            assert set(codes) == {0}, "\n".join(map(hosts.text, range(len(codes))))
+        finish(alone)
+        finish(together)
     finally:
         alone.kill()
         together.kill()
@@ -99,9 +103,19 @@ def assert_as_one(folder, stages, count, devices):
         assert_same_stage(stage, folder / "one" / stage, folder / "several" / stage)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """All stages on one host of four devices."""
+    folder = tmp_path_factory.mktemp("hosts") / "one"
+    finish(start(folder, STAGES, 1, 4))
+    return folder
+
+
 @pytest.mark.parametrize("count", [2, 4])
-def test_every_stage_on_several_hosts_is_as_on_one(count, tmp_path):
-    assert_as_one(tmp_path, STAGES, count, 2)
+def test_every_stage_on_several_hosts_is_as_on_one(alone, count, tmp_path):
+    finish(start(tmp_path / "several", STAGES, count, 4 // count))
+    for stage in STAGES:
+        assert_same_stage(stage, alone / stage, tmp_path / "several" / stage)
 
 
 @pytest.mark.slow

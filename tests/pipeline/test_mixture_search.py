@@ -66,6 +66,21 @@ def test_the_proposal_is_better_and_repeats_no_cell_too_often():
         search.propose(law, cells, tokens=8e7, repetitions=4)
 
 
+def test_members_that_are_left_out_tell_what_a_swarm_is_good_for():
+    mixtures = search.draw_mixtures(np.full(4, 0.25), 30, 1)
+    exact = {"a": 2 + np.exp(mixtures @ [1, -1, 0, 0]), "b": 3 + np.exp(mixtures @ [0, -1, 1, 0])}
+    assert search.left_out_ranks(mixtures, exact) > 0.98
+    noise = np.random.default_rng(0).normal(size=30)
+    assert abs(search.left_out_ranks(mixtures, {"a": noise})) < 0.6
+    # Every law was fitted without the member it ranks: one that is far off all others says so.
+    spoiled = {name: np.where(np.arange(30) == 0, 40, values) for name, values in exact.items()}
+    broken = {name: np.where(np.arange(30) == 0, np.nan, values) for name, values in exact.items()}
+    assert search.left_out_ranks(mixtures, spoiled) < search.left_out_ranks(mixtures, broken)
+    assert search.rank_correlation(np.array([1, 2, 3]), np.array([9, 8, 1])) == pytest.approx(-1)
+    with pytest.raises(ValueError, match="3 members with a loss"):
+        search.left_out_ranks(mixtures[:4], {"a": exact["a"][:4]})
+
+
 def test_caps_move_what_is_too_much_in_proportion():
     mixtures = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
     capped = search.within_caps(mixtures, np.array([0.4, 0.5, 0.9]))
@@ -114,7 +129,8 @@ def test_the_commands_go_from_a_corpus_to_a_mixture(corpus, tmp_path, capsys):
     out = str(tmp_path / "mixture.json")
     command = ["data", "mixture", "propose", str(table), "--cells", cells, "--tokens", "2000"]
     assert main([*command, "--out", out]) in (0, None)
-    assert "loss by the law" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "loss by the law" in said and "ranks a run at" in said and "says little" not in said
     shares = {name: part.weight for name, part in search.read_mixture(out).items()}
     assert max(shares, key=shares.get) == read[1].name
     with pytest.raises(ValueError, match="cells without shares"):

@@ -7,6 +7,8 @@ from typing import Any
 
 from qwen3.data.atomic import write_atomically
 
+TRUSTED = 0.95  # of left-out runs: with that, tiny_data's laws ranked mixtures of a larger model
+
 
 def add_commands(commands: Any) -> None:
     """Add `mixture` to the commands of `qwen3 data`."""
@@ -49,6 +51,7 @@ def run_propose(args: argparse.Namespace) -> None:
     """Fit a law to a table and write the mixture that it likes best."""
     from qwen3.pipeline.mixture_search import (
         fit_mixture_law,
+        left_out_ranks,
         natural_shares,
         propose,
         read_cells,
@@ -57,7 +60,8 @@ def run_propose(args: argparse.Namespace) -> None:
     )
 
     cells = read_cells(args.cells)
-    law = fit_mixture_law(*read_swarm(args.table, cells))
+    mixtures, losses = read_swarm(args.table, cells)
+    law = fit_mixture_law(mixtures, losses)
     shares = propose(law, cells, tokens=args.tokens, repetitions=args.repetitions)
     write_atomically(args.out, to_json(cells, shares))
     natural = natural_shares(cells)
@@ -66,6 +70,11 @@ def run_propose(args: argparse.Namespace) -> None:
         print(f"{cell.name:<40} {before:>7.2%} -> {after:>7.2%}  read {repeated:.2f} times")
     before, after = law.predict(natural[None])[0], law.predict(shares[None])[0]
     print(f"loss by the law, at the size of the small runs: {before:.3f} -> {after:.3f}")
+    if len(mixtures) > 4:
+        ranks = left_out_ranks(mixtures, losses)
+        print(f"the law of all other runs ranks a run at {ranks:.3f} (Spearman; 1 is best)")
+        if ranks < TRUSTED:
+            print(f"below {TRUSTED} it says little: give it more runs, or longer ones")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -163,12 +163,39 @@ def fit_mixture_law(mixtures: np.ndarray, losses: Mapping[str, np.ndarray]) -> M
     c and the weight decay of each set are those with the least error of members that are left out.
     Members whose loss is no number are left out. Raises ValueError for fewer than four.
     """
-    usable = np.all([np.isfinite(values) for values in losses.values()], axis=0)
+    usable = _usable(losses)
     if usable.sum() < 4:
         raise ValueError(f"{usable.sum()} members with a loss: a law needs at least 4")
     fits = [_fit_set(mixtures[usable], values[usable]) for values in losses.values()]
     floors, weights = zip(*fits, strict=True)
     return MixtureLaw(tuple(losses), np.array(floors), np.stack(weights), mixtures.max(0))
+
+
+def _usable(losses: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.all([np.isfinite(values) for values in losses.values()], axis=0)
+
+
+def left_out_ranks(mixtures: np.ndarray, losses: Mapping[str, np.ndarray]) -> float:
+    """How well the law ranks members of the swarm that it did not see: the rank correlation of mean
+    losses with predictions, each by the law of all other members.
+
+    What the swarm is good for, known before a large model is trained: too few members, or members
+    that are trained too shortly to rank like themselves with another seed, show here. Raises
+    ValueError for fewer than five members with a loss.
+    """
+    usable = _usable(losses)
+    mixtures, losses = mixtures[usable], {name: values[usable] for name, values in losses.items()}
+    predicted = []
+    for member in range(len(mixtures)):
+        others = {name: np.delete(values, member) for name, values in losses.items()}
+        law = fit_mixture_law(np.delete(mixtures, member, axis=0), others)
+        predicted.append(law.predict(mixtures[member : member + 1])[0])
+    return rank_correlation(np.array(predicted), np.mean(list(losses.values()), axis=0))
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's correlation of two lists of distinct numbers."""
+    return float(np.corrcoef(np.argsort(np.argsort(first)), np.argsort(np.argsort(second)))[0, 1])
 
 
 def _fit_set(mixtures: np.ndarray, losses: np.ndarray) -> tuple[float, np.ndarray]:
