@@ -10,7 +10,7 @@ must rank: each of them twice, from two initialisations, as one run of it differ
 .1 nats. --natural is the same without junk.
 
 Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2] [--natural] \\
-               [--proxies 56] [--runs 2]
+               [--proxies 28] [--runs 2]
 Hardware:  one core, 1,150 processor seconds a seed.
 Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
 """
@@ -45,7 +45,7 @@ from qwen3.pipeline.proxy_swarm import SwarmSettings, swarm_losses
 VOCAB, LENGTH, BATCH = 512, 128, 16
 PROXY = ModelConfig("proxy", 2, 24, 64, 2, 1, head_dim=12, vocab=VOCAB, tied=True)
 TARGET = ModelConfig("target", 3, 56, 144, 4, 2, head_dim=14, vocab=VOCAB, tied=True)
-PROXIES, OF_SOURCES, UNSEEN = 56, 10, 12  # members of the swarms; mixtures that the law must rank
+PROXIES, OF_SOURCES, UNSEEN = 28, 10, 12  # members of the swarms; mixtures that the law must rank
 RUNS = 2  # of the large model on each mixture; its losses are their means
 BANDS = 2  # of quality, of equal tokens
 PROXY_STEPS, TARGET_STEPS = 150, 200
@@ -144,11 +144,11 @@ def batches_of(
 
 def losses_of(
     model: ModelConfig,
-    mixtures: Sequence[Mapping[str, MixturePart]],
     peak: float,
     settings: SwarmSettings,
     corpus: Corpus,
     held_out: Mapping[str, Corpus],
+    mixtures: Sequence[Mapping[str, MixturePart]],
 ) -> dict[str, np.ndarray]:
     """Held-out losses of a model that is trained on each mixture."""
     batches = batches_of(mixtures, corpus, settings.seed)
@@ -160,6 +160,25 @@ def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePa
     return {cell.name: cell.part(float(share)) for cell, share in zip(cells, shares, strict=True)}
 
 
+def kept_losses(
+    table: Path,
+    cells: Sequence[LabelCell],
+    mixtures: np.ndarray,
+    train: Callable[[Sequence[Mapping[str, MixturePart]]], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Held-out losses of mixtures, written to `table`; those that are there are not trained again.
+
+    Raises ValueError for a table of other mixtures.
+    """
+    if not table.exists():
+        losses = train([parts(cells, x) for x in mixtures])
+        write_atomically(table, mixture_search.swarm_table(cells, mixtures, losses))
+    stored, losses = mixture_search.read_swarm(str(table), cells)
+    if stored.shape != mixtures.shape or not np.allclose(stored, mixtures, atol=1e-4):
+        raise ValueError(f"{table} is of other mixtures: take another --workdir")
+    return losses
+
+
 def search(
     cells: Sequence[LabelCell],
     members: int,
@@ -168,22 +187,20 @@ def search(
     seed: int,
     table: Path,
 ) -> tuple[MixtureLaw, np.ndarray, float]:
-    """(law, proposed shares, ranks of left-out members) of a swarm over the cells.
-
-    The swarm is written to `table`; one that is there is not trained again.
-    """
-    if not table.exists():
-        mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), members, seed)
-        trained, settings = [parts(cells, x) for x in mixtures], settings_of(PROXY_STEPS, seed)
-        losses = losses_of(PROXY, trained, PROXY_PEAK, settings, corpus, held_out)
-        write_atomically(table, mixture_search.swarm_table(cells, mixtures, losses))
-    mixtures, losses = mixture_search.read_swarm(str(table), cells)
-    if len(mixtures) != members:
-        raise ValueError(f"{table} has {len(mixtures)} members, not {members}: take another folder")
+    """(law, proposed shares, ranks of left-out members) of a swarm over the cells."""
+    mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), members, seed)
+    settings = settings_of(PROXY_STEPS, seed)
+    train = partial(losses_of, PROXY, PROXY_PEAK, settings, corpus, held_out)
+    losses = kept_losses(table, cells, mixtures, train)
     law = mixture_search.fit_mixture_law(mixtures, losses)
     tokens = TARGET_STEPS * BATCH * LENGTH
     shares = mixture_search.propose(law, cells, tokens=tokens, repetitions=4, seed=seed)
     return law, shares, mixture_search.left_out_ranks(mixtures, losses)
+
+
+def mean_of_sets(losses: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The loss of each mixture, over the held-out sets."""
+    return np.mean(list(losses.values()), axis=0)
 
 
 def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict[str, Any]:
@@ -192,9 +209,8 @@ def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict
     corpus, held_out, accuracy = prepare(folder, seed, natural)
     cells = mixture_search.label_cells(corpus, "all", ["source"], {"quality": BANDS})
     sources = mixture_search.label_cells(corpus, "all", ["source"])
-    law, shares, left_out = search(
-        cells, proxies, corpus, held_out, seed, folder / "swarm-cells.csv"
-    )
+    swarm = folder / f"swarm-of-{proxies}.csv"
+    law, shares, left_out = search(cells, proxies, corpus, held_out, seed, swarm)
     _, of_sources, _ = search(
         sources, OF_SOURCES, corpus, held_out, seed, folder / "swarm-sources.csv"
     )
@@ -206,20 +222,24 @@ def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict
         "instance": parts(cells, shares),
         "oracle": {"clean": MixturePart(1.0, "all", keep={"clean": (1, None)})},
     }
-    mixtures = [*arms.values(), *(parts(cells, x) for x in unseen)]
-    settings = [settings_of(TARGET_STEPS, seed + 100 * i, TARGET_WARMUP) for i in range(runs)]
-    measured = [losses_of(TARGET, mixtures, TARGET_PEAK, s, corpus, held_out) for s in settings]
-    by_run = np.mean([list(each.values()) for each in measured], axis=1)  # [runs, mixtures]
-    losses, predicted = by_run.mean(axis=0), law.predict(unseen)
+    of_arms, of_unseen = [], []  # a row a run
+    for number in range(runs):
+        settings = settings_of(TARGET_STEPS, seed + 100 * number, TARGET_WARMUP)
+        train = partial(losses_of, TARGET, TARGET_PEAK, settings, corpus, held_out)
+        of_arms.append(mean_of_sets(train(list(arms.values()))))
+        table = folder / f"unseen-{number}.csv"
+        of_unseen.append(mean_of_sets(kept_losses(table, cells, unseen, train)))
+    losses, measured = np.mean(of_arms, axis=0), np.mean(of_unseen, axis=0)
+    predicted = law.predict(unseen)
     is_best = [cell.name.endswith(f"quality {BANDS - 1}") for cell in cells]
     write_atomically(folder / "mixture.json", mixture_search.to_json(cells, shares))
     return {
         "seed": seed,
         "annotator accuracy": accuracy,
-        "loss": dict(zip(arms, losses.tolist(), strict=False)),
+        "loss": dict(zip(arms, losses.tolist(), strict=True)),
         "spearman of left out": left_out,
-        "spearman of unseen": mixture_search.rank_correlation(predicted, losses[len(arms) :]),
-        "unseen": {"law": predicted.tolist(), "runs": by_run[:, len(arms) :].tolist()},
+        "spearman of unseen": mixture_search.rank_correlation(predicted, measured),
+        "unseen": {"law": predicted.tolist(), "runs": np.array(of_unseen).tolist()},
         "share of the best band": float(shares[is_best].sum()),
         "processor seconds": time.process_time() - start,
     }
