@@ -6,13 +6,13 @@ every document (naive Bayes over hashed trigrams). Swarms of small models are tr
 the 4 sources and of 8 cells (source x half by the score); laws of their losses propose a mixture
 each. A model five times larger is then trained on equal tokens of the natural mixture, of both
 proposals, of clean documents alone (the oracle), and of 12 unseen mixtures of cells, which the law
-must rank: each of them twice, from two initialisations, as one run of it differs from the next by
-.1 nats. --natural is the same without junk.
+must rank: each of them twice, from two initialisations, as no law ranks better than the large model
+repeats itself. --natural is the same without junk. What was trained is kept in the workdir.
 
 Command:   python experiments/tiny_data.py --workdir runs/tiny_data [--seeds 0 1 2] [--natural] \\
                [--proxies 28] [--runs 2]
 Hardware:  one core, 1,150 processor seconds a seed.
-Expected:  docs/log/2026-11-30-mixtures-rates-and-repairs.md
+Expected:  docs/log/2026-12-01-ranks-of-mixtures.md
 """
 
 from __future__ import annotations
