@@ -186,7 +186,7 @@ def search(
     held_out: Mapping[str, Corpus],
     seed: int,
     table: Path,
-) -> tuple[MixtureLaw, np.ndarray, float]:
+) -> tuple[MixtureLaw, np.ndarray, float | None]:
     """(law, proposed shares, ranks of left-out members) of a swarm over the cells."""
     mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), members, seed)
     settings = settings_of(PROXY_STEPS, seed)

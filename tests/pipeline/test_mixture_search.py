@@ -77,8 +77,7 @@ def test_members_that_are_left_out_tell_what_a_swarm_is_good_for():
     broken = {name: np.where(np.arange(30) == 0, np.nan, values) for name, values in exact.items()}
     assert search.left_out_ranks(mixtures, spoiled) < search.left_out_ranks(mixtures, broken)
     assert search.rank_correlation(np.array([1, 2, 3]), np.array([9, 8, 1])) == pytest.approx(-1)
-    with pytest.raises(ValueError, match="3 members with a loss"):
-        search.left_out_ranks(mixtures[:4], {"a": exact["a"][:4]})
+    assert search.left_out_ranks(mixtures[:4], {"a": exact["a"][:4]}) is None
 
 
 def test_caps_move_what_is_too_much_in_proportion():

@@ -72,8 +72,7 @@ def run_propose(args: argparse.Namespace) -> None:
         print(f"{cell.name:<40} {before:>7.2%} -> {after:>7.2%}  read {repeated:.2f} times")
     before, after = law.predict(natural[None])[0], law.predict(shares[None])[0]
     print(f"loss by the law, at the size of the small runs: {before:.3f} -> {after:.3f}")
-    if len(mixtures) > 4:
-        ranks = left_out_ranks(mixtures, losses)
+    if (ranks := left_out_ranks(mixtures, losses)) is not None:
         print(f"the law of all other runs ranks a run at {ranks:.3f} (Spearman; 1 is best)")
         if ranks < TRUSTED:
             print(f"below {TRUSTED} it says little: give it more runs, or longer ones")

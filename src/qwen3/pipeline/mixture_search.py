@@ -175,15 +175,17 @@ def _usable(losses: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.all([np.isfinite(values) for values in losses.values()], axis=0)
 
 
-def left_out_ranks(mixtures: np.ndarray, losses: Mapping[str, np.ndarray]) -> float:
+def left_out_ranks(mixtures: np.ndarray, losses: Mapping[str, np.ndarray]) -> float | None:
     """How well the law ranks members of the swarm that it did not see: the rank correlation of mean
     losses with predictions, each by the law of all other members.
 
     What the swarm is good for, known before a large model is trained: too few members, or members
-    that are trained too shortly to rank like themselves with another seed, show here. Raises
-    ValueError for fewer than five members with a loss.
+    that are trained too shortly to rank like themselves with another seed, show here. None for
+    fewer than five members with a loss.
     """
     usable = _usable(losses)
+    if usable.sum() < 5:
+        return None
     mixtures, losses = mixtures[usable], {name: values[usable] for name, values in losses.items()}
     predicted = []
     for member in range(len(mixtures)):
