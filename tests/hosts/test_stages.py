@@ -124,21 +124,8 @@ def test_experts_on_several_hosts_are_as_on_one(count, tmp_path):
     assert_as_one(tmp_path, ["experts"], count, 2)
 
 
-def apart(stage, *marks):
-    return pytest.param(stage, marks=marks, id=stage)
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [
-        apart("asynchronous"),
-        apart("samplers_apart", pytest.mark.slow),
-        apart("adapters_apart", pytest.mark.slow),
-        apart("teacher_apart", pytest.mark.slow),
-        apart("teacher_samples", pytest.mark.slow),
-        apart("one_sampler", pytest.mark.slow),  # the second host has devices of both meshes
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", APART)  # of one_sampler the second host has both meshes' devices
 def test_meshes_of_other_hosts_are_as_on_one_that_has_all(stage, tmp_path):
     """The last devices of four, which are the second host's where there are two, sample or hold the
     teacher. Each run is stopped and gone on with.
