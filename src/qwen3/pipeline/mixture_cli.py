@@ -8,7 +8,7 @@ from typing import Any
 from qwen3.data.atomic import write_atomically
 
 # Laws that ranked left-out runs at .87 and above ranked a larger model's mixtures at .93 and above,
-# one at .76 at .74 (docs/log/2026-12-01-ranks-of-mixtures.md).
+# one at .76 at .55 (docs/log/2026-12-01-ranks-of-mixtures.md).
 TRUSTED = 0.85
 
 
