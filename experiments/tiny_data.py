@@ -161,22 +161,26 @@ def parts(cells: Sequence[LabelCell], shares: np.ndarray) -> dict[str, MixturePa
 
 
 def kept_losses(
-    table: Path,
+    folder: Path,
     cells: Sequence[LabelCell],
     mixtures: np.ndarray,
-    train: Callable[[Sequence[Mapping[str, MixturePart]]], dict[str, np.ndarray]],
+    model: ModelConfig,
+    peak: float,
+    settings: SwarmSettings,
+    corpus: Corpus,
+    held_out: Mapping[str, Corpus],
 ) -> dict[str, np.ndarray]:
-    """Held-out losses of mixtures, written to `table`; those that are there are not trained again.
-
-    Raises ValueError for a table of other mixtures.
-    """
+    """`losses_of` mixtures of cells, kept in a table of the folder: what is there is not
+    trained again. The table's name has a digest of all that its losses follow from."""
+    texts = [corpus.hash, *(each.hash for each in held_out.values())]
+    causes = repr([cells, mixtures.tolist(), model, peak, settings, texts])
+    digest = hashlib.sha256(causes.encode()).hexdigest()[:8]
+    table = folder / f"{model.name}-{len(mixtures)}-{digest}.csv"
     if not table.exists():
-        losses = train([parts(cells, x) for x in mixtures])
+        trained = [parts(cells, x) for x in mixtures]
+        losses = losses_of(model, peak, settings, corpus, held_out, trained)
         write_atomically(table, mixture_search.swarm_table(cells, mixtures, losses))
-    stored, losses = mixture_search.read_swarm(str(table), cells)
-    if stored.shape != mixtures.shape or not np.allclose(stored, mixtures, atol=1e-4):
-        raise ValueError(f"{table} is of other mixtures: take another --workdir")
-    return losses
+    return mixture_search.read_swarm(str(table), cells)[1]
 
 
 def search(
@@ -185,13 +189,12 @@ def search(
     corpus: Corpus,
     held_out: Mapping[str, Corpus],
     seed: int,
-    table: Path,
+    folder: Path,
 ) -> tuple[MixtureLaw, np.ndarray, float | None]:
     """(law, proposed shares, ranks of left-out members) of a swarm over the cells."""
     mixtures = mixture_search.draw_mixtures(mixture_search.natural_shares(cells), members, seed)
     settings = settings_of(PROXY_STEPS, seed)
-    train = partial(losses_of, PROXY, PROXY_PEAK, settings, corpus, held_out)
-    losses = kept_losses(table, cells, mixtures, train)
+    losses = kept_losses(folder, cells, mixtures, PROXY, PROXY_PEAK, settings, corpus, held_out)
     law = mixture_search.fit_mixture_law(mixtures, losses)
     tokens = TARGET_STEPS * BATCH * LENGTH
     shares = mixture_search.propose(law, cells, tokens=tokens, repetitions=4, seed=seed)
@@ -209,11 +212,8 @@ def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict
     corpus, held_out, accuracy = prepare(folder, seed, natural)
     cells = mixture_search.label_cells(corpus, "all", ["source"], {"quality": BANDS})
     sources = mixture_search.label_cells(corpus, "all", ["source"])
-    swarm = folder / f"swarm-of-{proxies}.csv"
-    law, shares, left_out = search(cells, proxies, corpus, held_out, seed, swarm)
-    _, of_sources, _ = search(
-        sources, OF_SOURCES, corpus, held_out, seed, folder / "swarm-sources.csv"
-    )
+    law, shares, left_out = search(cells, proxies, corpus, held_out, seed, folder)
+    _, of_sources, _ = search(sources, OF_SOURCES, corpus, held_out, seed, folder)
     natural = mixture_search.natural_shares(cells)
     unseen = mixture_search.draw_mixtures(natural, UNSEEN, 1_000 + seed)
     arms = {
@@ -225,10 +225,9 @@ def run(folder: Path, seed: int, natural: bool, proxies: int, runs: int) -> dict
     of_arms, of_unseen = [], []  # a row a run
     for number in range(runs):
         settings = settings_of(TARGET_STEPS, seed + 100 * number, TARGET_WARMUP)
-        train = partial(losses_of, TARGET, TARGET_PEAK, settings, corpus, held_out)
-        of_arms.append(mean_of_sets(train(list(arms.values()))))
-        table = folder / f"unseen-{number}.csv"
-        of_unseen.append(mean_of_sets(kept_losses(table, cells, unseen, train)))
+        training = (TARGET, TARGET_PEAK, settings, corpus, held_out)
+        of_arms.append(mean_of_sets(losses_of(*training, list(arms.values()))))
+        of_unseen.append(mean_of_sets(kept_losses(folder, cells, unseen, *training)))
     losses, measured = np.mean(of_arms, axis=0), np.mean(of_unseen, axis=0)
     predicted = law.predict(unseen)
     is_best = [cell.name.endswith(f"quality {BANDS - 1}") for cell in cells]
